@@ -1,0 +1,177 @@
+"""Every error a client can be told about, in one tree.
+
+    ServingError
+    |- InvalidRequest            the client has to change something
+    |  |- InvalidJson            invalid_json
+    |  |- UnknownField           unknown_field
+    |  |- MissingField           missing_field
+    |  |- InvalidType            invalid_type
+    |  |- InvalidValue           invalid_value
+    |  |- LimitExceeded          limit_exceeded
+    |  |- InvalidSchema          invalid_schema
+    |  |- Unsupported            unsupported
+    |  `- ContextLengthExceeded  context_length_exceeded
+    |- NotFound                  not_found
+    |- Unavailable               the same request may work later
+    |  |- Overloaded             overloaded
+    |  |- EngineUnavailable      engine_unavailable
+    |  |- EngineLost             engine_lost
+    |  `- ShuttingDown           shutting_down
+    |- Cancelled                 cancelled
+    |- DeadlineExceeded          deadline_exceeded
+    `- Internal                  internal
+
+A message reads `code: field: what is wrong and what to do`. It is written by us for the client: it never holds an
+exception's text, a path, or any part of a prompt. Each leaf carries the status of every transport beside it.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class TritonCode(enum.Enum):
+    """The error codes that the Python backend can send (values: attribute names of its TritonError)."""
+
+    INTERNAL = "INTERNAL"
+    NOT_FOUND = "NOT_FOUND"
+    INVALID_ARG = "INVALID_ARG"
+    UNAVAILABLE = "UNAVAILABLE"
+    CANCELLED = "CANCELLED"
+
+
+class ServingError(Exception):
+    """Base of the tree. `field` is the JSON path or tensor at fault, "" where there is none."""
+
+    code: ClassVar[str] = "internal"
+    triton: ClassVar[TritonCode] = TritonCode.INTERNAL
+    http: ClassVar[int] = 500
+    openai_type: ClassVar[str] = "server_error"
+    anthropic_type: ClassVar[str] = "api_error"
+
+    def __init__(self, detail: str, *, field: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.code, self.field, self.detail) if part)
+
+
+class InvalidRequest(ServingError):
+    code = "invalid_request"
+    triton = TritonCode.INVALID_ARG
+    http = 400
+    openai_type = "invalid_request_error"
+    anthropic_type = "invalid_request_error"
+
+
+class InvalidJson(InvalidRequest):
+    code = "invalid_json"
+
+
+class UnknownField(InvalidRequest):
+    code = "unknown_field"
+
+
+class MissingField(InvalidRequest):
+    code = "missing_field"
+
+
+class InvalidType(InvalidRequest):
+    code = "invalid_type"
+
+
+class InvalidValue(InvalidRequest):
+    code = "invalid_value"
+
+
+class LimitExceeded(InvalidRequest):
+    """A bound of `limits.py` was passed; the message names the bound and both numbers."""
+
+    code = "limit_exceeded"
+
+
+class InvalidSchema(InvalidRequest):
+    """A JSON Schema that is not one, or is past its bounds; `field` is the path inside the request."""
+
+    code = "invalid_schema"
+
+
+class Unsupported(InvalidRequest):
+    """Understood, and not something this server or this model does."""
+
+    code = "unsupported"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class NotFound(ServingError):
+    code = "not_found"
+    triton = TritonCode.NOT_FOUND
+    http = 404
+    openai_type = "invalid_request_error"
+    anthropic_type = "not_found_error"
+
+
+class Unavailable(ServingError):
+    """The same request may succeed later; `retry_after` is our estimate in seconds."""
+
+    code = "unavailable"
+    triton = TritonCode.UNAVAILABLE
+    http = 503
+    openai_type = "server_error"
+    anthropic_type = "overloaded_error"
+
+    def __init__(self, detail: str, *, field: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(detail, field=field)
+        self.retry_after = retry_after
+
+
+class Overloaded(Unavailable):
+    """Refused at admission, before any work was done."""
+
+    code = "overloaded"
+    http = 429
+    openai_type = "rate_limit_error"
+
+
+class EngineUnavailable(Unavailable):
+    """The engine is starting, restarting or stopped for good; nothing was begun."""
+
+    code = "engine_unavailable"
+
+
+class EngineLost(Unavailable):
+    """The engine died under a request that it had accepted."""
+
+    code = "engine_lost"
+
+
+class ShuttingDown(Unavailable):
+    code = "shutting_down"
+
+
+class Cancelled(ServingError):
+    code = "cancelled"
+    triton = TritonCode.CANCELLED
+    http = 499
+    openai_type = "invalid_request_error"
+    anthropic_type = "invalid_request_error"
+
+
+class DeadlineExceeded(ServingError):
+    code = "deadline_exceeded"
+    triton = TritonCode.CANCELLED
+    http = 408
+    openai_type = "timeout_error"
+    anthropic_type = "timeout_error"
+
+
+class Internal(ServingError):
+    """A defect of ours. The detail goes to the log; the client gets the code and a fixed sentence."""
+
+    code = "internal"

@@ -1,0 +1,48 @@
+"""Every bound on what a client may send, in one table: value, unit, and what breaks without it.
+
+A bound is checked at the edge, before any work is done, and its breach is a `LimitExceeded` that names the row.
+The context length is no row here: it belongs to the checkpoint and the engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kimi_k2_serving.core.errors import LimitExceeded
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One bound: `value` in `unit`; `guards` says what breaks without it."""
+
+    name: str
+    value: int
+    unit: str
+    guards: str
+
+    def check(self, actual: int, *, field: str = "") -> None:
+        """Raise LimitExceeded if `actual` is over the bound."""
+        if actual > self.value:
+            raise LimitExceeded(f"{actual} {self.unit}, the limit ({self.name}) is {self.value}", field=field)
+
+
+JSON_BYTES = Limit("json_bytes", 16 * 2**20, "bytes", "a document is held in memory several times over")
+JSON_DEPTH = Limit("json_depth", 64, "levels", "nested arrays exhaust the interpreter's stack")
+JSON_NODES = Limit("json_nodes", 500_000, "values", "small text can decode to a very large object")
+MESSAGES = Limit("messages", 20_000, "messages", "per-message work is bounded by bytes alone")
+TOOLS = Limit("tools", 512, "tools", "every tool is an alternative of the grammar")
+TOOL_CALLS_PER_MESSAGE = Limit("tool_calls_per_message", 1_000, "calls", "ids are rewritten call by call")
+NAME_BYTES = Limit("name_bytes", 256, "bytes", "names are repeated in ids, logs and metrics")
+STOP_STRINGS = Limit("stop_strings", 16, "strings", "each is matched against every character of the answer")
+STOP_BYTES = Limit("stop_bytes", 1_024, "bytes", "text is held back while it may still become a stop string")
+STOP_TOKEN_IDS = Limit("stop_token_ids", 64, "ids", "compared with every token")
+LOGIT_BIAS = Limit("logit_bias", 1_024, "entries", "a dense vector is built from it")
+TOP_LOGPROBS = Limit("top_logprobs", 20, "tokens", "each token's answer grows by it")
+SCHEMA_BYTES = Limit("schema_bytes", 256 * 1024, "bytes", "compile time grows with it")
+SCHEMA_DEPTH = Limit("schema_depth", 32, "levels", "the grammar compiler recurses")
+SCHEMA_NODES = Limit("schema_nodes", 4_000, "nodes", "compile time grows with it")
+PATTERN_CHARACTERS = Limit("pattern_characters", 512, "characters", "a pattern becomes an automaton")
+TOOL_CALLS_PER_ANSWER = Limit("tool_calls_per_answer", 128, "calls", "an unbounded section never ends")
+REQUEST_ID_BYTES = Limit("request_id_bytes", 64, "bytes", "an id travels with every response")
+
+TABLE: tuple[Limit, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, Limit))

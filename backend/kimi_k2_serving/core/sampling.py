@@ -1,0 +1,198 @@
+"""Sampling parameters: every accepted name, its type and range, and the name SGLang has for it.
+
+`read` checks a mapping as a client sent it (a JSON object, or tensors) and returns SGLang's sampling parameters. It
+refuses what it does not know by name; it never clamps, but for `max_tokens`, which `limit_length` bounds by what the
+context leaves.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kimi_k2_serving.core import limits
+from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidType, InvalidValue, UnknownField
+
+# Bounds of a 64-bit seed as SGLang carries it (int64).
+SEED_MAXIMUM = 2**63 - 1
+TOKENS_MAXIMUM = 2**31 - 1
+
+
+class Kind(enum.Enum):
+    INTEGER = "an integer"
+    NUMBER = "a number"
+    BOOLEAN = "true or false"
+    STRING = "a string"
+    STRINGS = "a string or a list of strings"
+    IDS = "a list of token ids"
+    BIAS = "an object of token id to number"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """`target` is SGLang's name; a number must lie in [minimum, maximum]; `exclusive` leaves the minimum itself out."""
+
+    kind: Kind
+    target: str
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    exclusive: bool = False
+
+
+FIELDS: Mapping[str, Field] = {
+    "max_tokens": Field(Kind.INTEGER, "max_new_tokens", 1, TOKENS_MAXIMUM),
+    "min_tokens": Field(Kind.INTEGER, "min_new_tokens", 0, TOKENS_MAXIMUM),
+    "temperature": Field(Kind.NUMBER, "temperature", 0, 2),
+    "top_p": Field(Kind.NUMBER, "top_p", 0, 1, exclusive=True),
+    "top_k": Field(Kind.INTEGER, "top_k", -1, TOKENS_MAXIMUM),
+    "min_p": Field(Kind.NUMBER, "min_p", 0, 1),
+    "frequency_penalty": Field(Kind.NUMBER, "frequency_penalty", -2, 2),
+    "presence_penalty": Field(Kind.NUMBER, "presence_penalty", -2, 2),
+    "repetition_penalty": Field(Kind.NUMBER, "repetition_penalty", 0, 2, exclusive=True),
+    "seed": Field(Kind.INTEGER, "sampling_seed", 0, SEED_MAXIMUM),
+    "ignore_eos": Field(Kind.BOOLEAN, "ignore_eos"),
+    "stop": Field(Kind.STRINGS, "stop"),
+    "stop_token_ids": Field(Kind.IDS, "stop_token_ids"),
+    "logit_bias": Field(Kind.BIAS, "logit_bias", -100, 100),
+    "skip_special_tokens": Field(Kind.BOOLEAN, "skip_special_tokens"),
+    "json_schema": Field(Kind.STRING, "json_schema"),
+    "regex": Field(Kind.STRING, "regex"),
+    "ebnf": Field(Kind.STRING, "ebnf"),
+    "structural_tag": Field(Kind.STRING, "structural_tag"),
+}
+
+# Other clients' names for the same thing.
+ALIASES: Mapping[str, str] = {
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "min_length": "min_tokens",
+    "sampling_seed": "seed",
+    "random_seed": "seed",
+    "stop_words": "stop",
+}
+GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
+
+
+def read(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """SGLang's sampling parameters for what a client gave; null values are left out.
+
+    `prefix` stands before a field's name in messages. Raises UnknownField, InvalidType, InvalidValue, LimitExceeded.
+    """
+    result: dict[str, Any] = {}
+    for name, value in given.items():
+        canonical = ALIASES.get(name, name)
+        field = FIELDS.get(canonical)
+        where = f"{prefix}{name}"
+        if field is None:
+            raise UnknownField(f"not a sampling parameter; known: {', '.join(sorted(FIELDS))}", field=where)
+        if value is None:
+            continue
+        if field.target in result:
+            raise InvalidValue("given twice, under two names", field=where)
+        checked = READERS[field.kind](value, field, where)
+        if checked is not None:
+            result[field.target] = checked
+    if sum(name in result for name in GRAMMARS) > 1:
+        raise InvalidValue(f"give one of {', '.join(GRAMMARS)}", field=prefix.rstrip("."))
+    if result.get("top_k") == 0:
+        raise InvalidValue("must be -1 (all) or at least 1, got 0", field=f"{prefix}top_k")
+    return result
+
+
+def limit_length(sampling: dict[str, Any], *, prompt_tokens: int, context_length: int) -> None:
+    """Bound `max_new_tokens` by what the prompt leaves of the context; that is also its default.
+
+    Raises ContextLengthExceeded when the prompt leaves nothing, with both numbers.
+    """
+    left = context_length - prompt_tokens
+    if left < 1:
+        raise ContextLengthExceeded(
+            f"the prompt has {prompt_tokens} tokens and the context length is {context_length}, "
+            "answer included; shorten the conversation"
+        )
+    sampling["max_new_tokens"] = min(int(sampling.get("max_new_tokens", left)), left)
+    if int(sampling.get("min_new_tokens", 0)) > sampling["max_new_tokens"]:
+        raise InvalidValue("more than max_tokens allows", field="min_tokens")
+
+
+def _integer(value: Any, field: Field, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidType(f"must be {field.kind.value}", field=where)
+    return int(_in_range(value, field, where))
+
+
+def _number(value: Any, field: Field, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidType(f"must be {field.kind.value}", field=where)
+    return float(_in_range(value, field, where))
+
+
+def _in_range(value: float, field: Field, where: str) -> float:
+    too_low = value < field.minimum or (field.exclusive and value == field.minimum)
+    if too_low or value > field.maximum or value != value:
+        low = "more than" if field.exclusive else "at least"
+        raise InvalidValue(f"must be {low} {field.minimum} and at most {field.maximum}, got {value}", field=where)
+    return value
+
+
+def _boolean(value: Any, field: Field, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidType(f"must be {field.kind.value}", field=where)
+    return value
+
+
+def _string(value: Any, field: Field, where: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidType(f"must be {field.kind.value}", field=where)
+    # A structural tag holds the schemas of all tools.
+    bound = limits.JSON_BYTES if field.target == "structural_tag" else limits.SCHEMA_BYTES
+    bound.check(len(value.encode()), field=where)
+    return value
+
+
+def _strings(value: Any, field: Field, where: str) -> list[str] | None:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+        raise InvalidType(f"must be {field.kind.value}", field=where)
+    # An empty string is how some clients say "none".
+    kept = [each for each in values if each]
+    limits.STOP_STRINGS.check(len(kept), field=where)
+    for each in kept:
+        limits.STOP_BYTES.check(len(each.encode()), field=where)
+    return kept or None
+
+
+def _ids(value: Any, field: Field, where: str) -> list[int]:
+    if not isinstance(value, list) or not all(isinstance(each, int) and not isinstance(each, bool) for each in value):
+        raise InvalidType(f"must be {field.kind.value}", field=where)
+    limits.STOP_TOKEN_IDS.check(len(value), field=where)
+    if any(each < 0 or each > TOKENS_MAXIMUM for each in value):
+        raise InvalidValue("token ids are not negative", field=where)
+    return value
+
+
+def _bias(value: Any, field: Field, where: str) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise InvalidType(f"must be {field.kind.value}", field=where)
+    limits.LOGIT_BIAS.check(len(value), field=where)
+    result = {}
+    for key, bias in value.items():
+        if not (isinstance(key, str) and key.isascii() and key.isdigit()):
+            raise InvalidValue("keys are token ids", field=where)
+        result[str(int(key))] = _number(bias, field, f"{where}.{key}")
+    return result
+
+
+READERS: Mapping[Kind, Callable[[Any, Field, str], Any]] = {
+    Kind.INTEGER: _integer,
+    Kind.NUMBER: _number,
+    Kind.BOOLEAN: _boolean,
+    Kind.STRING: _string,
+    Kind.STRINGS: _strings,
+    Kind.IDS: _ids,
+    Kind.BIAS: _bias,
+}

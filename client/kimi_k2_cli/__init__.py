@@ -1,0 +1,1 @@
+"""The `kimi-k2` command."""

@@ -1,0 +1,53 @@
+"""`kimi-k2 COMMAND`: one module per command, imported only when it is the one asked for.
+
+A command module has `HELP` (one line), `configure(parser)` and `run(args) -> int`. Exit codes: 0 done, 1 the work
+failed, 2 the request was wrong. A ServingError becomes one line on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from kimi_k2_serving.core.errors import InvalidRequest, ServingError
+
+# command -> (module, one line of help); the line is here so that `--help` imports nothing.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "render": ("kimi_k2_cli.render", "an OpenAI chat request on stdin -> the K2 prompt, its ids and its segments"),
+    "tokenize": ("kimi_k2_cli.tokenize", "text on stdin -> a JSON list of ids; control tokens are plain text"),
+    "detokenize": ("kimi_k2_cli.detokenize", "a JSON list of ids on stdin -> text"),
+    "parse": ("kimi_k2_cli.parse", "an answer's ids or text on stdin -> OpenAI deltas, one JSON a line"),
+    "tokenizer": ("kimi_k2_cli.tokenizer", "write the checkpoint's tokenizer.json to a directory"),
+    "chat": ("kimi_k2_cli.chat", "talk to a running server: one prompt, or a conversation at the terminal"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="kimi-k2",
+        description="Kimi K2 on Triton: look at prompts, tokens and tool calls with the code that serves them.",
+        epilog="`kimi-k2 COMMAND --help` shows a command's options and an example.",
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    wanted = next((word for word in arguments if word in COMMANDS), None)
+    for name, (module, line) in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=line, description=line, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == wanted:
+            importlib.import_module(module).configure(subparser)
+    args = parser.parse_args(arguments)
+    try:
+        return int(importlib.import_module(COMMANDS[args.command][0]).run(args))
+    except ServingError as error:
+        print(f"kimi-k2 {args.command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidRequest) else 1
+    except BrokenPipeError:
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
