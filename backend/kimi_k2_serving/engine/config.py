@@ -1,0 +1,142 @@
+"""`engine.yaml` and presets: which checkpoint, which SGLang arguments, which environment.
+
+`${NAME}` and `${NAME:-default}` inside a string are taken from the mapping given as `environ`; nothing else is
+expanded. engine.yaml's `engine:` wins over the preset's, key by key. Raises InvalidValue or MissingField, naming the
+key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, UnknownField
+
+ENGINE_KEYS = ("checkpoint", "preset", "parse_special", "engine")
+PRESET_KEYS = (
+    "description",
+    "evidence",
+    "hardware",
+    "checkpoint",
+    "grammar",
+    "grace_seconds",
+    "start_timeout_seconds",
+    "stall_seconds",
+    "engine",
+    "environment",
+)
+# What serves a CPU; a GPU machine has to say which preset it is.
+CPU_PRESET = "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One file of presets/. `server_args` are SGLang's ServerArgs by name; seconds are wall-clock."""
+
+    name: str
+    description: str
+    evidence: str
+    hardware: Mapping[str, Any]
+    checkpoint: str | None
+    grammar: str
+    grace_seconds: float
+    start_timeout_seconds: float
+    stall_seconds: float
+    server_args: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    checkpoint: Path
+    preset: Preset
+    parse_special: bool
+    server_args: Mapping[str, Any]
+
+
+def preset_names() -> list[str]:
+    directory = resources.files("kimi_k2_serving") / "presets"
+    return sorted(entry.name.removesuffix(".yaml") for entry in directory.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_preset(name: str, environ: Mapping[str, str]) -> Preset:
+    if name not in preset_names():
+        raise InvalidValue(f"no preset {name!r}; there are: {', '.join(preset_names())}", field="preset")
+    text = (resources.files("kimi_k2_serving") / "presets" / f"{name}.yaml").read_text("utf-8")
+    data = mapping(yaml.safe_load(text), name)
+    check_keys(data, PRESET_KEYS, name)
+    data = expand(data, environ, name)
+    return Preset(
+        name=name,
+        description=data["description"],
+        evidence=data["evidence"],
+        hardware=data["hardware"],
+        checkpoint=data.get("checkpoint"),
+        grammar=data["grammar"],
+        grace_seconds=float(data["grace_seconds"]),
+        start_timeout_seconds=float(data["start_timeout_seconds"]),
+        stall_seconds=float(data["stall_seconds"]),
+        server_args=data["engine"],
+        environment=data["environment"],
+    )
+
+
+def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
+    """Read an engine.yaml."""
+    data = mapping(yaml.safe_load(path.read_text("utf-8")), "engine.yaml")
+    check_keys(data, ENGINE_KEYS, "engine.yaml")
+    data = expand(data, environ, "engine.yaml")
+    if not data.get("checkpoint"):
+        raise MissingField("say where the checkpoint is", field="engine.yaml.checkpoint")
+    preset = load_preset(data.get("preset") or CPU_PRESET, environ)
+    parse_special = data.get("parse_special", False)
+    if not isinstance(parse_special, bool):
+        raise InvalidType("must be true or false", field="engine.yaml.parse_special")
+    own = mapping(data.get("engine") or {}, "engine.yaml.engine")
+    return EngineConfig(Path(data["checkpoint"]), preset, parse_special, {**preset.server_args, **own})
+
+
+def mapping(data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise InvalidType("must be a mapping", field=where)
+    return data
+
+
+def check_keys(data: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in data:
+        if key not in known:
+            raise UnknownField(f"known: {', '.join(known)}", field=f"{where}.{key}")
+
+
+def expand(value: Any, environ: Mapping[str, str], where: str) -> Any:
+    """`value` with every `${NAME}` in its strings replaced. A name that is unset and has no default is an error."""
+    match value:
+        case str():
+            return expand_text(value, environ, where)
+        case dict():
+            return {key: expand(each, environ, f"{where}.{key}") for key, each in value.items()}
+        case list():
+            return [expand(each, environ, f"{where}[{number}]") for number, each in enumerate(value)]
+        case _:
+            return value
+
+
+def expand_text(text: str, environ: Mapping[str, str], where: str) -> str:
+    pieces = []
+    rest = text
+    while (start := rest.find("${")) >= 0:
+        end = rest.find("}", start)
+        if end < 0:
+            raise InvalidValue("`${` without `}`", field=where)
+        name, has_default, default = rest[start + 2 : end].partition(":-")
+        value = environ.get(name) or (default if has_default else None)
+        if value is None:
+            raise MissingField(f"set the environment variable {name}", field=where)
+        pieces += [rest[:start], value]
+        rest = rest[end + 1 :]
+    return "".join([*pieces, rest])

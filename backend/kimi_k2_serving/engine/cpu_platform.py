@@ -1,0 +1,24 @@
+"""SGLang's CPU device operations as an out-of-tree platform with `torch_native` attention.
+
+SGLang's in-tree CPU engine wants its AMX kernel package; an out-of-tree platform takes the pure torch paths instead.
+It gives no fp8 (that needs AMX or a GPU) and no speed: it is for development and for the demo checkpoint.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sglang.srt.platforms.cpu import CpuDeviceMixin
+from sglang.srt.platforms.interface import PlatformEnum, SRTPlatform
+
+
+class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
+    """Any x86-64 CPU with AVX2."""
+
+    _enum = PlatformEnum.OOT
+
+    def get_default_attention_backend(self) -> str:
+        return "torch_native"
+
+    def is_pin_memory_available(self, device: Any = None) -> bool:
+        return False

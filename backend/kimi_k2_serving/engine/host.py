@@ -1,0 +1,167 @@
+"""The engine's own process: one SGLang `Engine` behind an inherited socket. `python -m kimi_k2_serving.engine.host FD`.
+
+It dies with its parent (PDEATHSIG, and the end of the socket's stream) and takes SGLang's processes with it: they
+share its process group. It knows nothing of Triton or of K2, and keeps no state but the generations in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import setproctitle
+
+from kimi_k2_serving.engine import wire
+
+TITLE = "sglang::host"
+PR_SET_PDEATHSIG = 1
+logger = logging.getLogger(TITLE)
+
+
+def main(argv: list[str]) -> None:
+    bind_to_parent(int(argv[2]))
+    setproctitle.setproctitle(TITLE)
+    stream = socket.socket(fileno=int(argv[1]))
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
+    # SGLang must be built on the main thread (its signal handlers) and before any loop runs (it sets the loop policy).
+    start = receive_start(stream)
+    engine = build(start.server_args)
+    try:
+        engine.loop.run_until_complete(serve(engine, stream))
+    finally:
+        end_group()
+
+
+def bind_to_parent(parent: int) -> None:
+    """Die when the parent does, also if it died before we asked."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def end_group() -> None:
+    """End this process and every one that SGLang started: the host leads their process group."""
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def receive_start(stream: socket.socket) -> wire.Start:
+    reader = wire.FrameReader(wire.Start)
+    while data := stream.recv(1 << 16):
+        for message in reader.feed(data):
+            assert isinstance(message, wire.Start)
+            return message
+    sys.exit(1)
+
+
+def build(server_args: dict[str, Any]) -> Any:
+    from sglang.srt.entrypoints.engine import Engine
+
+    return Engine(**server_args)
+
+
+async def serve(engine: Any, stream: socket.socket) -> None:
+    """Run until the stub closes its side."""
+    reader, writer = await asyncio.open_unix_connection(sock=stream)
+    wire.write(writer, [started(engine)])
+    tasks: dict[str, asyncio.Task[None]] = {}
+    with contextlib.suppress(ConnectionError):
+        async for message in wire.messages(reader, wire.ToHost):
+            match message:
+                case wire.Submit():
+                    task = asyncio.create_task(run(engine, message, writer), name=message.uid)
+                    tasks[message.uid] = task
+                    task.add_done_callback(lambda done: tasks.pop(done.get_name(), None))
+                case wire.Abort(uid=uid) if uid in tasks:
+                    engine.tokenizer_manager.abort_request(rid=uid)
+                case _:
+                    pass
+
+
+def started(engine: Any) -> wire.Started:
+    from sglang.version import __version__
+
+    manager = engine.tokenizer_manager
+    scheduler = engine._scheduler_init_result.scheduler_infos[0]
+    return wire.Started(
+        engine=f"SGLang {__version__}",
+        context_length=int(manager.context_len),
+        kv_capacity=int(scheduler["max_total_num_tokens"]),
+        vocab_size=int(manager.model_config.vocab_size),
+    )
+
+
+async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) -> None:
+    """One generation, from Submit to its last Output or its Failed."""
+    import fastapi
+
+    try:
+        sent = 0
+        generator = await engine.async_generate(
+            input_ids=submit.input_ids,
+            sampling_params=submit.sampling,
+            stream=True,
+            rid=submit.uid,
+            return_logprob=submit.top_logprobs is not None,
+            top_logprobs_num=submit.top_logprobs or 0,
+            priority=submit.priority,
+        )
+        async for raw in generator:
+            message = output(submit.uid, raw, sent)
+            wire.write(writer, [message])
+            if isinstance(message, wire.Failed):
+                return
+            sent += len(message.ids)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    except fastapi.HTTPException as error:
+        wire.write(writer, [wire.Failed(submit.uid, error.status_code, str(error.detail))])
+    except ValueError as error:
+        wire.write(writer, [wire.Failed(submit.uid, 400, str(error))])
+    except Exception as error:
+        logger.exception("generation %s failed", submit.uid)
+        wire.write(writer, [wire.Failed(submit.uid, 500, type(error).__name__)])
+
+
+def output(uid: str, raw: dict[str, Any], sent: int) -> wire.Output | wire.Failed:
+    """One of SGLang's chunks as ours. `sent` ids went before: an abort's chunk repeats the last id and the whole
+    text.
+    """
+    meta = raw["meta_info"]
+    finish = meta.get("finish_reason")
+    end = "" if finish is None else str(finish["type"])
+    if end == "abort" and (finish.get("status_code") or 0) >= 400:
+        return wire.Failed(uid, int(finish["status_code"]), str(finish.get("message")))
+    total = int(meta.get("completion_tokens", 0))
+    ids = list(raw["output_ids"])[-(total - sent) :] if total > sent else []
+    return wire.Output(
+        uid=uid,
+        ids=ids,
+        text="" if end == "abort" else raw.get("text") or "",
+        prompt_tokens=int(meta.get("prompt_tokens") or 0),
+        completion_tokens=total,
+        cached_tokens=int(meta.get("cached_tokens") or 0),
+        end=end,
+        matched=finish.get("matched") if finish else None,
+        logprobs=logprobs(meta)[-len(ids) :] if ids else [],
+    )
+
+
+def logprobs(meta: dict[str, Any]) -> list[tuple[float, int, list[tuple[float, int]]]]:
+    chosen = meta.get("output_token_logprobs") or []
+    top = meta.get("output_top_logprobs") or [None] * len(chosen)
+    return [
+        (float(own[0]), int(own[1]), [(float(each[0]), int(each[1])) for each in others or ()])
+        for own, others in zip(chosen, top, strict=False)
+    ]
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,119 @@
+"""What serving needs of an engine, and nothing more: token ids in, token ids out, abort by uid, a truthful state.
+
+Implementations: `supervised.SupervisedEngine` (SGLang in a process of its own) and `fake.ScriptedEngine` (tests).
+A generation ends in one way: its last chunk has `finish`, or the iterator raises one ServingError.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class EngineState(enum.Enum):
+    """READY is the only state in which `generate` is accepted."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class EndReason(enum.Enum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """Measured at start. Lengths and capacities are in tokens, `start_seconds` from spawn to ready."""
+
+    engine: str
+    context_length: int
+    kv_capacity: int
+    vocab_size: int
+    start_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One request. `uid` is ours and unique; `input_ids` are final; `sampling` has SGLang's sampling parameter
+    names.
+    """
+
+    uid: str
+    input_ids: Sequence[int]
+    sampling: Mapping[str, Any]
+    stream: bool
+    top_logprobs: int | None = None
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts so far; `completion` counts every id that was sent, stop tokens included."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """`matched` is the stop string or stop token id that ended a STOP, where the engine says."""
+
+    reason: EndReason
+    matched: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural-log probability of one output id, with the `top` alternatives (id, logprob) where asked for."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What is new since the last chunk: ids, and their text with special tokens left out."""
+
+    ids: tuple[int, ...]
+    text: str
+    usage: Usage
+    end: End | None = None
+    logprobs: tuple[TokenLogprob, ...] = field(default=())
+
+    def merge(self, later: Chunk) -> Chunk:
+        """This chunk and the next one as one."""
+        return Chunk(
+            self.ids + later.ids, self.text + later.text, later.usage, later.end, self.logprobs + later.logprobs
+        )
+
+
+class Engine(Protocol):
+    """Every method is called on one event loop."""
+
+    @property
+    def state(self) -> EngineState: ...
+
+    async def start(self) -> EngineInfo:
+        """Return when the engine serves. Raises EngineUnavailable if it can't be started."""
+        ...
+
+    def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
+        """Chunks until one has `end`. Raises EngineUnavailable, EngineLost, Overloaded, InvalidValue or Internal."""
+        ...
+
+    def abort(self, uid: str) -> None:
+        """Ask for an early end; the generation still ends by itself, with EndReason.ABORT. Unknown uids are ignored."""
+        ...
+
+    async def stop(self) -> None:
+        """End everything. Afterwards no process, file or socket of the engine is left."""
+        ...

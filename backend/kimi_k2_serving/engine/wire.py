@@ -1,0 +1,113 @@
+"""What the Triton stub and the engine's host process say to each other, over one inherited socket pair.
+
+A frame is a 4-byte big-endian length and a msgpack map (msgspec, no pickle). The stub speaks first: Start, then
+Submit / Abort at any time. The host answers Started once, then Output* and exactly one last Output or Failed per
+Submit. The end of the stream in either direction means that the other side is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+HEADER = struct.Struct(">I")
+# The largest real frame is one prompt: 262,144 ids of up to 5 bytes each.
+FRAME_BYTES = 64 * 2**20
+
+
+class Start(msgspec.Struct, tag=True, frozen=True):
+    """`server_args` are SGLang's ServerArgs by name."""
+
+    server_args: dict[str, Any]
+
+
+class Submit(msgspec.Struct, tag=True, frozen=True):
+    uid: str
+    input_ids: list[int]
+    sampling: dict[str, Any]
+    stream: bool
+    top_logprobs: int | None
+    priority: int | None
+
+
+class Abort(msgspec.Struct, tag=True, frozen=True):
+    uid: str
+
+
+class Started(msgspec.Struct, tag=True, frozen=True):
+    engine: str
+    context_length: int
+    kv_capacity: int
+    vocab_size: int
+
+
+class Output(msgspec.Struct, tag=True, frozen=True, omit_defaults=True):
+    """`end` is "", or stop, length, abort. `logprobs` holds (logprob, id, [(logprob, id), ...]) per id."""
+
+    uid: str
+    ids: list[int]
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    end: str = ""
+    matched: str | int | None = None
+    logprobs: list[tuple[float, int, list[tuple[float, int]]]] = msgspec.field(default_factory=list)
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """`status` is an HTTP status as SGLang gives it; `log` is for our log alone."""
+
+    uid: str
+    status: int
+    log: str
+
+
+ToHost = Start | Submit | Abort
+FromHost = Started | Output | Failed
+
+
+def frame(message: ToHost | FromHost) -> bytes:
+    body = msgspec.msgpack.encode(message)
+    return HEADER.pack(len(body)) + body
+
+
+class FrameReader:
+    """Bytes in, messages out: `feed(data)` returns what is complete. Linear: every byte is copied at most twice."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decoder = msgspec.msgpack.Decoder(kind)
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Raises ValueError on a frame that is too long or malformed: the peer is not ours."""
+        self._buffer += data
+        messages = []
+        offset = 0
+        while len(self._buffer) - offset >= HEADER.size:
+            (length,) = HEADER.unpack_from(self._buffer, offset)
+            if length > FRAME_BYTES:
+                raise ValueError("frame too long")
+            end = offset + HEADER.size + length
+            if len(self._buffer) < end:
+                break
+            messages.append(self._decoder.decode(memoryview(self._buffer)[offset + HEADER.size : end].tobytes()))
+            offset = end
+        del self._buffer[:offset]
+        return messages
+
+
+async def messages(reader: asyncio.StreamReader, kind: Any) -> Any:
+    """Yield messages until the peer closes."""
+    frames = FrameReader(kind)
+    while data := await reader.read(1 << 18):
+        for message in frames.feed(data):
+            yield message
+
+
+def write(writer: asyncio.StreamWriter, outgoing: Iterable[ToHost | FromHost]) -> None:
+    writer.write(b"".join(map(frame, outgoing)))

@@ -1,0 +1,73 @@
+"""A host process without SGLang: counts up from the last prompt id, one id every `step` seconds. For faults and speed.
+
+It obeys `server_args`: start_delay, step, die_after (tokens, of all requests together), refuse_start,
+shared_memory (an entry of /dev/shm to leave behind).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from kimi_k2_serving.engine import wire
+from kimi_k2_serving.engine.host import bind_to_parent, receive_start
+
+
+async def serve(stream: socket.socket, args: dict[str, Any]) -> None:
+    reader, writer = await asyncio.open_unix_connection(sock=stream)
+    wire.write(writer, [wire.Started("scripted", 1000, 2000, 5000)])
+    aborted: set[str] = set()
+    tasks = set()
+    sent = 0
+
+    async def run(submit: wire.Submit) -> None:
+        nonlocal sent
+        length = submit.sampling["max_new_tokens"]
+        if length == 13:
+            wire.write(writer, [wire.Failed(submit.uid, 400, "unlucky")])
+            return
+        for number in range(1, length + 1):
+            await asyncio.sleep(args.get("step", 0))
+            gone = submit.uid in aborted
+            end = "abort" if gone else "length" if number == length else ""
+            token = submit.input_ids[-1] + number
+            wire.write(writer, [wire.Output(submit.uid, [token], f" {token}", 1, number, 0, end)])
+            sent += 1
+            if sent == args.get("die_after"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if gone:
+                return
+
+    async for message in wire.messages(reader, wire.ToHost):
+        if isinstance(message, wire.Submit):
+            tasks.add(asyncio.create_task(run(message)))
+        elif isinstance(message, wire.Abort):
+            aborted.add(message.uid)
+
+
+def shared_file(name: str) -> int:
+    file = os.open(f"/dev/shm/{name}", os.O_CREAT | os.O_RDWR)
+    os.truncate(file, 4096)
+    return file
+
+
+def main() -> None:
+    bind_to_parent(int(sys.argv[2]))
+    stream = socket.socket(fileno=int(sys.argv[1]))
+    args = receive_start(stream).server_args
+    kept: list[mmap.mmap] = []
+    if name := args.get("shared_memory"):
+        kept.append(mmap.mmap(shared_file(name), 4096, flags=mmap.MAP_SHARED))
+    if args.get("refuse_start"):
+        sys.exit(3)
+    asyncio.run(asyncio.sleep(args.get("start_delay", 0)))
+    asyncio.run(serve(stream, args))
+
+
+if __name__ == "__main__":
+    main()

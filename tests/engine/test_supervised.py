@@ -1,0 +1,231 @@
+"""The supervisor over real processes: a scripted host in place of SGLang, real signals, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, InvalidValue
+from kimi_k2_serving.engine import process
+from kimi_k2_serving.engine.port import Chunk, EndReason, EngineState, Generation
+from kimi_k2_serving.engine.process import HostProcess
+from kimi_k2_serving.engine.supervised import CRASHES, SupervisedEngine
+
+HOST = Path(__file__).with_name("scripted_host.py")
+
+
+class Started:
+    """An engine, and every host process that was spawned for it."""
+
+    def __init__(self, runtime: Path, server_args: dict[str, Any]) -> None:
+        self.hosts: list[HostProcess] = []
+        self.runtime = runtime
+        self.server_args = server_args
+        self.engine = SupervisedEngine(self.spawn, server_args, start_timeout=20, sleep=self.sleep)
+        self.pauses: list[float] = []
+
+    async def spawn(self) -> HostProcess:
+        host = await process.spawn([sys.executable, str(HOST)], os.environ, self.runtime)
+        self.hosts.append(host)
+        return host
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    async def collect(self, uid: str, tokens: int) -> list[Chunk]:
+        generation = Generation(uid, [10], {"max_new_tokens": tokens}, stream=True)
+        return [chunk async for chunk in self.engine.generate(generation)]
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "did not happen in time"
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(runtime: Path, **server_args: Any) -> AsyncIterator[Started]:
+    started = Started(runtime, server_args)
+    await started.engine.start()
+    try:
+        yield started
+    finally:
+        await started.engine.stop()
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_generation_is_whole_and_ends_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as started:
+            chunks = await started.collect("a", 50)
+            assert [token for chunk in chunks for token in chunk.ids] == list(range(11, 61))
+            assert [chunk.end is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_reader_gets_everything_in_fewer_chunks(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as started:
+            generation = Generation("a", [10], {"max_new_tokens": 50}, stream=True)
+            chunks = []
+            async for chunk in started.engine.generate(generation):
+                chunks.append(chunk)
+                await asyncio.sleep(0.2)
+            assert len(chunks) < 10
+            assert [token for chunk in chunks for token in chunk.ids] == list(range(11, 61))
+
+    asyncio.run(scenario())
+
+
+def test_killing_the_host_ends_everything_in_flight_once_and_the_engine_comes_back(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, step=0.02) as started:
+            flights = [asyncio.create_task(started.collect(str(number), 10_000)) for number in range(5)]
+            await asyncio.sleep(0.2)
+            begin = time.monotonic()
+            started.hosts[0].process.send_signal(signal.SIGKILL)
+            results = await asyncio.gather(*flights, return_exceptions=True)
+            assert time.monotonic() - begin < 2
+            assert all(isinstance(result, EngineLost) for result in results), results
+            with pytest.raises(EngineUnavailable):
+                await started.collect("refused", 1)
+            await started.until(lambda: started.engine.state is EngineState.READY)
+            assert len(await started.collect("after", 3)) >= 1
+
+    asyncio.run(scenario())
+
+
+def test_an_aborted_generation_ends_by_itself(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, step=0.01) as started:
+            flight = asyncio.create_task(started.collect("a", 10_000))
+            await asyncio.sleep(0.1)
+            started.engine.abort("a")
+            chunks = await asyncio.wait_for(flight, 2)
+            assert chunks[-1].end is not None
+            assert chunks[-1].end.reason is EndReason.ABORT
+
+    asyncio.run(scenario())
+
+
+def test_leaving_a_generation_early_aborts_it_in_the_host(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, step=0.01, die_after=60) as started:
+            generator = started.engine.generate(Generation("a", [10], {"max_new_tokens": 10_000}, stream=True))
+            await anext(generator)
+            await generator.aclose()
+            # The host dies at its 60th token; it would get there in 0.6 s had it gone on.
+            await asyncio.sleep(1.2)
+            assert started.engine.state is EngineState.READY
+
+    asyncio.run(scenario())
+
+
+def test_a_refusal_by_the_engine_is_an_error_of_the_tree_without_its_text(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as started:
+            with pytest.raises(InvalidValue) as caught:
+                await started.collect("a", 13)
+            assert "unlucky" not in str(caught.value)
+
+    asyncio.run(scenario())
+
+
+def test_a_crash_loop_stays_down_and_says_why(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, die_after=1) as started:
+            for attempt in range(CRASHES):
+                with pytest.raises(EngineLost):
+                    await started.collect(str(attempt), 5)
+                await started.until(lambda: started.engine.state is not EngineState.RESTARTING)
+            assert started.engine.state is EngineState.FAILED
+            with pytest.raises(EngineUnavailable, match="keeps dying"):
+                await started.collect("more", 1)
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_does_not_start_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        started = Started(tmp_path, {"refuse_start": 1})
+        with pytest.raises(EngineUnavailable, match="while it was starting"):
+            await started.engine.start()
+        assert started.engine.state is EngineState.STOPPED
+        assert not alive(started.hosts[0].process.pid)
+
+    asyncio.run(scenario())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stopping_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    pids = []
+
+    async def scenario() -> None:
+        async with running(tmp_path) as started:
+            await started.collect("a", 3)
+            pids.append(started.hosts[0].process.pid)
+
+    asyncio.run(scenario())
+    assert not alive(pids[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_engine_had_in_shared_memory_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    own, other = Path(f"/dev/shm/kk2-own-{os.getpid()}"), Path(f"/dev/shm/kk2-other-{os.getpid()}")
+    other.touch()
+    try:
+
+        async def scenario() -> None:
+            async with running(tmp_path, shared_memory=own.name) as started:
+                assert os.path.exists(own)  # noqa: ASYNC240 - /dev/shm does not block
+                started.hosts[0].process.send_signal(signal.SIGKILL)
+                await started.until(lambda: started.engine.state is EngineState.RESTARTING)
+
+        asyncio.run(scenario())
+        assert not own.exists()
+        assert other.exists()
+    finally:
+        other.unlink()
+
+
+def test_a_host_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
+    program = f"""
+import asyncio, os, sys
+from pathlib import Path
+from kimi_k2_serving.engine import process, wire
+async def main():
+    host = await process.spawn([sys.executable, {str(HOST)!r}], os.environ, Path({str(tmp_path)!r}))
+    host.send(wire.Start({{}}))
+    await host.receive()
+    print(host.process.pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    deadline = time.monotonic() + 5
+    while alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
