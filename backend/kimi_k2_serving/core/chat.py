@@ -1,0 +1,162 @@
+"""OpenAI's chat request -> Conversation.
+
+Promises: what it returns is whole and checked, and what it refuses names the path at fault, such as
+`messages[2].content[0].type`, without repeating any of the client's text. Keys of a message that have no place in K2's
+prompt (`reasoning_content`, `refusal`, `cache_control`) are ignored; those that would change its meaning are refused.
+Knows no token ids and does not rewrite ids of calls. Linear. Rules P13 to P20 of docs/kimi_k2_format.md.
+"""
+
+from __future__ import annotations
+
+import json
+
+from kimi_k2_serving.core.chat_tools import read_tool_choice, read_tools
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
+from kimi_k2_serving.core.limits import MESSAGES, NAME_BYTES, TOOL_CALLS_PER_MESSAGE
+from kimi_k2_serving.core.messages import Conversation, FormatKind, Json, Message, ResponseFormat, Role, ToolCall
+from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, one_of, required
+
+_ROLES = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+    "tool": Role.TOOL,
+}
+# What a message may ask for and K2-0905 or this server cannot do; null or false asks for nothing.
+_REFUSED_KEYS = {
+    "function_call": "is OpenAI's old form; send tool_calls",
+    "audio": "is not text; this model reads text only",
+    "partial": "continuing a given answer is not supported; end with a user or tool message",
+    "prefix": "continuing a given answer is not supported; end with a user or tool message",
+}
+
+
+def read_conversation(
+    *,
+    messages: Json,
+    tools: Json = None,
+    tool_choice: Json = None,
+    response_format: Json = None,
+    parallel_tool_calls: bool = True,
+) -> Conversation:
+    """Check and read the parts of one request; null is the same as absent.
+
+    Raises MissingField, InvalidType, InvalidValue, Unsupported, LimitExceeded.
+    """
+    if messages is None:
+        raise MissingField("is required", field="messages")
+    items = as_list(messages, "messages")
+    if not items:
+        raise InvalidValue("must have at least one message", field="messages")
+    MESSAGES.check(len(items), field="messages")
+    declared = read_tools(tools)
+    return Conversation(
+        messages=tuple(_message(item, f"messages[{i}]") for i, item in enumerate(items)),
+        tools=declared,
+        tool_choice=read_tool_choice(tool_choice, declared),
+        parallel_tool_calls=parallel_tool_calls,
+        response_format=_response_format(response_format),
+    )
+
+
+def _message(value: Json, path: str) -> Message:
+    source = as_object(value, path)
+    role = _ROLES[one_of(required(source, "role", path), _ROLES, f"{path}.role")]
+    for key, reason in _REFUSED_KEYS.items():
+        if source.get(key):
+            raise Unsupported(reason, field=f"{path}.{key}")
+    if role is not Role.ASSISTANT:
+        required(source, "content", path)
+        if source.get("tool_calls"):
+            raise InvalidValue("only an assistant message has calls", field=f"{path}.tool_calls")
+    return Message(
+        role=role,
+        content=_content(source.get("content"), f"{path}.content"),
+        name=_name(source.get("name"), f"{path}.name"),
+        tool_calls=_tool_calls(source.get("tool_calls"), f"{path}.tool_calls"),
+        tool_call_id=_id(source.get("tool_call_id"), f"{path}.tool_call_id") if role is Role.TOOL else None,
+    )
+
+
+def _name(value: Json, path: str) -> str | None:
+    """Null and "" are no name."""
+    name = _id(value, path)
+    if name is not None:
+        NAME_BYTES.check(len(name.encode("utf-8", "replace")), field=path)
+    return name
+
+
+def _id(value: Json, path: str) -> str | None:
+    """Null and "" are no id. Not bounded by itself: it is looked up and never shown."""
+    return (as_string(value, path) or None) if value is not None else None
+
+
+def _content(value: Json, path: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise InvalidType("must be a string, an array of text parts, or null", field=path)
+    return "".join(_part(part, f"{path}[{i}]") for i, part in enumerate(value))
+
+
+def _part(value: Json, path: str) -> str:
+    source = as_object(value, path)
+    if as_string(required(source, "type", path), f"{path}.type") != "text":
+        raise Unsupported("this model reads text parts only", field=f"{path}.type")
+    return as_string(required(source, "text", path), f"{path}.text")
+
+
+def _tool_calls(value: Json, path: str) -> tuple[ToolCall, ...]:
+    if value is None:
+        return ()
+    calls = as_list(value, path)
+    TOOL_CALLS_PER_MESSAGE.check(len(calls), field=path)
+    return tuple(_tool_call(call, f"{path}[{i}]") for i, call in enumerate(calls))
+
+
+def _tool_call(value: Json, path: str) -> ToolCall:
+    source = as_object(value, path)
+    kind = source.get("type")
+    if kind is not None and as_string(kind, f"{path}.type") not in ("function", "builtin_function"):
+        raise Unsupported("this model calls functions only", field=f"{path}.type")
+    function = as_object(required(source, "function", path), f"{path}.function")
+    name = _name(required(function, "name", f"{path}.function"), f"{path}.function.name")
+    if name is None:
+        raise InvalidValue("must not be empty", field=f"{path}.function.name")
+    return ToolCall(
+        id=_id(source.get("id"), f"{path}.id") or "",
+        name=name,
+        arguments=_arguments(function, f"{path}.function.arguments"),
+    )
+
+
+def _arguments(function: Object, path: str) -> str:
+    """A string is the model's own JSON text and stays as it is; an object is written as the template would."""
+    match function.get("arguments"):
+        case None:
+            return "{}"
+        case str(text):
+            return text
+        case dict(value):
+            return json.dumps(value, ensure_ascii=False)
+        case _:
+            raise InvalidType("must be a string of JSON, or an object", field=path)
+
+
+def _response_format(value: Json) -> ResponseFormat:
+    if value is None:
+        return ResponseFormat()
+    source = as_object(value, "response_format")
+    kinds = {kind.value: kind for kind in FormatKind}
+    kind = kinds[one_of(required(source, "type", "response_format"), kinds, "response_format.type")]
+    if kind is not FormatKind.JSON_SCHEMA:
+        return ResponseFormat(kind)
+    path = "response_format.json_schema"
+    inner = as_object(required(source, "json_schema", "response_format"), path)
+    schema = required(inner, "schema", path)
+    if not isinstance(schema, dict | bool):
+        raise InvalidType("must be a JSON Schema: an object, true or false", field=f"{path}.schema")
+    return ResponseFormat(kind, schema, strict=as_flag(inner.get("strict"), f"{path}.strict", default=True))

@@ -1,0 +1,98 @@
+"""The conversation with every tool call under the id that the model itself would have written.
+
+K2 sees the name of a past call only inside its id, so clients' ids (`call_abc123`, none at all, reused ones) become
+`functions.{name}:{n}`, n counting all calls from 0. One pass that never looks ahead: what a message becomes depends on
+it and those before it alone, so the prompt of one turn is a prefix of the next one's. Linear. Rules H1 to H8 of
+docs/kimi_k2_format.md.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.core.messages import Message, Role, ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """`next_index` is the number that the answer's first call gets."""
+
+    messages: tuple[Message, ...]
+    next_index: int
+
+
+def call_id(name: str, index: int) -> str:
+    """The id of the conversation's `index`-th call, as K2 was trained to write it."""
+    return f"functions.{name}:{index}"
+
+
+def normalise(messages: Iterable[Message]) -> History:
+    """Rewrite all ids.
+
+    Raises InvalidValue, field `messages[i].tool_call_id`, for a result that belongs to no call or to one with a result.
+    """
+    calls = _Calls()
+    rewritten = tuple(_rewrite(message, position, calls) for position, message in enumerate(messages))
+    return History(rewritten, calls.count)
+
+
+def _rewrite(message: Message, position: int, calls: _Calls) -> Message:
+    if message.role is Role.TOOL:
+        ours = calls.answer(message)
+        if ours is None:
+            raise InvalidValue(
+                "answers no call that waits for a result; send each result once, after the message with its call",
+                field=f"messages[{position}].tool_call_id",
+            )
+        return Message(message.role, message.content, message.name, tool_call_id=ours)
+    if message.tool_calls:
+        return Message(message.role, message.content, message.name, calls.issue(message.tool_calls))
+    return message
+
+
+class _Calls:
+    """Which calls were made so far, and which of them still lack a result."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        # The client's id -> our ids in the last message that used it, in order: reuse hides the calls before it.
+        self._by_id: dict[str, deque[str]] = {}
+        # Our id -> name, for the calls of the last message that made any, while they have no result; in order.
+        self._open: dict[str, str] = {}
+        self._answered: set[str] = set()
+
+    def issue(self, calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+        issued = []
+        fresh: dict[str, deque[str]] = {}
+        self._open = {}
+        for call in calls:
+            ours = call_id(call.name, self.count)
+            self.count += 1
+            issued.append(ToolCall(ours, call.name, call.arguments))
+            self._open[ours] = call.name
+            if call.id:
+                fresh.setdefault(call.id, deque()).append(ours)
+        self._by_id.update(fresh)
+        return tuple(issued)
+
+    def answer(self, result: Message) -> str | None:
+        """Our id of the call that `result` answers, which is then closed; None if there is no such call."""
+        ours = self._by_its_id(result.tool_call_id) if result.tool_call_id else self._by_order(result.name)
+        if ours is not None:
+            self._answered.add(ours)
+            self._open.pop(ours, None)
+        return ours
+
+    def _by_its_id(self, theirs: str) -> str | None:
+        waiting = self._by_id.get(theirs)
+        while waiting and waiting[0] in self._answered:
+            waiting.popleft()
+        return waiting[0] if waiting else None
+
+    def _by_order(self, name: str | None) -> str | None:
+        """The first open call of this name, else the first open call."""
+        named = (ours for ours, called in self._open.items() if called == name)
+        return next(named, None) or next(iter(self._open), None)

@@ -1,0 +1,178 @@
+"""Find the end of a JSON object in text that arrives in pieces, and say whether it is one.
+
+Promises: strict JSON (RFC 8259) however the text is split, in time linear in it: strings by `str.find`, the rest a
+character at a time through one table. Nothing is kept but the open brackets, so size and depth have no bound.
+A fault inside a string (a raw control character, an unknown escape) makes the object invalid but does not hide its end;
+any other fault does, and all text from there on belongs to the invalid object. Knows nothing of markers or schemas.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_WHITESPACE: Final = " \t\n\r"
+_DIGITS: Final = "0123456789"
+_HEX: Final = frozenset(_DIGITS + "abcdefABCDEF")
+_ESCAPES: Final = frozenset('"\\/bfnrt')
+
+# What the escape counter means where it does not count the hex digits still to come.
+_NO_ESCAPE: Final = 0
+_AFTER_BACKSLASH: Final = -1
+
+# Steps that are more than a change of state. No state has such a name.
+_OPEN_OBJECT: Final = "{"
+_OPEN_ARRAY: Final = "["
+_CLOSE: Final = "}"
+_COMMA: Final = ","
+_KEY: Final = 'key"'
+_STRING: Final = '"'
+
+
+def _table() -> dict[str, dict[str, str]]:
+    """State outside strings -> character -> next state, or a step. A character that is not there is a fault."""
+
+    def stay(state: str) -> dict[str, str]:
+        return dict.fromkeys(_WHITESPACE, state)
+
+    def digits(state: str) -> dict[str, str]:
+        return dict.fromkeys(_DIGITS, state)
+
+    after = {",": _COMMA, "}": _CLOSE, "]": _CLOSE, **stay("after")}
+    exponent = dict.fromkeys("eE", "exponent")
+    number = {**digits("integer"), "0": "zero"}
+    value = {'"': _STRING, "{": _OPEN_OBJECT, "[": _OPEN_ARRAY, "-": "minus", **number}
+    value |= {"t": "t", "f": "f", "n": "n"}
+    table = {
+        "start": {"{": _OPEN_OBJECT},
+        "first key": {'"': _KEY, "}": _CLOSE, **stay("first key")},
+        "next key": {'"': _KEY, **stay("next key")},
+        "colon": {":": "value", **stay("colon")},
+        "value": {**value, **stay("value")},
+        "first value": {**value, "]": _CLOSE, **stay("first value")},
+        "after": after,
+        "minus": number,
+        "zero": {**after, **exponent, ".": "point"},
+        "integer": {**after, **exponent, **digits("integer"), ".": "point"},
+        "point": digits("fraction"),
+        "fraction": {**after, **exponent, **digits("fraction")},
+        "exponent": {**dict.fromkeys("+-", "sign"), **digits("power")},
+        "sign": digits("power"),
+        "power": {**after, **digits("power")},
+    }
+    for literal in ("true", "false", "null"):
+        table[literal] = after
+        for length in range(1, len(literal)):
+            table[literal[:length]] = {literal[length]: literal[: length + 1]}
+    return table
+
+
+_TABLE: Final = _table()
+
+
+class ObjectScanner:
+    """One JSON object. Feed it text that begins where the object does; whitespace before it is the caller's.
+
+    started: a character was seen; closed: the last bracket was; valid: no fault so far; in_string: inside a string.
+    """
+
+    __slots__ = ("_escape", "_lost", "_open", "_state", "closed", "in_string", "started", "valid")
+
+    def __init__(self) -> None:
+        self.started = False
+        self.closed = False
+        self.valid = True
+        self.in_string = False
+        self._state = "start"
+        self._escape = _NO_ESCAPE
+        self._open: list[str] = []
+        self._lost = False
+
+    def feed(self, text: str) -> int:
+        """How many characters of `text` belong to the object: all of it unless it closes inside. Not called after."""
+        position, end = 0, len(text)
+        # By far the most frequent: a token of plain text inside a string.
+        plain = self.in_string and self._escape == _NO_ESCAPE and '"' not in text and "\\" not in text
+        if plain and text.isprintable():
+            return end
+        self.started = self.started or end > 0
+        while position < end and not self.closed:
+            if self._lost:
+                return end
+            position = self._in_string(text, position) if self.in_string else self._outside(text, position)
+        return position
+
+    def _outside(self, text: str, position: int) -> int:
+        """Read up to a string, the object's end, a fault, or the end of `text`."""
+        state = self._state
+        for place in range(position, len(text)):
+            character = text[place]
+            step = _TABLE[state].get(character)
+            if step in _TABLE:
+                state = step
+            elif step is None or not self._take(step, character):
+                self.valid, self._lost = False, True
+                return len(text)
+            elif self.in_string or self.closed:
+                return place + 1
+            else:
+                state = self._state
+        self._state = state
+        return len(text)
+
+    def _take(self, step: str, character: str) -> bool:
+        """Do one step; false if the bracket does not fit."""
+        match step:
+            case "{":
+                self._open.append("}")
+                self._state = "first key"
+            case "[":
+                self._open.append("]")
+                self._state = "first value"
+            case "}":
+                if self._open.pop() != character:
+                    return False
+                self.closed = not self._open
+                self._state = "after"
+            case ",":
+                self._state = "next key" if self._open[-1] == "}" else "value"
+            case _:
+                self.in_string = True
+                self._state = "colon" if step == _KEY else "after"
+        return True
+
+    def _in_string(self, text: str, position: int) -> int:
+        """Read up to the closing quote or the end of `text`."""
+        end = len(text)
+        quote = -1
+        while position < end:
+            if self._escape != _NO_ESCAPE:
+                position += self._in_escape(text[position])
+                continue
+            # Searched again only past the last one found, else many escapes would make this quadratic.
+            if quote < position:
+                quote = text.find('"', position)
+                quote = end if quote < 0 else quote
+            backslash = text.find("\\", position, quote)
+            stop = quote if backslash < 0 else backslash
+            run = text[position:stop]
+            if not run.isprintable() and min(run) < " ":
+                self.valid = False
+            position = min(stop + 1, end)
+            if stop == quote:
+                self.in_string = quote == end
+                return position
+            self._escape = _AFTER_BACKSLASH
+        return position
+
+    def _in_escape(self, character: str) -> int:
+        """Take one character of an escape: 1, or 0 where it is none of it and has to be read again as text."""
+        if self._escape == _AFTER_BACKSLASH:
+            self._escape = 4 if character == "u" else _NO_ESCAPE
+            self.valid = self.valid and (character == "u" or character in _ESCAPES)
+            return 1
+        if character in _HEX:
+            self._escape -= 1
+            return 1
+        self._escape = _NO_ESCAPE
+        self.valid = False
+        return 0

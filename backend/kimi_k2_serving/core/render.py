@@ -1,0 +1,108 @@
+"""A conversation as the model's prompt: control tokens that only this file places, and text that stays text.
+
+The 0905 chat template (revision 94a4053 or later) without its string: whatever a client sends becomes Text, which is
+encoded with control tokens switched off, so no field can forge one. Adjoining text is one Text, because tokens may span
+the seam. Linear. Knows no token ids. Rules P1 to P12 of docs/kimi_k2_format.md.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from kimi_k2_serving.core.history import normalise
+from kimi_k2_serving.core.messages import Conversation, Message, Role, Tool, ToolCall
+
+DEFAULT_SYSTEM = "You are Kimi, an AI assistant created by Moonshot AI."
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One control token, by the name the checkpoint gives it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Ordinary text, never empty; `<|im_end|>` in it is ten characters."""
+
+    text: str
+
+
+Segment = Control | Text
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`first_call_index` is the number n in the id `functions.{name}:{n}` of the answer's first call."""
+
+    segments: tuple[Segment, ...]
+    first_call_index: int
+
+    def text(self) -> str:
+        """For people to read: here alone a control token and text spelled like one look the same."""
+        return "".join(part.name if isinstance(part, Control) else part.text for part in self.segments)
+
+
+SYSTEM = Control("<|im_system|>")
+USER = Control("<|im_user|>")
+ASSISTANT = Control("<|im_assistant|>")
+MIDDLE = Control("<|im_middle|>")
+END = Control("<|im_end|>")
+SECTION_BEGIN = Control("<|tool_calls_section_begin|>")
+SECTION_END = Control("<|tool_calls_section_end|>")
+CALL_BEGIN = Control("<|tool_call_begin|>")
+ARGUMENT_BEGIN = Control("<|tool_call_argument_begin|>")
+CALL_END = Control("<|tool_call_end|>")
+
+_OPENING = {Role.SYSTEM: SYSTEM, Role.USER: USER, Role.ASSISTANT: ASSISTANT, Role.TOOL: SYSTEM}
+_HEADER: dict[Role, tuple[Segment, ...]] = {
+    role: (opening, Text(role.value), MIDDLE) for role, opening in _OPENING.items()
+}
+
+
+def render(conversation: Conversation, *, sort_tool_keys: bool = False) -> Prompt:
+    """The whole prompt, up to and including the header of the answer.
+
+    Raises InvalidValue for a tool result that belongs to no call.
+    """
+    history = normalise(conversation.messages)
+    segments: list[Segment] = []
+    if conversation.tools:
+        segments += (SYSTEM, Text("tool_declare"), MIDDLE, Text(tools_json(conversation.tools, sort_tool_keys)), END)
+    if history.messages and history.messages[0].role is not Role.SYSTEM:
+        _add_message(segments, Message(Role.SYSTEM, DEFAULT_SYSTEM))
+    for message in history.messages:
+        _add_message(segments, message)
+    segments += _HEADER[Role.ASSISTANT]
+    return Prompt(tuple(segments), history.next_index)
+
+
+def tools_json(tools: tuple[Tool, ...], sort_keys: bool) -> str:
+    """The declarations in the order of the request; keys as sent unless the checkpoint's tokenizer sorts them."""
+    declarations = [tool.declaration for tool in tools]
+    return json.dumps(declarations, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
+
+
+def _add_message(segments: list[Segment], message: Message) -> None:
+    """Appends, and takes headers ready-made, because this runs for every message of every turn."""
+    role, content = message.role, message.content
+    segments += (_OPENING[role], Text(message.name), MIDDLE) if message.name else _HEADER[role]
+    if role is Role.TOOL:
+        content = f"## Return of {message.tool_call_id}\n{content}"
+    if content:
+        segments.append(Text(content))
+    if message.tool_calls:
+        segments.append(SECTION_BEGIN)
+        for call in message.tool_calls:
+            _add_call(segments, call)
+        segments.append(SECTION_END)
+    segments.append(END)
+
+
+def _add_call(segments: list[Segment], call: ToolCall) -> None:
+    segments += (CALL_BEGIN, Text(call.id), ARGUMENT_BEGIN)
+    if call.arguments:
+        segments.append(Text(call.arguments))
+    segments.append(CALL_END)

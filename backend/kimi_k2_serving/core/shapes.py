@@ -1,0 +1,54 @@
+"""Typed access to decoded JSON: the value asked for, or an error that names its path.
+
+Knows nothing of chats. Messages never hold any of the client's text: a path is made of our own names and indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
+from kimi_k2_serving.core.messages import Json
+
+Object = dict[str, Json]
+
+
+def as_object(value: Json, path: str) -> Object:
+    if not isinstance(value, dict):
+        raise InvalidType("must be an object", field=path)
+    return value
+
+
+def as_list(value: Json, path: str) -> list[Json]:
+    if not isinstance(value, list):
+        raise InvalidType("must be an array", field=path)
+    return value
+
+
+def as_string(value: Json, path: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidType("must be a string", field=path)
+    return value
+
+
+def as_flag(value: Json, path: str, *, default: bool) -> bool:
+    """True or false; null is the default."""
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InvalidType("must be true or false", field=path)
+    return value
+
+
+def required(parent: Object, key: str, path: str) -> Json:
+    """`parent[key]`, which has to be there and may be null."""
+    if key not in parent:
+        raise MissingField(f"is required in {path or 'the request'}", field=f"{path}.{key}" if path else key)
+    return parent[key]
+
+
+def one_of(value: Json, choices: Collection[str], path: str) -> str:
+    text = as_string(value, path)
+    if text not in choices:
+        raise InvalidValue(f"must be one of {', '.join(choices)}", field=path)
+    return text

@@ -1,0 +1,125 @@
+"""JSON from outside, or one error that names the field it came in.
+
+Promises: bounds on bytes, depth and number of values are checked before anything is decoded; what is returned has no
+NaN or infinity, no integer beyond 64 bits, no lone surrogate, and came from no object with a repeated key. Linear in
+the document. Knows nothing of what the document means.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from itertools import accumulate
+from typing import NoReturn, cast
+
+from kimi_k2_serving.core.errors import InvalidJson
+from kimi_k2_serving.core.limits import JSON_BYTES, JSON_DEPTH, JSON_NODES
+from kimi_k2_serving.core.messages import Json
+
+_INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**64 - 1
+# No 64-bit integer has more characters; longer ones are refused before the interpreter's quadratic conversion.
+_INTEGER_CHARACTERS = 20
+
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+# As signed bytes: +1 opens a level, -1 closes one.
+_STEPS = bytes.maketrans(b"[{]}", bytes([1, 1, 255, 255]))
+
+
+def loads(text: str | bytes, *, field: str) -> Json:
+    """Decode one JSON document; raises InvalidJson or LimitExceeded with `field` as its path."""
+    JSON_BYTES.check(len(text), field=field)
+    data, decoded = _both_forms(text, field)
+    JSON_BYTES.check(len(data), field=field)
+    _check_shape(data, field)
+    try:
+        value = cast(Json, _DECODER.decode(decoded))
+    except json.JSONDecodeError as error:
+        raise InvalidJson(f"not JSON, at character {error.pos} of {len(decoded)}", field=field) from None
+    except _Refused as refused:
+        raise InvalidJson(refused.reason, field=field) from None
+    # Raw surrogates did not survive _both_forms, so one can only have been written as an escape.
+    if b"\\ud" in data or b"\\uD" in data:
+        _check_surrogates(value, field)
+    return value
+
+
+def _both_forms(text: str | bytes, field: str) -> tuple[bytes, str]:
+    try:
+        return (text.encode(), text) if isinstance(text, str) else (text, text.decode())
+    except UnicodeError:
+        raise InvalidJson("not UTF-8; send the document as UTF-8", field=field) from None
+
+
+def _check_shape(data: bytes, field: str) -> None:
+    """Bound depth and number of values without decoding.
+
+    A value is what follows a bracket or a comma, so an empty container counts as two. Text that is no JSON may be
+    counted wrongly; the decoder stops at the place from which that can happen.
+    """
+    quotes = data.count(b'"')
+    # A value brings two strings at most, its key and itself. Past that, splitting at quotes could take much memory.
+    if quotes > 4 * JSON_NODES.value:
+        JSON_NODES.check((quotes - data.count(b'\\"')) // 4, field=field)
+    outside = _outside_strings(data)
+    JSON_NODES.check(1 + outside.count(b",") + outside.count(b"[") + outside.count(b"{"), field=field)
+    steps = array("b", outside.translate(_STEPS, _NOT_BRACKETS))
+    JSON_DEPTH.check(max(accumulate(steps), default=0), field=field)
+
+
+def _outside_strings(data: bytes) -> bytes:
+    """`data` less its string literals."""
+    outside = []
+    inside = False
+    for part in data.split(b'"'):
+        if not inside:
+            outside.append(part)
+            inside = True
+        # A quote after an odd number of backslashes is escaped: the string goes on.
+        elif not part.endswith(b"\\") or (len(part) - len(part.rstrip(b"\\"))) % 2 == 0:
+            inside = False
+    return b"".join(outside)
+
+
+def _check_surrogates(value: Json, field: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidJson(
+            "half of a surrogate pair is no character; escape both halves or send UTF-8", field=field
+        ) from None
+
+
+class _Refused(Exception):
+    """Well-formed JSON that we do not take; raised inside the decoder's hooks."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _constant(_: str) -> NoReturn:
+    raise _Refused("NaN and Infinity are no JSON")
+
+
+def _integer(digits: str) -> int:
+    value = int(digits) if len(digits) <= _INTEGER_CHARACTERS else _INTEGER_MAX + 1
+    if not _INTEGER_MIN <= value <= _INTEGER_MAX:
+        raise _Refused("an integer does not fit 64 bits")
+    return value
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise _Refused("a number is too large for a double")
+    return value
+
+
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise _Refused("an object has the same key twice")
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_float)

@@ -1,0 +1,113 @@
+"""The checkpoint's vocabulary: text to ids, ids to bytes, control tokens by name.
+
+Reads `tiktoken.model` and `tokenizer_config.json`; no id is written down here. Text never becomes a control id: the
+encoder does not know them. A prompt costs what is new in it: ids of whole texts are kept in a least-recently-used cache
+bounded in bytes, looked up by the text itself. Thread-safe. Rules T1 to T9 of docs/kimi_k2_format.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NoReturn
+
+from tiktoken import Encoding
+
+from kimi_k2_serving.core.decoder import TextDecoder
+from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.core.pieces import RUN_CHARACTERS, pieces
+from kimi_k2_serving.core.render import Segment, Text
+from kimi_k2_serving.core.text_cache import TextCache
+from kimi_k2_serving.core.vocabulary_files import VocabularyFiles, read_vocabulary
+
+__all__ = ["TextDecoder", "Vocabulary"]
+
+# K2's published split into words: Han runs, words of a case pattern without Han, numbers of up to three digits,
+# punctuation, line ends, other white space. `&&` is the Rust regex crate's class intersection.
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+PATTERN = "|".join(
+    (
+        r"[\p{Han}]+",
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}",
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+
+CACHE_BYTES = 256 * 2**20
+
+
+class _Controls(dict[str, int]):
+    """Ids by name; a name that the checkpoint lacks is a clear error wherever it is looked up."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise InvalidValue(f"this checkpoint has no control token {name}", field="tokenizer_config.json")
+
+
+class Vocabulary:
+    """A loaded vocabulary; `load` is the way to make one. Immutable but for its cache.
+
+    controls: every control token by name; control_ids: their ids, which are all from the number of ranks to `size`;
+    stop_ids: the ids that end an answer; size: number of ids, as wide as the model's logits where config.json says;
+    sort_tool_keys: whether the prompt shows tool declarations with sorted keys.
+    """
+
+    def __init__(self, files: VocabularyFiles, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self._controls = _Controls(files.controls)
+        self.controls: Mapping[str, int] = MappingProxyType(self._controls)
+        self.control_ids = frozenset(files.controls.values())
+        self.size = len(files.tokens) + len(files.controls)
+        self.stop_ids = (self.control("<|im_end|>"), self.control("[EOS]"))
+        self.sort_tool_keys = files.sort_tool_keys
+        # A control id has no bytes: nothing of it can reach an answer.
+        self._bytes = (*files.tokens, *(b"" for _ in files.controls))
+        ranks = {token: rank for rank, token in enumerate(files.tokens)}
+        self._encoding = Encoding("kimi_k2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+        self._cache = TextCache(self.encode, cache_bytes)
+
+    @classmethod
+    def load(cls, checkpoint: Path, *, cache_bytes: int = CACHE_BYTES) -> Vocabulary:
+        """Read a checkpoint directory; `cache_bytes` bounds the memory of the ids kept.
+
+        Raises NotFound for a missing file, InvalidValue for one that is no K2 vocabulary.
+        """
+        return cls(read_vocabulary(checkpoint), cache_bytes=cache_bytes)
+
+    def control(self, name: str) -> int:
+        """The id of a control token; raises InvalidValue if the checkpoint lacks it."""
+        return self._controls[name]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; a control token's name in it is text too. Lone surrogates become U+FFFD. Not cached."""
+        if len(text) <= RUN_CHARACTERS:
+            return self._encoding.encode_ordinary(text)
+        ids: list[int] = []
+        for piece in pieces(text):
+            ids += self._encoding.encode_ordinary(piece)
+        return ids
+
+    def encode_prompt(self, segments: Iterable[Segment]) -> list[int]:
+        """Ids of a rendered prompt; only texts that were not seen lately are encoded."""
+        parts = tuple(segments)
+        ids_of = self._cache.get_all([part.text for part in parts if isinstance(part, Text)])
+        controls = self._controls
+        ids: list[int] = []
+        for part in parts:
+            if isinstance(part, Text):
+                ids += ids_of[part.text]
+            else:
+                ids.append(controls[part.name])
+        return ids
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one id, b"" for a control id; raises InvalidValue outside 0 <= token < size."""
+        if not 0 <= token < self.size:
+            raise InvalidValue(f"token ids of this checkpoint are 0 to {self.size - 1}")
+        return self._bytes[token]

@@ -1,0 +1,37 @@
+"""`python -m kimi_k2_serving.demo --output DIR`: build the demo checkpoint.
+
+Exit codes: 0 done, 2 the request was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kimi_k2_serving.core.errors import ServingError
+from kimi_k2_serving.demo.build import build
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m kimi_k2_serving.demo", description="Build the demo checkpoint: K2's architecture at toy size."
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the checkpoint's directory")
+    parser.add_argument("--force", action="store_true", help="build again although it is up to date")
+    args = parser.parse_args(argv)
+    try:
+        build(args.output, force=args.force, report=_report)
+    except ServingError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _report(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""The demo model's shape: DeepseekV3ForCausalLM as K2 uses it, in numbers small enough for two processor cores.
+
+Every field of K2's `config.json` that SGLang reads is here, with K2's value wherever it is not a size. There is no
+`quantization_config`: block-fp8 needs a GPU or AMX.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kimi_k2_serving.demo.vocabulary import BOS, EOS, RANKS, SIZE, STOP
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """Sizes in elements; `context` in tokens.
+
+    Few wide heads: absorbed MLA pays per head for every pair of tokens, whatever the head's width.
+    """
+
+    hidden: int = 256
+    layers: int = 4
+    dense_layers: int = 1
+    heads: int = 4
+    query_rank: int = 96
+    key_value_rank: int = 64
+    nope_head: int = 64
+    rope_head: int = 16
+    value_head: int = 64
+    dense_intermediate: int = 512
+    expert_intermediate: int = 128
+    experts: int = 8
+    experts_per_token: int = 2
+    shared_experts: int = 1
+    vocabulary: int = SIZE
+    context: int = 32_768
+    original_context: int = 4_096
+
+
+def config(shape: Architecture) -> dict[str, object]:
+    """The content of config.json."""
+    return {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "kimi_k2",
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "first_k_dense_replace": shape.dense_layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads,
+        "q_lora_rank": shape.query_rank,
+        "kv_lora_rank": shape.key_value_rank,
+        "qk_nope_head_dim": shape.nope_head,
+        "qk_rope_head_dim": shape.rope_head,
+        "v_head_dim": shape.value_head,
+        "intermediate_size": shape.dense_intermediate,
+        "moe_intermediate_size": shape.expert_intermediate,
+        "n_routed_experts": shape.experts,
+        "num_experts_per_tok": shape.experts_per_token,
+        "n_shared_experts": shape.shared_experts,
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.827,
+        "moe_layer_freq": 1,
+        "num_nextn_predict_layers": 0,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "vocab_size": shape.vocabulary,
+        "tie_word_embeddings": False,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 50000.0,
+        "max_position_embeddings": shape.context,
+        "rope_scaling": {
+            "type": "yarn",
+            "factor": shape.context / shape.original_context,
+            "original_max_position_embeddings": shape.original_context,
+            "beta_fast": 1.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        },
+        "bos_token_id": RANKS + BOS,
+        "eos_token_id": RANKS + EOS,
+        "torch_dtype": "bfloat16",
+    }
+
+
+def generation_config() -> dict[str, object]:
+    """The content of generation_config.json: an answer ends with `<|im_end|>`, not with the [EOS] of config.json."""
+    return {"eos_token_id": RANKS + STOP, "temperature": 0.6}

@@ -1,0 +1,118 @@
+"""Builds the demo checkpoint: whole or not at all, and only when there is something to do.
+
+The directory carries a stamp: the hash of this package's sources and of every file written. A directory whose stamp and
+files still agree is left alone. The new one is built beside it and renamed into place, so a reader sees the old files
+or the new ones. A directory that this builder did not make is never touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.core.vocabulary_files import read_vocabulary
+from kimi_k2_serving.demo import vocabulary, weights
+from kimi_k2_serving.demo.architecture import Architecture, config, generation_config
+from kimi_k2_serving.engine import tokenizer_json
+
+STAMP = "demo.json"
+
+Report = Callable[[str], None]
+
+
+def build(output: Path, *, force: bool = False, report: Report = print) -> bool:
+    """Make `output` a demo checkpoint; return whether anything had to be built.
+
+    `force` builds again what is already there. Raises InvalidValue if `output` holds something else.
+    """
+    output = output.resolve()
+    if is_current(output) and not force:
+        report("demo checkpoint: up to date")
+        return False
+    _refuse_foreign(output)
+    started = time.monotonic()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as workspace:
+        built = Path(workspace, "new")
+        built.mkdir()
+        _write(built, report)
+        size = sum(file.stat().st_size for file in built.iterdir())
+        _put_in_place(built, output, Path(workspace, "old"))
+    report(f"demo checkpoint: {size / 1e6:.1f} MB in {time.monotonic() - started:.1f} s")
+    return True
+
+
+def is_current(output: Path) -> bool:
+    """True if `output` was written by these sources and no file of it has changed since."""
+    try:
+        stamp = json.loads((output / STAMP).read_bytes())
+        whole = all(_sha256(output / name) == expected for name, expected in stamp["files"].items())
+        return whole and stamp["recipe"] == recipe()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def recipe() -> str:
+    """The hash of what the result is made from: the corpus and the code that turns it into files."""
+    package = resources.files("kimi_k2_serving")
+    demo = [file for file in package.joinpath("demo").iterdir() if file.name.endswith((".py", ".txt"))]
+    digest = hashlib.sha256(package.joinpath("engine", "tokenizer_json.py").read_bytes())
+    for source in sorted(demo, key=lambda file: file.name):
+        digest.update(source.name.encode() + b"\0" + hashlib.sha256(source.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _write(directory: Path, report: Report) -> None:
+    shape = Architecture()
+    text = vocabulary.corpus()
+    report(f"[1/3] vocabulary: training {vocabulary.RANKS} ranks on {len(text.encode()) // 1000} kB of text")
+    settings = vocabulary.tokenizer_config(shape.context)
+    (directory / "tiktoken.model").write_bytes(vocabulary.tiktoken_model(vocabulary.train(text)))
+    _write_json(directory / "tokenizer_config.json", settings)
+    _write_json(directory / "config.json", config(shape))
+    _write_json(directory / "generation_config.json", generation_config())
+
+    document = tokenizer_json.convert(read_vocabulary(directory), settings)
+    sample = (*tokenizer_json.SAMPLE, *text.splitlines())
+    agreed = tokenizer_json.compare(document, Vocabulary.load(directory), sample)
+    (directory / "tokenizer.json").write_bytes(document)
+    report(f"[2/3] tokenizer.json: {agreed} of {len(sample)} lines encode as tiktoken does")
+
+    parameters = weights.write(directory / "model.safetensors", weights.tensors(shape))
+    report(f"[3/3] weights: {parameters / 1e6:.1f} million parameters, bfloat16, random")
+
+    files = {file.name: _sha256(file) for file in sorted(directory.iterdir())}
+    _write_json(directory / STAMP, {"recipe": recipe(), "files": files})
+
+
+def _refuse_foreign(output: Path) -> None:
+    if not output.exists():
+        return
+    if not output.is_dir() or (any(output.iterdir()) and not (output / STAMP).is_file()):
+        raise InvalidValue("it holds something other than a demo checkpoint; name a new directory", field="--output")
+
+
+def _put_in_place(built: Path, output: Path, old: Path) -> None:
+    """Rename; where two builders meet, the one that comes second leaves the first one's equal result."""
+    try:
+        if output.exists():
+            output.rename(old)
+        built.rename(output)
+    except OSError:
+        if not is_current(output):
+            raise
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,5 @@
+"""K2 is a DeepSeek-V3 architecture."""
+
+from sglang.srt.models.deepseek_v2 import DeepseekV3ForCausalLM
+
+EntryClass = [DeepseekV3ForCausalLM]

@@ -1,0 +1,127 @@
+"""`tiktoken.model` + `tokenizer_config.json` -> `tokenizer.json`, the form that transformers loads without foreign
+code.
+
+It promises the same ids as the checkpoint's vocabulary for text (`compare` holds it to that on a sample) and for every
+control token, with the flags that the configuration gives them. Linear in the vocabulary's bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kimi_k2_serving.core.errors import Internal
+from kimi_k2_serving.core.tokens import PATTERN, Vocabulary
+from kimi_k2_serving.core.vocabulary_files import VocabularyFiles
+
+# What every conversion is compared on: each branch of the split, several scripts, and text spelled like control tokens.
+SAMPLE: tuple[str, ...] = (
+    "",
+    "The quick brown fox didn't jump; it SLEPT, and they'll say WE'RE late.",
+    "    return {key: value for key, value in items.items() if value is not None}\n\n\n",
+    '{"city": "Zürich", "days": [1, 22, 333, 4444, 55555], "exact": -1.5e-07, "ok": true}',
+    "你好,世界!2025年9月5日的天气怎么样?我想去北京故宫博物院。",
+    "こんにちは世界。カタカナとひらがな、漢字。",
+    "Übergrößenträger kostet 1.234,56 € – schön, nicht wahr?",
+    "L'été dernier, j'ai mangé des crêpes à l'orée du bois.",
+    "Привет, мир! Сколько это стоит? Γειά σου Κόσμε. שלום עולם. مرحبا بالعالم. नमस्ते दुनिया।",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 🇨🇭 👍🏽 e\u0301 ﬁ ǅ Ⅷ ² ½ ٣",
+    "<|im_end|><|im_middle|>[BOS]<|reserved_token_163589|>",
+    "\t \u00a0\u2003 \r\n \r \n\x00\x7f\u200b\ufeff  trailing   ",
+    "https://example.org/a_b-c?d=%20#e C:\\temp\\x.txt user+tag@example.org 192.168.0.1",
+)
+
+
+def convert(files: VocabularyFiles, config: Mapping[str, Any]) -> bytes:
+    """The content of tokenizer.json for a vocabulary and the tokenizer_config.json it was read with."""
+    letters = _byte_letters()
+    spelled = {token: "".join([letters[byte] for byte in token]) for token in files.tokens}
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": _added_tokens(files.controls, config),
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+            ],
+        },
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            # A piece that is a token is that token, as in tiktoken, whether or not merges lead to it.
+            "ignore_merges": True,
+            "vocab": {spelled[token]: rank for rank, token in enumerate(files.tokens)},
+            "merges": [[spelled[left], spelled[right]] for left, right in _merges(files.tokens)],
+        },
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+def _added_tokens(controls: Mapping[str, int], config: Mapping[str, Any]) -> list[dict[str, object]]:
+    """All control tokens in id order. One that the configuration does not name is `special`: no decoder may show it."""
+    declared = {entry["content"]: entry for entry in config.get("added_tokens_decoder", {}).values()}
+    return [
+        {
+            "id": token_id,
+            "content": name,
+            **{
+                flag: declared.get(name, {}).get(flag, False)
+                for flag in ("single_word", "lstrip", "rstrip", "normalized")
+            },
+            "special": declared.get(name, {}).get("special", True),
+        }
+        for name, token_id in controls.items()
+    ]
+
+
+def _merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Every way to put a token together from two, in the order of its rank: tiktoken merges by result, not by parts."""
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    merges = []
+    for token in tokens:
+        ways = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        ways = [(left, right) for left, right in ways if left in ranks and right in ranks]
+        merges += sorted(ways, key=lambda way: (ranks[way[0]], ranks[way[1]]))
+    return merges
+
+
+def _byte_letters() -> list[str]:
+    """The printable stand-in for each byte in the byte-level alphabet: itself in Latin-1, or a letter from U+0100
+    on.
+    """
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(0x100 + others.index(byte)) for byte in range(256)]
+
+
+def compare(document: bytes, vocabulary: Vocabulary, sample: Sequence[str] = SAMPLE) -> int:
+    """Hold a tokenizer.json against the vocabulary it was made from; return how many lines of `sample` agreed: all.
+
+    Raises Internal at the first line or control token that differs. `special` control tokens are plain text here; the
+    others are control tokens to `tokenizers` wherever they stand, so a sample does not hold their names.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        converted = Tokenizer.from_buffer(document)
+    except Exception as error:  # the library raises nothing more specific
+        raise Internal("tokenizer.json cannot be loaded; copy or build it again") from error
+    if any(converted.token_to_id(name) != token_id for name, token_id in vocabulary.controls.items()):
+        raise Internal("tokenizer.json and tokenizer_config.json give a control token different ids")
+    converted.encode_special_tokens = True
+    for number, line in enumerate(sample):
+        if converted.encode(line, add_special_tokens=False).ids != vocabulary.encode(line):
+            raise Internal(f"tokenizer.json and tiktoken.model encode sample line {number} differently")
+    return len(sample)

@@ -1,0 +1,65 @@
+"""What the environment says, read in one place and nowhere else.
+
+The launcher writes these variables for the Triton process; someone who starts `tritonserver` by hand sets
+KIMI_K2_CHECKPOINT and may set the others. Unknown names are ignored, and an empty value counts as unset.
+
+    KIMI_K2_CHECKPOINT   directory of the model's checkpoint
+    KIMI_K2_PRESET       name of an engine preset (presets/NAME.yaml); unset: the engine chooses
+    KIMI_K2_RUNTIME_DIR  directory (0700) for unix sockets, removed by whoever made it; unset: the backend makes its own
+    KIMI_K2_CACHE        directory for derived files such as tokenizer.json; unset: kimi-k2 in the user's cache
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKPOINT = "KIMI_K2_CHECKPOINT"
+PRESET = "KIMI_K2_PRESET"
+RUNTIME_DIR = "KIMI_K2_RUNTIME_DIR"
+CACHE = "KIMI_K2_CACHE"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Paths are as given, not resolved and not checked: whoever uses one says what is wrong with it."""
+
+    checkpoint: Path | None
+    preset: str | None
+    runtime_dir: Path | None
+    cache: Path
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings in `environ`, by default those of this process."""
+        variables = os.environ if environ is None else environ
+
+        def path(name: str) -> Path | None:
+            value = variables.get(name)
+            return Path(value) if value else None
+
+        home = path("HOME") or Path("/tmp")
+        return cls(
+            checkpoint=path(CHECKPOINT),
+            preset=variables.get(PRESET) or None,
+            runtime_dir=path(RUNTIME_DIR),
+            cache=path(CACHE) or (path("XDG_CACHE_HOME") or home / ".cache") / "kimi-k2",
+        )
+
+
+def inherited() -> dict[str, str]:
+    """A copy of this process's environment, to build a child's from."""
+    return dict(os.environ)
+
+
+def runtime_base(environ: Mapping[str, str] | None = None) -> Path:
+    """Where runtime directories go: XDG_RUNTIME_DIR if it is a directory, else /tmp."""
+    given = (os.environ if environ is None else environ).get("XDG_RUNTIME_DIR")
+    return Path(given) if given and Path(given).is_dir() else Path("/tmp")
+
+
+def runtime_directory(server: int, settings: Settings) -> Path:
+    """Where one server's sockets are: as set, or a name that every model under the same Triton process can derive."""
+    return settings.runtime_dir or runtime_base() / f"kimi-k2-{server}"

@@ -1,0 +1,109 @@
+"""One request to the engine model: tensors in, a `Job` out, everything checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kimi_k2_serving.core import limits
+from kimi_k2_serving.core import sampling as core_sampling
+from kimi_k2_serving.core.errors import InvalidValue, MissingField
+from kimi_k2_serving.engine.port import Generation
+from kimi_k2_serving.engine.text import TextEncoder
+from kimi_k2_serving.triton import tensors
+from kimi_k2_serving.triton.table import ENGINE_INPUTS
+
+# SGLang sends a chunk every so many steps; a response that nobody streams needs none but the last.
+WHOLE_ANSWER_INTERVAL = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`echo` goes before the text; `context` is the request_context as it came; `stops` are matched on the text
+    here.
+    """
+
+    generation: Generation
+    stream: bool
+    echo: str
+    context: str | None
+    stops: tuple[str, ...]
+    logprobs: bool
+    cumulative_logprob: bool
+    num_input_tokens: bool
+    num_output_tokens: bool
+
+
+def read_job(request: Any, encoder: TextEncoder, *, context_length: int, new_uid: Callable[[], str]) -> Job:
+    """Raises InvalidRequest's leaves, each naming the tensor or key."""
+    tensors.refuse_parameters(request, (tensor.name for tensor in ENGINE_INPUTS))
+    stream = tensors.flag(request, "stream", False)
+    text, input_ids = read_prompt(request, encoder)
+    sampling = core_sampling.read(tensors.sampling(request))
+    core_sampling.limit_length(sampling, prompt_tokens=len(input_ids), context_length=context_length)
+    # The text up to the stop string is cut here, held back while it may still become one; SGLang only ends the run.
+    sampling["no_stop_trim"] = True
+    if not stream:
+        sampling["stream_interval"] = WHOLE_ANSWER_INTERVAL
+    context = tensors.value(request, "request_context")
+    top = read_top_logprobs(request)
+    cumulative = tensors.flag(request, "return_cumulative_logprob", False)
+    return Job(
+        generation=Generation(
+            uid=new_uid() if context is None else context_uid(context),
+            input_ids=input_ids,
+            sampling=sampling,
+            stream=stream,
+            top_logprobs=0 if top is None and cumulative else top,
+        ),
+        stream=stream,
+        echo=read_echo(request, text, stream),
+        context=context,
+        stops=tuple(sampling.get("stop", ())),
+        logprobs=top is not None,
+        cumulative_logprob=cumulative,
+        num_input_tokens=tensors.flag(request, "return_num_input_tokens", False),
+        num_output_tokens=tensors.flag(request, "return_num_output_tokens", False),
+    )
+
+
+def read_prompt(request: Any, encoder: TextEncoder) -> tuple[str | None, list[int]]:
+    text = tensors.value(request, "text_input")
+    given = tensors.ids(request, "input_ids")
+    if (text is None) == (given is None):
+        raise MissingField("give exactly one of text_input and input_ids, not empty", field="input_ids")
+    if given is None:
+        assert text is not None
+        return text, encoder.encode(text)
+    if min(given) < 0 or max(given) >= encoder.vocab_size:
+        raise InvalidValue(f"ids must lie in 0 to {encoder.vocab_size - 1}", field="input_ids")
+    return None, given
+
+
+def read_echo(request: Any, text: str | None, stream: bool) -> str:
+    if tensors.flag(request, "exclude_input_in_output", True):
+        return ""
+    if stream:
+        raise InvalidValue("must be true when stream is true", field="exclude_input_in_output")
+    return text or ""
+
+
+def read_top_logprobs(request: Any) -> int | None:
+    """None where no logprobs are wanted."""
+    top = tensors.value(request, "top_logprobs")
+    if top is not None:
+        if top < 0:
+            raise InvalidValue(f"must not be negative, got {top}", field="top_logprobs")
+        limits.TOP_LOGPROBS.check(top, field="top_logprobs")
+    if tensors.flag(request, "return_logprobs", False):
+        return int(top or 0)
+    return None
+
+
+def context_uid(context: str) -> str:
+    uid = context.partition("\n")[0]
+    if not uid:
+        raise InvalidValue("must start with a uid", field="request_context")
+    limits.REQUEST_ID_BYTES.check(len(uid.encode()), field="request_context")
+    return uid

@@ -1,0 +1,29 @@
+"""Triton's `sglang` backend: any model SGLang serves, token ids or text in, token ids and text out, decoupled.
+
+A thin adaptor. Tensors and their meaning: docs/tensors.md. The engine runs in a process of its own and may die: this
+stub survives it. `count` must be 1: one instance serves every request at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kimi_k2_serving.triton import engine_model
+
+
+class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:
+        return engine_model.complete_config(config)
+
+    def initialize(self, args: dict[str, str]) -> None:
+        self._service = engine_model.start(args)
+
+    def execute(self, requests: list[Any]) -> None:
+        self._service.execute(requests)
+
+    def is_ready(self) -> bool:
+        return self._service.ready
+
+    def finalize(self) -> None:
+        self._service.stop()

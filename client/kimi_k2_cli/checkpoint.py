@@ -1,0 +1,40 @@
+"""`--checkpoint DIR` for the commands that need a vocabulary, and where it comes from when it is left out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from kimi_k2_serving.core.errors import MissingField
+from kimi_k2_serving.core.tokens import Vocabulary
+
+VARIABLE = "KIMI_K2_CHECKPOINT"
+DEMO = Path(".cache", "checkpoints", "demo")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help=f"a directory with tiktoken.model and tokenizer_config.json (default: {DEMO}, else ${VARIABLE})",
+    )
+
+
+def resolve(given: Path | None, *, repository: Path = REPOSITORY, environment: Mapping[str, str] = os.environ) -> Path:
+    """The directory asked for, else the demo's if it was built, else the environment's; raises MissingField."""
+    if given is not None:
+        return given
+    demo = repository / DEMO
+    if demo.is_dir():
+        return demo
+    if environment.get(VARIABLE):
+        return Path(environment[VARIABLE])
+    raise MissingField(f"name the model's directory, or set {VARIABLE}", field="--checkpoint")
+
+
+def load_vocabulary(args: argparse.Namespace) -> Vocabulary:
+    return Vocabulary.load(resolve(args.checkpoint))

@@ -1,0 +1,138 @@
+"""What an answer is made of: the events of a stream, and the whole that they add up to.
+
+`collect` and `collect_tokens` are the only way a whole answer comes to be, so a streamed answer and a whole one are the
+same by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from kimi_k2_client.errors import UnexpectedAnswer, lost
+from kimi_k2_serving.core.events import FinishReason
+from kimi_k2_serving.core.messages import ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts; `cached_tokens` are those of the prompt that the engine already held."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContentDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of call number `index`: the first has `id` and `name`, every one may add to `arguments` (JSON text)."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokensDelta:
+    """A piece of the engine's own answer: new ids, and the text they complete (either may be empty)."""
+
+    text: str
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Always the last event, exactly once. `usage` is None if the server sent none."""
+
+    finish_reason: FinishReason
+    usage: Usage | None = None
+
+
+ChatEvent = ContentDelta | ToolCallDelta | Finished
+TokensEvent = TokensDelta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    content: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: FinishReason
+    usage: Usage | None
+
+    def message(self) -> dict[str, Any]:
+        """The answer as the assistant message to append to the conversation, in OpenAI's shape."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in self.tool_calls
+            ]
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class TokensAnswer:
+    """What the engine wrote, without the prompt."""
+
+    text: str
+    output_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage | None
+
+
+@dataclass(slots=True)
+class _CallInProgress:
+    id: str
+    name: str
+    fragments: list[str] = field(default_factory=list)
+
+
+def collect(events: Iterable[ChatEvent]) -> ChatAnswer:
+    """The whole answer. Raises ConnectionLost if the events end without Finished."""
+    content: list[str] = []
+    calls: dict[int, _CallInProgress] = {}
+    for event in events:
+        match event:
+            case ContentDelta(text):
+                content.append(text)
+            case ToolCallDelta():
+                _add(calls, event)
+            case Finished(reason, usage):
+                whole = tuple(ToolCall(call.id, call.name, "".join(call.fragments)) for call in calls.values())
+                return ChatAnswer("".join(content), whole, reason, usage)
+            case _:
+                assert_never(event)
+    raise lost()
+
+
+def collect_tokens(events: Iterable[TokensEvent]) -> TokensAnswer:
+    """The whole answer. Raises ConnectionLost if the events end without Finished."""
+    text: list[str] = []
+    ids: list[int] = []
+    for event in events:
+        match event:
+            case TokensDelta():
+                text.append(event.text)
+                ids.extend(event.ids)
+            case Finished(reason, usage):
+                return TokensAnswer("".join(text), tuple(ids), reason, usage)
+            case _:
+                assert_never(event)
+    raise lost()
+
+
+def _add(calls: dict[int, _CallInProgress], delta: ToolCallDelta) -> None:
+    call = calls.get(delta.index)
+    if call is None:
+        if delta.id is None or delta.name is None:
+            raise UnexpectedAnswer(f"tool call {delta.index} does not begin with its id and name")
+        call = calls[delta.index] = _CallInProgress(delta.id, delta.name)
+    call.fragments.append(delta.arguments)

@@ -1,0 +1,170 @@
+"""Responses in, events out: `feed(outputs) -> list[event]`, then `finish() -> list[event]`.
+
+Outputs are a response's tensors by name, whatever carried them. Any of them may be absent from a response. `finish` is
+called when the transport says that the answer is over; it gives Finished, or raises ConnectionLost if no finish reason
+ever came: an answer never ends in silence. A tensor of the wrong type raises UnexpectedAnswer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from kimi_k2_client.answer import (
+    ChatEvent,
+    ContentDelta,
+    Finished,
+    TokensDelta,
+    TokensEvent,
+    ToolCallDelta,
+    Usage,
+)
+from kimi_k2_client.errors import Cancelled, UnexpectedAnswer, lost, refusal
+from kimi_k2_client.request import Scalar
+from kimi_k2_serving.core.events import FinishReason
+
+Outputs = Mapping[str, Sequence[Scalar]]
+Event_co = TypeVar("Event_co", covariant=True)
+T = TypeVar("T", str, int)
+
+
+class Decoder(Protocol[Event_co]):
+    def feed(self, outputs: Outputs) -> Sequence[Event_co]: ...
+
+    def finish(self) -> Sequence[Event_co]: ...
+
+
+class ChatDecoder:
+    """The ensemble's answer."""
+
+    def __init__(self) -> None:
+        self._reason: FinishReason | None = None
+        self._usage: Usage | None = None
+
+    def feed(self, outputs: Outputs) -> list[ChatEvent]:
+        events: list[ChatEvent] = []
+        if text := _first(outputs, "text_output", str):
+            events.append(ContentDelta(text))
+        if calls := _first(outputs, "tool_calls", str):
+            events.extend(_tool_call_deltas(calls))
+        if reason := _first(outputs, "finish_reason", str):
+            self._reason = _finish_reason(reason)
+        if usage := _first(outputs, "usage", str):
+            self._usage = _usage(usage)
+        return events
+
+    def finish(self) -> list[ChatEvent]:
+        if self._reason is None:
+            raise lost()
+        return [Finished(self._reason, self._usage)]
+
+
+class TokensDecoder:
+    """The engine's answer. Output tokens are counted by their ids."""
+
+    def __init__(self) -> None:
+        self._reason: FinishReason | None = None
+        self._prompt: int | None = None
+        self._cached = 0
+        self._written = 0
+
+    def feed(self, outputs: Outputs) -> list[TokensEvent]:
+        if reason := _first(outputs, "finish_reason", str):
+            self._reason = _finish_reason(reason)
+        if (prompt := _first(outputs, "num_input_tokens", int)) is not None:
+            self._prompt = prompt
+        if (cached := _first(outputs, "num_cached_tokens", int)) is not None:
+            self._cached = cached
+        text = _first(outputs, "text_output", str) or ""
+        ids = tuple(_all(outputs, "output_ids", int))
+        self._written += len(ids)
+        return [TokensDelta(text, ids)] if text or ids else []
+
+    def finish(self) -> list[TokensEvent]:
+        if self._reason is None:
+            raise lost()
+        usage = None
+        if self._prompt is not None:
+            usage = Usage(self._prompt, self._written, self._prompt + self._written, self._cached)
+        return [Finished(self._reason, usage)]
+
+
+def decode_json(body: bytes) -> Outputs:
+    """One JSON response of `generate` or one event of `generate_stream`. Raises what an `error` in it stands for."""
+    try:
+        response = json.loads(body)
+    except (ValueError, RecursionError):
+        raise UnexpectedAnswer("a response is no JSON") from None
+    if not isinstance(response, dict):
+        raise UnexpectedAnswer("a response is no JSON object")
+    if isinstance(error := response.get("error"), str):
+        raise refusal(error)
+    return {name: value if isinstance(value, list) else [value] for name, value in response.items()}
+
+
+def _all(outputs: Outputs, name: str, kind: type[T]) -> list[T]:
+    values = outputs.get(name, ())
+    typed = [value for value in values if isinstance(value, kind)]
+    if len(typed) != len(values):
+        raise UnexpectedAnswer(f"output {name} is not {kind.__name__}")
+    return typed
+
+
+def _first(outputs: Outputs, name: str, kind: type[T]) -> T | None:
+    values = _all(outputs, name, kind)
+    return values[0] if values else None
+
+
+def _finish_reason(text: str) -> FinishReason:
+    if text == "abort":
+        raise Cancelled("cancelled", "the engine was told to abort this request", status=499)
+    try:
+        return FinishReason(text)
+    except ValueError:
+        raise UnexpectedAnswer("finish_reason is none that this client knows") from None
+
+
+def _tool_call_deltas(text: str) -> Iterator[ToolCallDelta]:
+    """OpenAI's deltas, or its whole calls, which have no index: those are numbered by their place."""
+    deltas = _parse("tool_calls", text)
+    for position, delta in enumerate(deltas if isinstance(deltas, list) else [None]):
+        match delta:
+            case {"function": dict(function), **others} if isinstance(index := others.get("index", position), int):
+                yield ToolCallDelta(
+                    index=index,
+                    id=_optional_text(others, "id"),
+                    name=_optional_text(function, "name"),
+                    arguments=_optional_text(function, "arguments") or "",
+                )
+            case _:
+                raise UnexpectedAnswer("tool_calls is no list of tool-call deltas")
+
+
+def _optional_text(source: Mapping[Any, Any], key: str) -> str | None:
+    value = source.get(key)
+    if value is not None and not isinstance(value, str):
+        raise UnexpectedAnswer(f"tool_calls: {key} is no text")
+    return value
+
+
+def _usage(text: str) -> Usage:
+    match _parse("usage", text):
+        case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **rest}:
+            return Usage(prompt, completion, prompt + completion, _cached_tokens(rest))
+    raise UnexpectedAnswer("usage has no token counts")
+
+
+def _cached_tokens(usage: Mapping[Any, Any]) -> int:
+    """Beside the other counts, or where OpenAI puts it."""
+    match usage:
+        case {"cached_tokens": int(cached)} | {"prompt_tokens_details": {"cached_tokens": int(cached)}}:
+            return cached
+    return 0
+
+
+def _parse(name: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UnexpectedAnswer(f"output {name} is no JSON") from None

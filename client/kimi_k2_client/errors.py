@@ -1,0 +1,164 @@
+"""Everything that can go wrong with a request, as one tree.
+
+    KimiError
+    |- InvalidRequest     change the request: `field` names what is wrong with it
+    |- NotFound           no such model on this server
+    |- Unavailable        the same request may work later
+    |  `- Unreachable     no connection to the server could be made (code `unreachable`)
+    |- Cancelled          the request was cancelled
+    |- DeadlineExceeded   the server was silent for longer than the client's timeout, or gave up itself
+    |- ConnectionLost     the answer broke off before its end (code `connection_lost`)
+    |- UnexpectedAnswer   the server's answer is none of this protocol (code `unexpected_answer`)
+    `- ServerFault        a defect of the server
+
+The codes are those of `kimi_k2_serving.core.errors` and the three above. The same refusal is the same error over every
+transport: `status` is the HTTP status that belongs to the code, not what a transport made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kimi_k2_serving.core import errors as core
+
+
+class KimiError(Exception):
+    """`code` is stable; `field` is the JSON path or tensor at fault, "" where there is none; `status` is HTTP's."""
+
+    def __init__(self, code: str, detail: str, *, field: str = "", status: int | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.field = field
+        self.status = status
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.code, self.field, self.detail) if part)
+
+
+class InvalidRequest(KimiError):
+    pass
+
+
+class NotFound(KimiError):
+    pass
+
+
+class Unavailable(KimiError):
+    """`retry_after` is the server's own estimate in seconds, None where it gave none."""
+
+    def __init__(
+        self, code: str, detail: str, *, field: str = "", status: int | None = 503, retry_after: float | None = None
+    ) -> None:
+        super().__init__(code, detail, field=field, status=status)
+        self.retry_after = retry_after
+
+
+class Unreachable(Unavailable):
+    def __init__(self, detail: str) -> None:
+        super().__init__("unreachable", detail, status=None)
+
+
+class Cancelled(KimiError):
+    pass
+
+
+class DeadlineExceeded(KimiError):
+    pass
+
+
+class ConnectionLost(KimiError):
+    def __init__(self, detail: str) -> None:
+        super().__init__("connection_lost", detail)
+
+
+class UnexpectedAnswer(KimiError):
+    def __init__(self, detail: str) -> None:
+        super().__init__("unexpected_answer", detail)
+
+
+class ServerFault(KimiError):
+    pass
+
+
+def refusal(message: str, *, status: int | None = None, retry_after: float | None = None) -> KimiError:
+    """The error that the server's words stand for.
+
+    `message` reads `code: field: detail`, perhaps behind a prefix of Triton's own (`in ensemble 'kimi_k2', ...`).
+    Triton's own messages carry no code: `status`, the HTTP status, classifies those, and their words where a transport
+    has no status.
+    """
+    code, rest = _split_code(message)
+    if code:
+        field, separator, detail = rest.partition(": ")
+        if not separator or " " in field:
+            field, detail = "", rest
+        return _error(code, detail, field, _KINDS[code].http, retry_after)
+    if status is None:
+        status = next((known for words, known in _TRITONS_WORDS if words in message), 500)
+    code = _CODE_OF_STATUS.get(status, "invalid_request" if 400 <= status < 500 else "internal")
+    return _error(code, message.strip() or "the server gave no reason", "", status, retry_after)
+
+
+def timed_out(seconds: float | None) -> DeadlineExceeded:
+    return DeadlineExceeded("deadline_exceeded", f"no answer from the server for {seconds:g} s", status=408)
+
+
+def unreachable(address: str) -> Unreachable:
+    return Unreachable(f"no connection to {address}: is the server running there?")
+
+
+def lost() -> ConnectionLost:
+    return ConnectionLost("the answer broke off before its end")
+
+
+def _error(code: str, detail: str, field: str, status: int | None, retry_after: float | None) -> KimiError:
+    kind = _KINDS[code]
+    if issubclass(kind, core.Unavailable):
+        return Unavailable(code, detail, field=field, status=status, retry_after=retry_after)
+    for family, error in _FAMILIES:
+        if issubclass(kind, family):
+            return error(code, detail, field=field, status=status)
+    return ServerFault(code, detail, field=field, status=status)
+
+
+def _split_code(message: str) -> tuple[str, str]:
+    """The leftmost word of `message` that is a code before ": ", and what follows it; ("", message) without one."""
+    start = 0
+    while (end := message.find(": ", start)) >= 0:
+        word = message[message.rfind(" ", 0, end) + 1 : end]
+        if word in _KINDS:
+            return word, message[end + 2 :]
+        start = end + 1
+    return "", message
+
+
+def _kinds(kind: type[core.ServingError]) -> Iterator[type[core.ServingError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _kinds(child)
+
+
+_KINDS = {kind.code: kind for kind in _kinds(core.ServingError)}
+
+_FAMILIES: tuple[tuple[type[core.ServingError], type[KimiError]], ...] = (
+    (core.InvalidRequest, InvalidRequest),
+    (core.NotFound, NotFound),
+    (core.Cancelled, Cancelled),
+    (core.DeadlineExceeded, DeadlineExceeded),
+)
+
+_TRITONS_WORDS = (
+    ("is not at ready state", 503),
+    ("Request for unknown model", 404),
+)
+
+_CODE_OF_STATUS = {
+    404: "not_found",
+    408: "deadline_exceeded",
+    429: "overloaded",
+    499: "cancelled",
+    501: "unsupported",
+    503: "unavailable",
+    504: "deadline_exceeded",
+}

@@ -1,0 +1,211 @@
+"""Triton's gRPC through tritonclient. Every request is a bidirectional stream of its own, whole answers too (a
+decoupled model knows no other call), so that closing one cancels that request and no other.
+
+The end: the blocking client is told by Triton's `triton_final_response` parameter, the asyncio one by the end of the
+stream, because its half is closed after the request. A refusal arrives as a response's message, without a status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import numpy as np
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from tritonclient.utils import InferenceServerException
+
+from kimi_k2_client.decoder import Outputs
+from kimi_k2_client.errors import KimiError, UnexpectedAnswer, lost, refusal, timed_out, unreachable
+from kimi_k2_client.request import Datatype, Request, Tensor
+from kimi_k2_client.transport import READY_TIMEOUT, Model
+
+# Reconnecting is quick so that waiting for a server to come up sees it; messages are as long as the server allows.
+CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+DTYPES = {
+    Datatype.BYTES: np.object_,
+    Datatype.BOOL: np.bool_,
+    Datatype.INT32: np.int32,
+    Datatype.UINT64: np.uint64,
+    Datatype.FP32: np.float32,
+}
+
+
+class GrpcTransport:
+    """Safe to share between threads: a tritonclient carries one stream at a time, so idle ones are kept and reused."""
+
+    def __init__(self, address: str, *, timeout: float, secure: bool = False) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._secure = secure
+        self._idle: list[Any] = []
+
+    def responses(self, request: Request) -> Generator[Outputs]:
+        call = _call(request)
+        client = self._take()
+        inbox: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
+        is_over = has_begun = False
+        client.start_stream(callback=lambda result, error: inbox.put((result, error)))
+        try:
+            with suppress(InferenceServerException):  # the stream has failed already: the inbox is told why
+                client.async_stream_infer(**call, enable_empty_final_response=True)
+            while not is_over:
+                try:
+                    result, error = inbox.get(timeout=self._timeout)
+                except queue.Empty:
+                    raise timed_out(self._timeout) from None
+                if error is not None:
+                    raise _refused(error, self._address, self._timeout, has_begun=has_begun)
+                has_begun = True
+                is_over = _is_final(result)
+                if outputs := _outputs(result):
+                    yield outputs
+        finally:
+            client.stop_stream(cancel_requests=not is_over)
+            self._idle.append(client)
+
+    def is_ready(self, model: str) -> bool:
+        client = self._take()
+        try:
+            return bool(client.is_model_ready(model, client_timeout=READY_TIMEOUT))
+        except InferenceServerException as error:
+            raise _refused(error, self._address, self._timeout) from None
+        finally:
+            self._idle.append(client)
+
+    def models(self) -> list[Model]:
+        client = self._take()
+        try:
+            return _models(client.get_model_repository_index(client_timeout=self._timeout))
+        except InferenceServerException as error:
+            raise _refused(error, self._address, self._timeout) from None
+        finally:
+            self._idle.append(client)
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return triton.InferenceServerClient(self._address, ssl=self._secure, channel_args=CHANNEL)
+
+
+class AsyncGrpcTransport:
+    def __init__(self, address: str, *, timeout: float, secure: bool = False) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._client = triton_aio.InferenceServerClient(address, ssl=secure, channel_args=CHANNEL)
+
+    async def responses(self, request: Request) -> AsyncGenerator[Outputs]:
+        stream = self._client.stream_infer(_once(_call(request)))
+        has_begun = False
+        try:
+            while True:
+                async with asyncio.timeout(self._timeout):
+                    result, error = await anext(stream)
+                if error is not None:
+                    raise _refused(error, self._address, self._timeout, has_begun=has_begun)
+                has_begun = True
+                if outputs := _outputs(result):
+                    yield outputs
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise timed_out(self._timeout) from None
+        except grpc.RpcError as error:
+            raise _broken(error.code().name, error.details(), self._address, self._timeout, has_begun) from None
+        finally:
+            stream.cancel()
+
+    async def is_ready(self, model: str) -> bool:
+        try:
+            return bool(await self._client.is_model_ready(model, client_timeout=READY_TIMEOUT))
+        except InferenceServerException as error:
+            raise _refused(error, self._address, self._timeout) from None
+
+    async def models(self) -> list[Model]:
+        try:
+            return _models(await self._client.get_model_repository_index(client_timeout=self._timeout))
+        except InferenceServerException as error:
+            raise _refused(error, self._address, self._timeout) from None
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+async def _once(call: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    yield call
+
+
+def _call(request: Request) -> dict[str, Any]:
+    return {"model_name": request.model, "inputs": [_infer_input(tensor) for tensor in request.tensors]}
+
+
+def _infer_input(tensor: Tensor) -> Any:
+    values: list[Any] = list(tensor.values)
+    if tensor.datatype is Datatype.BYTES:
+        values = [str(value).encode() for value in values]
+    array = np.array(values, dtype=DTYPES[tensor.datatype])
+    return triton.InferInput(tensor.name, [len(values)], tensor.datatype.value).set_data_from_numpy(array)
+
+
+def _outputs(result: Any) -> Outputs:
+    return {output.name: _values(result.as_numpy(output.name)) for output in result.get_response().outputs}
+
+
+def _values(array: Any) -> list[Any]:
+    values = array.reshape(-1).tolist()
+    try:
+        return [value.decode() if isinstance(value, bytes) else value for value in values]
+    except UnicodeDecodeError:
+        raise UnexpectedAnswer("a text output is no UTF-8") from None
+
+
+def _is_final(result: Any) -> bool:
+    parameters = result.get_response().parameters
+    return "triton_final_response" in parameters and parameters["triton_final_response"].bool_param
+
+
+def _models(index: Any) -> list[Model]:
+    return [Model(row.name, row.version, row.state == "READY", row.reason) for row in index.models]
+
+
+def _refused(error: InferenceServerException, address: str, timeout: float, *, has_begun: bool = False) -> KimiError:
+    """A refusal of the model has a message and no status; a call that failed has a status."""
+    status = error.status()
+    if status is None:
+        return refusal(error.message())
+    return _broken(str(status).removeprefix("StatusCode."), error.message(), address, timeout, has_begun)
+
+
+def _broken(status: str, message: str | None, address: str, timeout: float, has_begun: bool) -> KimiError:
+    match status:
+        case "UNAVAILABLE" if has_begun:
+            return lost()
+        case "UNAVAILABLE":
+            return unreachable(address)
+        case "DEADLINE_EXCEEDED":
+            return timed_out(timeout)
+    return refusal(message or "", status=HTTP_STATUS.get(status, 500))
+
+
+HTTP_STATUS = {
+    "INVALID_ARGUMENT": 400,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "UNIMPLEMENTED": 501,
+}

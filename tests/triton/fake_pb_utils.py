@@ -1,0 +1,105 @@
+"""The part of Triton's `triton_python_backend_utils` that our modules use, without a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+
+
+class TritonModelException(Exception):
+    pass
+
+
+class TritonError(Exception):
+    INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, CANCELLED = range(5)
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Tensor:
+    def __init__(self, name: str, array: Any) -> None:
+        self._name = name
+        self._array = array
+
+    def name(self) -> str:
+        return self._name
+
+    def as_numpy(self) -> Any:
+        return self._array
+
+
+class InferenceResponse:
+    def __init__(self, output_tensors: Any = (), error: TritonError | None = None) -> None:
+        self.output_tensors = list(output_tensors)
+        self.error = error
+
+
+class Logger:
+    @staticmethod
+    def log_info(message: str) -> None: ...
+
+    @staticmethod
+    def log_error(message: str) -> None: ...
+
+
+class Sender:
+    """Keeps what was sent; like Triton's, it refuses to send after the final flag."""
+
+    def __init__(self) -> None:
+        self.sent: list[InferenceResponse] = []
+        self.finals = 0
+        self.cancelled = False
+
+    def send(self, response: InferenceResponse, flags: int = 0) -> None:
+        assert not self.finals, "sent after the final response"
+        self.sent.append(response)
+        self.finals += flags
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+
+class Request:
+    """`inputs` by name: str, bool, int, float or a list of them."""
+
+    def __init__(self, inputs: dict[str, Any], parameters: str = "", sender: Sender | None = None) -> None:
+        self.inputs = {name: Tensor(name, as_array(value)) for name, value in inputs.items()}
+        self._parameters = parameters
+        self.sender = sender or Sender()
+
+    def parameters(self) -> str:
+        return self._parameters
+
+    def get_response_sender(self) -> Sender:
+        return self.sender
+
+    def is_cancelled(self) -> bool:
+        return self.sender.cancelled
+
+
+def as_array(value: Any) -> Any:
+    values = value if isinstance(value, list) else [value]
+    if values and isinstance(values[0], str):
+        return np.array([each.encode() for each in values], dtype=np.object_)
+    kind = np.bool_ if values and isinstance(values[0], bool) else None
+    if kind is None:
+        kind = np.float32 if values and isinstance(values[0], float) else np.int32
+    return np.array(values, dtype=kind)
+
+
+def get_input_tensor_by_name(request: Request, name: str) -> Tensor | None:
+    return request.inputs.get(name)
+
+
+def outputs(response: InferenceResponse) -> dict[str, Any]:
+    """What a client would see: strings decoded, one-element tensors as scalars."""
+    result = {}
+    for tensor in response.output_tensors:
+        values = [each.decode() if isinstance(each, bytes) else each for each in tensor.as_numpy().tolist()]
+        result[tensor.name()] = values[0] if len(values) == 1 else values
+    return result

@@ -1,0 +1,139 @@
+"""Postprocess over real ids: streams kept by uid, ended once, dropped when nobody waits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kimi_k2_serving.core.errors import EngineLost
+from kimi_k2_serving.triton.chat_response import IDLE_SECONDS, Streams
+from kimi_k2_serving.triton.context import RequestContext
+
+
+class Bytes:
+    """Ids 0 to 255 are bytes; control tokens from 256 on."""
+
+    NAMES = (
+        "<|tool_calls_section_begin|>",
+        "<|tool_calls_section_end|>",
+        "<|tool_call_begin|>",
+        "<|tool_call_argument_begin|>",
+        "<|tool_call_end|>",
+        "<|im_end|>",
+    )
+
+    def control(self, name: str) -> int:
+        return 256 + self.NAMES.index(name)
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+
+BEGIN, END, CALL, ARGUMENTS, CALL_END, STOP = range(256, 262)
+TOOL_ANSWER = [
+    *b"Let me look. ",
+    BEGIN,
+    CALL,
+    *b"functions.look:4",
+    ARGUMENTS,
+    *'{"city": "Zürich"}'.encode(),
+    CALL_END,
+    END,
+    STOP,
+]
+
+
+class Harness:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.aborted: list[str] = []
+        self.streams = Streams(Bytes(), abort=self.aborted.append, clock=lambda: self.now)  # type: ignore[arg-type]
+
+    def feed(self, context: str, ids: list[int], finish: str | None = None) -> dict[str, Any]:
+        outputs = self.streams.feed(context, ids, finish=finish, prompt_tokens=10, cached_tokens=4)
+        return {tensor.name: value[0] for tensor, value in outputs}
+
+
+def context(*, stream: bool = True, tools: tuple[str, ...] = ("look",), stops: tuple[str, ...] = ()) -> str:
+    return RequestContext("uid", stream, tools, 4, True, stops).encode()
+
+
+def merged(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tool-call deltas put together as clients do."""
+    calls: list[dict[str, Any]] = []
+    for part in parts:
+        for delta in json.loads(part.get("tool_calls", "[]")):
+            if delta["index"] == len(calls):
+                calls.append({"id": delta["id"], "type": delta["type"], "function": dict(delta["function"])})
+            else:
+                calls[delta["index"]]["function"]["arguments"] += delta["function"]["arguments"]
+    return calls
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_streamed_deltas_put_together_are_the_whole_answer(size: int) -> None:
+    whole = Harness().feed(context(stream=False), TOOL_ANSWER, "stop")
+    streaming = Harness()
+    parts = []
+    for start in range(0, len(TOOL_ANSWER), size):
+        last = start + size >= len(TOOL_ANSWER)
+        given = context() if start == 0 else "uid"
+        parts.append(streaming.feed(given, TOOL_ANSWER[start : start + size], "stop" if last else None))
+    assert "".join(part["text_output"] for part in parts) == whole["text_output"]
+    assert merged(parts) == json.loads(whole["tool_calls"])
+    assert parts[-1]["finish_reason"] == whole["finish_reason"] == "tool_calls"
+    assert json.loads(parts[-1]["usage"]) == json.loads(whole["usage"])
+    assert ["finish_reason" in part for part in parts] == [False] * (len(parts) - 1) + [True]
+
+
+def test_a_call_is_named_and_numbered_over_the_whole_conversation() -> None:
+    (call,) = json.loads(Harness().feed(context(stream=False), TOOL_ANSWER, "stop")["tool_calls"])
+    assert call["id"] == "functions.look:4"
+    assert json.loads(call["function"]["arguments"]) == {"city": "Zürich"}
+
+
+def test_usage_counts_every_id_and_the_cached_prompt() -> None:
+    usage = json.loads(Harness().feed(context(), TOOL_ANSWER, "stop")["usage"])
+    assert usage == {
+        "prompt_tokens": 10,
+        "completion_tokens": len(TOOL_ANSWER),
+        "total_tokens": 10 + len(TOOL_ANSWER),
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+
+
+def test_a_stop_string_aborts_the_engine_and_the_answer_still_ends_once() -> None:
+    harness = Harness()
+    first = harness.feed(context(stops=("STOP",)), list(b"one STOP two"))
+    assert first["text_output"] == "one "
+    assert harness.aborted == ["uid"]
+    last = harness.feed("uid", list(b" three"), "abort")
+    assert (last["text_output"], last["finish_reason"]) == ("", "stop")
+    assert len(harness.streams) == 0
+
+
+def test_a_cancelled_answer_is_forgotten_and_its_engine_run_ended() -> None:
+    harness = Harness()
+    harness.feed(context(), [65])
+    harness.streams.drop("uid")
+    assert harness.aborted == ["uid"]
+    assert len(harness.streams) == 0
+
+
+def test_an_answer_that_nobody_finishes_is_forgotten_after_a_while() -> None:
+    harness = Harness()
+    harness.feed(context(), [65])
+    harness.now = IDLE_SECONDS
+    harness.feed(context().replace("uid", "other", 1), [65])
+    assert len(harness.streams) == 1
+    with pytest.raises(EngineLost):
+        harness.feed("uid", [65])
+
+
+def test_without_tools_declared_no_marker_shows_and_nothing_is_called() -> None:
+    answer = Harness().feed(context(stream=False, tools=()), TOOL_ANSWER, "stop")
+    assert "tool_calls" not in answer
+    assert "<|" not in answer["text_output"]
+    assert answer["finish_reason"] == "stop"

@@ -1,0 +1,225 @@
+"""The engine model over a scripted engine: one ending per request, on every path."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fake_pb_utils as triton
+import pytest
+
+from kimi_k2_serving.core.errors import EngineLost
+from kimi_k2_serving.engine.abort_channel import AbortReceiver, AbortSender
+from kimi_k2_serving.engine.fake import ScriptedEngine, Step, Wait
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, Usage
+from kimi_k2_serving.triton.engine_service import EngineService
+
+
+class Bytes:
+    """One id per byte."""
+
+    vocab_size = 256
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Any) -> str:
+        return bytes(ids).decode("utf-8", "replace")
+
+
+def chunk(text: str, *, end: EndReason | None = None, matched: str | int | None = None) -> Chunk:
+    ids = tuple(text.encode())
+    return Chunk(
+        ids, text, Usage(7, len(ids), 3), End(end, matched) if end else None, tuple(TokenLogprob(i, -0.5) for i in ids)
+    )
+
+
+HELLO = (chunk("He"), chunk("l"), chunk("lo", end=EndReason.LENGTH))
+SCRIPTS: dict[int, tuple[Step, ...]] = {
+    1: HELLO,
+    2: (chunk("a"), EngineLost("the engine died")),
+    3: (chunk("a"), Wait(30), chunk("b", end=EndReason.STOP)),
+    4: (Wait(30), chunk("b", end=EndReason.STOP)),
+    5: (chunk("one S"), chunk("TO"), chunk("P two", end=EndReason.STOP, matched="STOP")),
+    ord("H"): HELLO,
+}
+
+
+@contextmanager
+def service(tmp_path: Path) -> Iterator[tuple[EngineService, ScriptedEngine]]:
+    engine = ScriptedEngine(SCRIPTS)
+    running = EngineService(engine, Bytes(), AbortReceiver(tmp_path / "runtime", engine.abort))
+    running.start()
+    try:
+        yield running, engine
+    finally:
+        running.stop()
+
+
+def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
+
+
+def ask(running: EngineService, parameters: str = "", **inputs: Any) -> triton.Sender:
+    request = triton.Request(inputs, parameters)
+    running.execute([request])
+    return request.sender
+
+
+def answers(sender: triton.Sender) -> list[dict[str, Any]]:
+    until(lambda: sender.finals == 1)
+    assert all(response.error is None for response in sender.sent), sender.sent[-1].error
+    return [triton.outputs(response) for response in sender.sent]
+
+
+def error(sender: triton.Sender) -> tuple[str, int]:
+    until(lambda: sender.finals == 1)
+    failure = sender.sent[-1].error
+    assert failure is not None
+    return str(failure), failure.code
+
+
+def test_without_streaming_there_is_exactly_one_response(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, _):
+        assert answers(ask(running, input_ids=[1, 2])) == [
+            {
+                "text_output": "Hello",
+                "output_ids": list(b"Hello"),
+                "finish_reason": "length",
+                "num_input_tokens": 7,
+                "num_output_tokens": 5,
+                "num_cached_tokens": 3,
+            }
+        ]
+
+
+def test_streamed_responses_put_together_are_the_whole_answer_and_the_last_is_final(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, _):
+        responses = answers(ask(running, text_input="Hi", stream=True, return_num_output_tokens=True))
+        assert "".join(each["text_output"] for each in responses) == "Hello"
+        assert sum(each["num_output_tokens"] for each in responses) == 5
+        assert ["finish_reason" in each for each in responses] == [False] * (len(responses) - 1) + [True]
+
+
+def test_the_request_context_is_whole_once_and_then_its_uid(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        responses = answers(ask(running, input_ids=[1], stream=True, request_context="u1\nanything\nat all"))
+        assert [each["request_context"] for each in responses] == ["u1\nanything\nat all", "u1", "u1"]
+        assert engine.generations[0].uid == "u1"
+
+
+def test_a_stop_string_split_over_chunks_never_shows(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        responses = answers(ask(running, input_ids=[5], stream=True, stop_words=["STOP", ""]))
+        assert "".join(each["text_output"] for each in responses) == "one "
+        assert responses[-1]["stop_reason"] == "STOP"
+        assert engine.generations[0].sampling["stop"] == ["STOP"]
+
+
+def test_an_engine_that_dies_mid_answer_gives_one_error_and_nothing_after_it(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, _):
+        sender = ask(running, input_ids=[2], stream=True)
+        assert error(sender) == ("engine_lost: the engine died", triton.TritonError.UNAVAILABLE)
+        assert len(sender.sent) == 2
+
+
+@pytest.mark.parametrize("script", [3, 4], ids=["in decode", "before the first token"])
+def test_a_cancelled_request_ends_with_one_error_and_frees_the_engine(tmp_path: Path, script: int) -> None:
+    with service(tmp_path) as (running, engine):
+        sender = ask(running, input_ids=[script], stream=True)
+        until(lambda: engine.in_flight == 1)
+        begin = time.monotonic()
+        sender.cancelled = True
+        assert error(sender)[1] == triton.TritonError.CANCELLED
+        until(lambda: engine.in_flight == 0)
+        assert time.monotonic() - begin < 0.25
+
+
+def test_an_abort_over_the_channel_ends_a_request_by_its_uid(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        sender = ask(running, input_ids=[4], stream=True, request_context="wanted")
+        until(lambda: engine.in_flight == 1)
+        channel = AbortSender(tmp_path / "runtime")
+        channel.abort("unknown")
+        channel.abort("wanted")
+        channel.close()
+        assert answers(sender)[-1]["finish_reason"] == "abort"
+
+
+def test_stopping_ends_every_request_with_one_error_and_removes_the_socket(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        senders = [ask(running, input_ids=[4], request_context=f"u{number}") for number in range(5)]
+        until(lambda: engine.in_flight == 5)
+    assert [error(sender)[1] for sender in senders] == [triton.TritonError.UNAVAILABLE] * 5
+    assert not (tmp_path / "runtime").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters", "expected"),
+    [
+        ({}, "", "missing_field: input_ids: "),
+        ({"input_ids": [1], "text_input": "both"}, "", "missing_field: input_ids: "),
+        ({"input_ids": [1, 256]}, "", "invalid_value: input_ids: "),
+        ({"input_ids": [1] * 1000}, "", "context_length_exceeded: the prompt has 1000 tokens"),
+        ({"input_ids": [1], "max_tokens": 0}, "", "invalid_value: max_tokens: "),
+        ({"input_ids": [1], "temperature": -1.0}, "", "invalid_value: temperature: "),
+        ({"input_ids": [1], "sampling_parameters": "{"}, "", "invalid_json: sampling_parameters: "),
+        ({"input_ids": [1], "sampling_parameters": "[]"}, "", "invalid_type: sampling_parameters: "),
+        ({"input_ids": [1], "sampling_parameters": '{"beam": 1}'}, "", "unknown_field: beam: "),
+        ({"input_ids": [1], "bad_words": ["no"]}, "", "invalid_value: bad_words: "),
+        ({"input_ids": [1], "request_context": "x" * 65}, "", "limit_exceeded: request_context: "),
+        ({"input_ids": [1], "top_logprobs": 21}, "", "limit_exceeded: top_logprobs: "),
+        ({"input_ids": [1], "stream": True, "exclude_input_in_output": False}, "", "invalid_value: exclude_input"),
+        ({"input_ids": [1]}, '{"frobnicate": 1}', "unknown_field: frobnicate: "),
+    ],
+)
+def test_bad_input_is_refused_by_name_before_the_engine_is_asked(
+    tmp_path: Path, inputs: dict[str, Any], parameters: str, expected: str
+) -> None:
+    with service(tmp_path) as (running, engine):
+        message, code = error(ask(running, parameters, **inputs))
+        assert message.startswith(expected)
+        assert code == triton.TritonError.INVALID_ARG
+        assert engine.generations == []
+
+
+def test_a_uid_in_flight_twice_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        first = ask(running, input_ids=[4], request_context="same")
+        until(lambda: engine.in_flight == 1)
+        assert error(ask(running, input_ids=[1], request_context="same"))[0].startswith(
+            "invalid_value: request_context"
+        )
+        assert engine.in_flight == 1
+        assert first.finals == 0
+
+
+def test_a_tensor_wins_over_sampling_parameters(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        given = json.dumps({"temperature": 0.1, "top_k": 5, "stop": ["x"], "bad_words": [""]})
+        answers(ask(running, input_ids=[1], temperature=0.6, stop_words=["y"], sampling_parameters=given))
+        sampling = engine.generations[0].sampling
+        assert (sampling["temperature"], sampling["top_k"], sampling["stop"]) == (0.6, 5, ["y"])
+        assert sampling["max_new_tokens"] == 999
+
+
+def test_logprobs_come_per_new_id_and_their_sum_at_the_end(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, _):
+        (answer,) = answers(ask(running, input_ids=[1], return_logprobs=True, return_cumulative_logprob=True))
+        described = json.loads(answer["logprobs"])
+        assert described[0] == {str(ord("H")): {"logprob": -0.5, "rank": None, "decoded_token": "H"}}
+        assert len(described) == 5
+        assert answer["cumulative_logprob"] == -2.5
+
+
+def test_the_input_comes_first_when_it_is_asked_for(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, _):
+        (answer,) = answers(ask(running, text_input="Hi, ", exclude_input_in_output=False))
+        assert answer["text_output"] == "Hi, Hello"
