@@ -20,20 +20,23 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="DIR",
-        help=f"a directory with tiktoken.model and tokenizer_config.json (default: {DEMO}, else ${VARIABLE})",
+        help=f"a directory with tiktoken.model and tokenizer_config.json (default: ${VARIABLE}, else {DEMO})",
     )
 
 
 def resolve(given: Path | None, *, repository: Path = REPOSITORY, environment: Mapping[str, str] = os.environ) -> Path:
-    """The directory asked for, else the demo's if it was built, else the environment's; raises MissingField."""
+    """The directory asked for, else the environment's, else the demo's if it was built; raises MissingField."""
     if given is not None:
         return given
+    if environment.get(VARIABLE):
+        return Path(environment[VARIABLE])
     demo = repository / DEMO
     if demo.is_dir():
         return demo
-    if environment.get(VARIABLE):
-        return Path(environment[VARIABLE])
-    raise MissingField(f"name the model's directory, or set {VARIABLE}", field="--checkpoint")
+    raise MissingField(
+        f"name the model's directory, set {VARIABLE}, or build the demo's: scripts/serve --prepare-only",
+        field="--checkpoint",
+    )
 
 
 def load_vocabulary(args: argparse.Namespace) -> Vocabulary:

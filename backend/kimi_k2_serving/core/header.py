@@ -24,7 +24,7 @@ def resolve(header: str, tools: Collection[str]) -> str | Rejection:
         if reading in tools:
             return reading
     name, counted = _without_counter(header, ":")
-    qualified = [tool for tool in tools if tool and name.endswith(tuple(end + tool for end in _NAMESPACE_ENDS))]
+    qualified = [tool for tool in tools if name.endswith(tuple(end + tool for end in _NAMESPACE_ENDS))]
     if qualified:
         return max(qualified, key=len)
     if _is_counter(header):

@@ -38,6 +38,7 @@ STOP_BYTES = Limit("stop_bytes", 1_024, "bytes", "text is held back while it may
 STOP_TOKEN_IDS = Limit("stop_token_ids", 64, "ids", "compared with every token")
 LOGIT_BIAS = Limit("logit_bias", 1_024, "entries", "a dense vector is built from it")
 TOP_LOGPROBS = Limit("top_logprobs", 20, "tokens", "each token's answer grows by it")
+CHOICES = Limit("choices", 32, "choices", "each is a generation of its own")
 SCHEMA_BYTES = Limit("schema_bytes", 256 * 1024, "bytes", "compile time grows with it")
 SCHEMA_DEPTH = Limit("schema_depth", 32, "levels", "the grammar compiler recurses")
 SCHEMA_NODES = Limit("schema_nodes", 4_000, "nodes", "compile time grows with it")

@@ -37,7 +37,7 @@ def _cuts(part: str, length: int) -> Iterator[int]:
         begin = probe
         while begin > end and part[begin - 1].isspace() == space:
             begin -= 1
-        end = probe + 1
+        end = probe
         while end < len(part) and part[end].isspace() == space:
             end += 1
         yield from range(begin + length, end, length)

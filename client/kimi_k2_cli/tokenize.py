@@ -1,0 +1,27 @@
+"""`kimi-k2 tokenize`: text on standard input, a JSON list of token ids on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from kimi_k2_cli.checkpoint import add_option, load_vocabulary
+from kimi_k2_serving.core.errors import InvalidValue
+
+HELP = "text on stdin -> a JSON list of ids; control tokens are plain text"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_option(parser)
+    parser.epilog = "example: printf 'Hello <|im_end|>' | kimi-k2 tokenize --checkpoint /models/kimi-k2"
+
+
+def run(args: argparse.Namespace) -> int:
+    vocabulary = load_vocabulary(args)
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError:
+        raise InvalidValue("not UTF-8; send the text as UTF-8", field="stdin") from None
+    print(json.dumps(vocabulary.encode(text)))
+    return 0
