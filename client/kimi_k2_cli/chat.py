@@ -48,6 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="the system message")
     parser.add_argument("--tools", metavar="FILE", type=Path, help="a JSON file with a list of OpenAI tools")
     parser.add_argument(
+        "--tool-choice", metavar="CHOICE", help="auto (default), none, required, or the name of one of the tools"
+    )
+    parser.add_argument(
         "--max-tokens", metavar="N", type=int, help="most tokens to write (default: what the context has)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per event on standard output")
@@ -55,7 +58,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     url = server_url(args.url, grpc=args.grpc)
-    options: dict[str, Any] = {"tools": read_tools(args.tools), "max_tokens": args.max_tokens}
+    options: dict[str, Any] = {
+        "tools": read_tools(args.tools),
+        "tool_choice": tool_choice(args.tool_choice),
+        "max_tokens": args.max_tokens,
+    }
     with Client(url) as client:
         return converse(client, args.prompt, system=args.system, as_json=args.json, options=options)
 
@@ -222,6 +229,13 @@ def server_url(url: str | None, *, grpc: bool) -> str:
     if scheme not in schemes or not address:
         raise InvalidValue(f"expected {' or '.join(f'{known}://HOST:PORT' for known in schemes)}", field="--url")
     return url
+
+
+def tool_choice(given: str | None) -> Any:
+    """OpenAI's forms: a word, or the tool to call."""
+    if given in (None, "auto", "none", "required"):
+        return given
+    return {"type": "function", "function": {"name": given}}
 
 
 def read_tools(path: Path | None) -> Any:

@@ -260,13 +260,40 @@ def test_no_server_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str
 def test_every_option_is_understood() -> None:
     parser = argparse.ArgumentParser()
     chat.configure(parser)
-    line = ["--url", "u", "--grpc", "--system", "s", "--tools", "t", "--max-tokens", "3", "--json", "p"]
+    line = [
+        "--url",
+        "u",
+        "--grpc",
+        "--system",
+        "s",
+        "--tools",
+        "t",
+        "--tool-choice",
+        "none",
+        "--max-tokens",
+        "3",
+        "--json",
+        "p",
+    ]
     assert vars(parser.parse_args(line)) == {
         "url": "u",
         "grpc": True,
         "system": "s",
         "tools": Path("t"),
+        "tool_choice": "none",
         "max_tokens": 3,
         "json": True,
         "prompt": "p",
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (None, None),
+        ("required", "required"),
+        ("get_weather", {"type": "function", "function": {"name": "get_weather"}}),
+    ],
+)
+def test_a_tool_choice_is_a_word_or_the_name_of_a_tool(given: str | None, sent: object) -> None:
+    assert chat.tool_choice(given) == sent

@@ -1,0 +1,1 @@
+"""`scripts/serve`: install, preflight, assemble, start, watch and stop one Triton server."""

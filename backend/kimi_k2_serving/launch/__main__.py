@@ -1,0 +1,53 @@
+"""The first stage of `scripts/serve`, on any Python 3.11 or 3.12 and the standard library alone.
+
+It checks the flags and the machine, makes the virtual environment, and becomes the second stage (serve.py) inside it:
+the process id stays the same, so a signal sent to `scripts/serve` reaches the one that watches Triton.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from kimi_k2_serving.launch import cli, install, machine, preflight
+from kimi_k2_serving.launch.layout import Layout, checkout
+from kimi_k2_serving.launch.progress import Progress
+from kimi_k2_serving.launch.refusal import Failure, Refusal
+from kimi_k2_serving.settings import inherited
+
+
+def main(argv: Sequence[str]) -> int:
+    """Return an exit code, or become the second stage and never return."""
+    progress = Progress(sys.stderr)
+    try:
+        _prepare(argv, progress)
+    except (Refusal, Failure) as error:
+        progress.plain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        progress.plain("serve: stopped")
+        return 130
+    return _become(checkout(), argv)
+
+
+def _become(layout: Layout, argv: Sequence[str]) -> NoReturn:
+    environment = {name: value for name, value in inherited().items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    os.execve(layout.python, [str(layout.python), "-m", "kimi_k2_serving.launch.serve", *argv], environment)
+
+
+def _prepare(argv: Sequence[str], progress: Progress) -> None:
+    options = cli.parse(argv)
+    layout = checkout()
+    torch = install.Torch(options.torch_index, options.torch_plain)
+    installed = install.installed(layout, torch)
+    here = machine.observe(layout.root)
+    for warning in preflight.check(options, here, layout, installed=installed, port_is_free=machine.port_is_free):
+        progress.plain(warning)
+    if not installed:
+        install.ensure(layout, torch, progress)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

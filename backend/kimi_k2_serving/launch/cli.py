@@ -1,0 +1,154 @@
+"""The flags of `scripts/serve`, and the checks that need nothing but the flags themselves. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from kimi_k2_serving.launch.refusal import Refusal
+
+DEMO_PRESETS = ("demo", "demo-random")
+
+EPILOG = """\
+examples:
+  scripts/serve                                     the demo model on this machine's CPU
+  scripts/serve --http-port 9100 --grpc-port 9101 --metrics-port 9102
+                                                    beside another server
+  scripts/serve --checkpoint ~/models/my-k2         a K2 checkpoint of your own
+  scripts/serve --prepare-only                      install and build everything, start nothing
+  scripts/serve --print-command                     the tritonserver line, to paste into a shell or a unit file
+
+The first start installs a pinned Python stack into .venv (some 3 GB, a few minutes); later starts take seconds.
+Ctrl-C stops everything and leaves nothing behind. Logs are in .cache/logs.
+
+exit codes: 0 stopped on request; 1 something failed; 2 the request or this machine is not fit, and the line says why.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The flags as given. `grace` in seconds; ports are 1 to 65535 and differ."""
+
+    checkpoint: Path | None
+    preset: str | None
+    host: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    frontend_port: int
+    frontend: bool
+    grace: int
+    prepare_only: bool
+    print_command: bool
+    cpu: bool
+    torch_index: str | None
+    torch_plain: bool
+    insecure: bool
+    api_key_file: Path | None
+    json: bool
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports that Triton will listen on, by the flag that sets each."""
+        return {"--http-port": self.http_port, "--grpc-port": self.grpc_port, "--metrics-port": self.metrics_port}
+
+    @property
+    def starts(self) -> bool:
+        """Whether a server is to be started at all."""
+        return not (self.prepare_only or self.print_command)
+
+    @property
+    def loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        return ipaddress.IPv4Address(self.host).is_loopback
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Refusal("wrong arguments", message, "see scripts/serve --help")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (1 to 65535)")
+    return int(text)
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds")
+    return int(text)
+
+
+def _directory(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="scripts/serve",
+        description="Bring up Triton with an SGLang engine and the kimi_k2 model, and keep it up until Ctrl-C.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    model = parser.add_argument_group("what to serve")
+    model.add_argument("--checkpoint", metavar="DIR", type=_directory, help="a Kimi K2 checkpoint (default: the demo)")
+    model.add_argument("--preset", metavar="NAME", help="engine settings, and which demo to build (default: demo)")
+    model.add_argument("--cpu", action="store_true", help="use the CPU although this machine has an NVIDIA GPU")
+    where = parser.add_argument_group("where it listens")
+    where.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="address to bind (default: %(default)s)")
+    for name, port, what in (
+        ("http", 8000, "Triton's HTTP: generate, generate_stream, health"),
+        ("grpc", 8001, "Triton's gRPC"),
+        ("metrics", 8002, "Prometheus metrics"),
+        ("frontend", 9000, "OpenAI and Anthropic APIs, once there is a frontend"),
+    ):
+        where.add_argument(f"--{name}-port", metavar="PORT", type=_port, default=port, help=f"{what} (default: {port})")
+    where.add_argument("--no-frontend", dest="frontend", action="store_false", help="Triton's own ports only")
+    guard = parser.add_argument_group("who may connect (needed when --host is not a loopback address)")
+    guard.add_argument("--api-key-file", metavar="FILE", type=_directory, help="keys for the frontend, one a line")
+    guard.add_argument("--insecure", action="store_true", help="accept that anyone who reaches the ports may use them")
+    life = parser.add_argument_group("start and stop")
+    life.add_argument("--grace", metavar="S", type=_seconds, default=5, help="seconds for requests in flight (5)")
+    life.add_argument("--prepare-only", action="store_true", help="install and build, start nothing")
+    life.add_argument("--print-command", action="store_true", help="print the tritonserver line and its environment")
+    life.add_argument("--json", action="store_true", help="print the READY block as one line of JSON")
+    install = parser.add_argument_group("where PyTorch comes from, if pip as configured finds no CPU build")
+    install.add_argument(
+        "--torch-index", metavar="URL", help="an index with CPU builds, for one https://download.pytorch.org/whl/cpu"
+    )
+    install.add_argument(
+        "--torch-plain", action="store_true", help="the registry's wheel, CUDA libraries included: several GB more"
+    )
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """Raise Refusal for flags that are wrong by themselves."""
+    options = Options(**vars(_parser().parse_args(argv)))
+    if options.host != "localhost":
+        try:
+            ipaddress.IPv4Address(options.host)
+        except ValueError:
+            raise Refusal(
+                f"--host {options.host}", "not an IPv4 address", "give one, such as 127.0.0.1 or 0.0.0.0"
+            ) from None
+    taken: dict[int, str] = {}
+    wanted = options.ports | ({"--frontend-port": options.frontend_port} if options.frontend else {})
+    for flag, port in wanted.items():
+        if port in taken:
+            raise Refusal(f"{flag} {port}", f"{taken[port]} is the same port", "give each its own")
+        taken[port] = flag
+    if not options.loopback and not (options.insecure or options.api_key_file):
+        raise Refusal(
+            f"--host {options.host}",
+            "Triton's own ports have no authentication and this address can be reached from outside",
+            "use a loopback address, or add --api-key-file FILE (guards the frontend only) or --insecure",
+        )
+    return options

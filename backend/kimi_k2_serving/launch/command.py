@@ -1,0 +1,95 @@
+"""The `tritonserver` line and its environment, as values. Pure; hardened by default.
+
+What is closed: loading and unloading models, SageMaker's and Vertex's endpoints, and (with a key that nobody is told)
+the shared-memory, trace and logging interfaces, by which a client could map this host's memory or write its files.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kimi_k2_serving import settings
+from kimi_k2_serving.launch.backends import Wheel
+from kimi_k2_serving.launch.cli import Options
+
+CLOSED = "shared-memory,trace,logging,model-repository"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`argv`, and the variables that it needs on top of whatever environment it runs in; `unset` must not be there."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    unset: tuple[str, ...] = ("PYTHONPATH", "PYTHONHOME")
+
+    def paste(self) -> str:
+        """One shell command, quoted, the same wherever it is pasted."""
+        unset = [word for name in self.unset for word in ("-u", name)]
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        return shlex.join(["env", *unset, *variables, *self.argv])
+
+    def merged(self, inherited: Mapping[str, str]) -> dict[str, str]:
+        return {name: value for name, value in inherited.items() if name not in self.unset} | dict(self.environment)
+
+
+def arguments(options: Options, *, server: Path, repository: Path, backends: Path, key: str) -> tuple[str, ...]:
+    """`key` closes the interfaces named above; it should be random and kept nowhere."""
+    host = "127.0.0.1" if options.host == "localhost" else options.host
+    flags = {
+        "model-repository": str(repository),
+        "backend-directory": str(backends),
+        "model-control-mode": "none",
+        "disable-auto-complete-config": None,
+        "exit-on-error": "true",
+        "strict-readiness": "true",
+        "exit-timeout-secs": str(options.grace),
+        "http-address": host,
+        "http-port": str(options.http_port),
+        "grpc-address": host,
+        "grpc-port": str(options.grpc_port),
+        "metrics-address": host,
+        "metrics-port": str(options.metrics_port),
+        "allow-sagemaker": "false",
+        "allow-vertex-ai": "false",
+        "http-restricted-api": f"{CLOSED}:x-kimi-k2-closed={key}",
+        "grpc-restricted-protocol": f"{CLOSED}:x-kimi-k2-closed={key}",
+        "log-verbose": "0",
+    }
+    return (str(server), *(f"--{name}" if value is None else f"--{name}={value}" for name, value in flags.items()))
+
+
+def environment(
+    *,
+    wheel: Wheel,
+    venv: Path,
+    libpython: Path,
+    path: str,
+    checkpoint: Path,
+    preset: str | None,
+    force_cpu: bool,
+    cache: Path,
+    runtime_dir: Path | None,
+) -> dict[str, str]:
+    """`path` is the PATH to put the virtual environment in front of."""
+    variables = {
+        # The running Python's own library first, else the stub loads another and `_ssl` fails to import.
+        "LD_LIBRARY_PATH": f"{libpython.parent}:{wheel.libraries}",
+        # The stub takes its packages from the first python3 on PATH.
+        "PATH": f"{venv / 'bin'}:{path}",
+        "VIRTUAL_ENV": str(venv),
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        settings.CHECKPOINT: str(checkpoint),
+        settings.CACHE: str(cache),
+    }
+    if force_cpu:
+        variables["SGLANG_PLATFORM"] = "kimi_k2_cpu"  # as engine/cpu_plugin.py names it
+    if preset is not None:
+        variables[settings.PRESET] = preset
+    if runtime_dir is not None:
+        variables[settings.RUNTIME_DIR] = str(runtime_dir)
+    return variables

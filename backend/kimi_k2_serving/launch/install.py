@@ -1,0 +1,217 @@
+"""The virtual environment: made once, stamped with what it was made from, and left alone while that holds.
+
+Standard library only. Every file is checked against the lock's hashes, only wheels are installed (nothing of a
+package's runs during the installation), and this package itself is installed from the checkout, offline.
+
+    python -m kimi_k2_serving.launch.install [--tests]     # the environment alone, for scripts/test and CI
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kimi_k2_serving.launch import linux, lock
+from kimi_k2_serving.launch.layout import Layout, checkout
+from kimi_k2_serving.launch.progress import Progress, read_from, tail
+from kimi_k2_serving.launch.refusal import Failure, Refusal
+from kimi_k2_serving.settings import inherited
+
+_SECURE = ("--require-hashes", "--no-deps", "--only-binary", ":all:")
+_OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index")
+_LOOK_SECONDS = 0.5
+_NO_TORCH = "No matching distribution found for torch"
+
+
+@dataclass(frozen=True, slots=True)
+class Torch:
+    """Where PyTorch may come from: pip as configured, then `index` if given; or the registry's plain wheel."""
+
+    index: str | None = None
+    plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A group of pins installed together; its stamp lies in the environment under its name."""
+
+    name: str
+    pins: tuple[lock.Pin, ...]
+
+    def digest(self) -> str:
+        content = f"{sys.version_info[:2]} {sys.base_prefix}\n{lock.write(self.pins)}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def stamp(self, layout: Layout) -> Path:
+        return layout.venv / f".{self.name}.sha256"
+
+    def done(self, layout: Layout) -> bool:
+        stamp = self.stamp(layout)
+        return stamp.is_file() and stamp.read_text(encoding="ascii") == self.digest()
+
+
+def _pins(layout: Layout, name: str) -> tuple[lock.Pin, ...]:
+    return tuple(lock.read((layout.requirements / f"{name}.txt").read_text(encoding="utf-8")))
+
+
+def _steps(layout: Layout, torch: Torch, *, tests: bool) -> list[_Step]:
+    """PyTorch comes first: if there is none to be had, that is known after a second."""
+    stack = _pins(layout, "serve-cpu")
+    cpu_torch = tuple(pin for pin in stack if pin.name == "torch")
+    plain = _pins(layout, "torch-plain")
+    chosen_plain = torch.plain or _Step("torch", plain).done(layout)
+    steps = [
+        _Step("torch", plain if chosen_plain else cpu_torch),
+        _Step("serve-cpu", tuple(pin for pin in stack if pin.name != "torch")),
+    ]
+    return [*steps, _Step("test", _pins(layout, "test"))] if tests else steps
+
+
+def installed(layout: Layout, torch: Torch, *, tests: bool = False) -> bool:
+    """Whether nothing is to be done: reads the locks and the stamps, some milliseconds."""
+    return _own(layout).done(layout) and all(step.done(layout) for step in _steps(layout, torch, tests=tests))
+
+
+def _own(layout: Layout) -> _Step:
+    """This package, as a step: its pin stands for pyproject.toml, which says what is installed and its entry points."""
+    digest = hashlib.sha256((layout.root / "pyproject.toml").read_bytes() + bytes(layout.root)).hexdigest()
+    return _Step("kimi-k2-triton", (lock.Pin("kimi-k2-triton", "checkout", (digest,)),))
+
+
+def ensure(layout: Layout, torch: Torch, progress: Progress, *, tests: bool = False) -> None:
+    """Make the environment what the locks say. Raise Refusal if there is no torch, Failure if pip fails."""
+    layout.run.mkdir(parents=True, exist_ok=True)
+    layout.logs.mkdir(parents=True, exist_ok=True)
+    with _exclusive(layout.run / "install.lock", progress):
+        if installed(layout, torch, tests=tests):
+            return
+        started = time.monotonic()
+        _make_venv(layout, progress)
+        log = layout.logs / "install.log"
+        log.write_bytes(b"")
+        for step in _steps(layout, torch, tests=tests):
+            if not step.done(layout):
+                _install(step, layout, torch, progress, log)
+                step.stamp(layout).write_text(step.digest(), encoding="ascii")
+        own = _own(layout)
+        if not own.done(layout):
+            _check(_pip(layout, [*_OFFLINE, "-e", str(layout.root)], log, progress, 1), log)
+            own.stamp(layout).write_text(own.digest(), encoding="ascii")
+        progress.line(f"installed in {time.monotonic() - started:.0f} s")
+
+
+@contextmanager
+def _exclusive(path: Path, progress: Progress) -> Iterator[None]:
+    """One installation at a time in a checkout; a second `serve` waits for the first."""
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.line("waiting for another installation in this checkout")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _make_venv(layout: Layout, progress: Progress) -> None:
+    """A fresh environment unless there is a working one of this very Python."""
+    config = layout.venv / "pyvenv.cfg"
+    home = f"home = {Path(sys.base_prefix) / 'bin'}"
+    if config.is_file() and layout.python.exists() and home in config.read_text(encoding="utf-8").splitlines():
+        return
+    progress.line(f"making .venv with Python {sys.version_info.major}.{sys.version_info.minor}")
+    venv.create(layout.venv, clear=True, with_pip=True, symlinks=True)
+
+
+def _install(step: _Step, layout: Layout, torch: Torch, progress: Progress, log: Path) -> None:
+    if step.name != "torch" or torch.plain:
+        code, _ = _try(step, layout, [], progress, log)
+    else:
+        for index in ([], ["--index-url", torch.index]) if torch.index else ([],):
+            code, missing = _try(step, layout, index, progress, log)
+            if code == 0 or not missing:
+                break
+        if code and missing:
+            raise Refusal(
+                "no CPU build of PyTorch found",
+                "the indexes that were asked have none" if torch.index else "pip as configured knows none",
+                "add --torch-index URL (PyTorch's own: https://download.pytorch.org/whl/cpu) or, several GB larger, "
+                "--torch-plain",
+            )
+    _check(code, log)
+
+
+def _check(code: int, log: Path) -> None:
+    if code:
+        raise Failure(f"the installation failed, the end of {log}:\n{tail(log, 12)}")
+
+
+def _try(step: _Step, layout: Layout, index: Sequence[str], progress: Progress, log: Path) -> tuple[int, bool]:
+    """(pip's exit code, whether it said that there is no such torch)."""
+    requirements = layout.run / f"{step.name}.txt"
+    requirements.write_text(lock.write(step.pins), encoding="utf-8")
+    progress.line(f"installing {step.name}: {len(step.pins)} package{'s' if len(step.pins) > 1 else ''}")
+    begun = log.stat().st_size
+    code = _pip(layout, [*_SECURE, *index, "-r", str(requirements)], log, progress, len(step.pins))
+    return code, _NO_TORCH in read_from(log, begun)
+
+
+def _pip(layout: Layout, arguments: Sequence[str], log: Path, progress: Progress, total: int) -> int:
+    """Run pip's install with its output appended to `log`, showing how far it is; its exit code."""
+    command = [str(layout.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
+    environment = {name: value for name, value in inherited().items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    environment["PIP_PROGRESS_BAR"] = "off"
+    begun = log.stat().st_size
+    before = _distributions(layout)
+    with (
+        log.open("ab") as sink,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            preexec_fn=linux.die_with_parent,
+        ) as pip,
+    ):
+        while pip.poll() is None:
+            time.sleep(_LOOK_SECONDS)
+            progress.status(_stage(read_from(log, begun), _distributions(layout) - before, total))
+    return pip.returncode
+
+
+def _distributions(layout: Layout) -> int:
+    return sum(1 for _ in layout.venv.glob("lib/python3.*/site-packages/*.dist-info"))
+
+
+def _stage(output: str, unpacked: int, total: int) -> str:
+    """What pip is doing, from what it has written: looking a package up, fetching it, or unpacking them all."""
+    lines = [line.split() for line in output.splitlines()]
+    if any(words[:3] == ["Installing", "collected", "packages:"] for words in lines):
+        return f"unpacking {max(0, unpacked)}/{total}"
+    named = [Path(words[1]).name for words in lines if len(words) > 1 and words[0] in ("Collecting", "Processing")]
+    return f"fetching {len(named)}/{total} {named[-1]}" if named else "asking for packages"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kimi_k2_serving.launch.install", description=__doc__)
+    parser.add_argument("--tests", action="store_true", help="the test tools and static checks as well")
+    options = parser.parse_args(argv)
+    try:
+        ensure(checkout(), Torch(), Progress(sys.stderr), tests=options.tests)
+    except (Refusal, Failure) as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

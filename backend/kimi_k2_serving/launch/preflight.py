@@ -1,0 +1,127 @@
+"""Whether this machine and these flags can work, before anything is installed or started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kimi_k2_serving.launch.cli import DEMO_PRESETS, Options
+from kimi_k2_serving.launch.layout import Layout
+from kimi_k2_serving.launch.machine import Gpu, Machine
+from kimi_k2_serving.launch.refusal import Refusal
+
+PYTHONS = ((3, 11), (3, 12))
+GLIBC = (2, 35)  # nvidia-pytriton 0.7.0's tritonserver and stubs are built on Ubuntu 22.04
+INSTALL_BYTES = 6 * 10**9  # 3.3 GB installed, and pip's downloads beside it for a while
+
+IMAGE = "kimi-k2-triton"  # docker build -t kimi-k2-triton .
+
+# Kimi-K2-Instruct-0905 in block fp8 weighs some 1,030 GB (958 GiB). What fits: (preset, GPUs, bytes each, machines).
+GPU_PRESETS = (
+    ("b200-8", 8, 175 * 2**30, 1),
+    ("h200-16", 8, 138 * 2**30, 2),
+    ("h100-16", 8, 79 * 2**30, 2),
+)
+
+
+def check(
+    options: Options,
+    machine: Machine,
+    layout: Layout,
+    *,
+    installed: bool,
+    port_is_free: Callable[[str, int], bool],
+) -> list[str]:
+    """Warnings to print, in order. Raise Refusal for the first thing that can't work."""
+    _check_gpu(options, machine)
+    _check_machine(machine)
+    _check_paths(options, layout)
+    if not installed and machine.free_disk < INSTALL_BYTES:
+        raise Refusal(
+            f"{machine.free_disk / 1e9:.1f} GB free disk",
+            f"the installation needs {INSTALL_BYTES / 1e9:.0f} GB for a while",
+            "free some, or move the checkout to a larger disk",
+        )
+    if options.starts:
+        check_ports(options, port_is_free)
+    if options.loopback:
+        return []
+    return [f"serve: warning: {options.host} can be reached from outside and Triton's own ports have no authentication"]
+
+
+def check_ports(options: Options, port_is_free: Callable[[str, int], bool]) -> None:
+    for flag, port in options.ports.items():
+        if not port_is_free(options.host, port):
+            raise Refusal(
+                f"{flag} {port}", f"something else listens on it at {options.host}", f"choose another with {flag} PORT"
+            )
+
+
+def _check_machine(machine: Machine) -> None:
+    if machine.python not in PYTHONS:
+        raise Refusal(
+            "Python {}.{}".format(*machine.python), "the pinned stack is for 3.11 and 3.12", "install python3.11"
+        )
+    if machine.architecture != "x86_64":
+        raise Refusal(
+            machine.architecture, "this Triton build is for x86_64", "use an x86_64 machine, or the container image"
+        )
+    if "avx2" not in machine.cpu_flags:
+        raise Refusal("no AVX2", "PyTorch's CPU build and the engine need it", "use a CPU (or VM type) that has AVX2")
+    if machine.glibc < GLIBC:
+        seen = "glibc {}.{}".format(*machine.glibc) if machine.glibc != (0, 0) else "no glibc"
+        raise Refusal(seen, "Triton's Python stub needs 2.35", "use Debian 12, Ubuntu 22.04 or later, or the container")
+    if machine.libpython is None:
+        raise Refusal(
+            "this Python has no libpython shared library",
+            "Triton's Python stub loads it",
+            "install one: apt-get install libpython3.11, or pyenv with PYTHON_CONFIGURE_OPTS=--enable-shared",
+        )
+
+
+def _check_paths(options: Options, layout: Layout) -> None:
+    if options.checkpoint is not None:
+        given, fix = f"--checkpoint {options.checkpoint}", "give the directory of a Kimi K2 checkpoint"
+        if not options.checkpoint.is_dir():
+            raise Refusal(given, "no such directory", fix)
+        if not (options.checkpoint / "config.json").is_file():
+            raise Refusal(given, "it holds no config.json", fix)
+    if options.preset is not None:
+        known = sorted({*DEMO_PRESETS, *(path.stem for path in layout.presets.glob("*.yaml"))})
+        if options.preset not in known:
+            raise Refusal(f"--preset {options.preset}", "no such preset", f"one of: {', '.join(known)}")
+    if options.api_key_file is not None:
+        _check_key_file(options.api_key_file)
+    if not (layout.model_repository / "kimi_k2" / "config.pbtxt").is_file():
+        raise Refusal("no model_repository/kimi_k2", "this is not a whole checkout", "clone the repository again")
+
+
+def _check_key_file(path: Path) -> None:
+    if not path.is_file():
+        raise Refusal(f"--api-key-file {path}", "no such file", "write one key a line into it")
+    if path.stat().st_mode & 0o077:
+        raise Refusal(f"--api-key-file {path}", "others on this machine can read it", f"chmod 600 {path}")
+    if not path.read_text(encoding="utf-8").split():
+        raise Refusal(f"--api-key-file {path}", "it holds no key", "write one key a line into it")
+
+
+def _check_gpu(options: Options, machine: Machine) -> None:
+    if not machine.nvidia or options.cpu:
+        return
+    seen, preset = fit(machine.gpus)
+    run = f"docker run --gpus all --ipc host -v DIR:/checkpoint:ro -p 8000-8002:8000-8002 {IMAGE} --preset {preset}"
+    raise Refusal(f"NVIDIA GPU ({seen})", "this command installs the CPU stack", f"{run}; or add --cpu for the demo")
+
+
+def fit(gpus: Sequence[Gpu]) -> tuple[str, str]:
+    """(what was seen, the preset that fits it or NAME if none does)."""
+    if not gpus:
+        return "nvidia-smi says nothing about it", "NAME"
+    memory = min(gpu.memory for gpu in gpus)
+    seen = f"{len(gpus)} x {gpus[0].name}, {memory // 2**30} GiB each"
+    for preset, count, least, machines in GPU_PRESETS:
+        if len(gpus) >= count and memory >= least:
+            return (
+                f"{seen}: preset {preset} fits" + (f", on {machines} such machines" if machines > 1 else "")
+            ), preset
+    return f"{seen}: less than Kimi K2 needs, 8 x 141 GB on one machine or 16 x 80 GB on two", "NAME"

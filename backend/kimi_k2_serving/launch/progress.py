@@ -1,0 +1,84 @@
+"""What a waiting person sees: whole lines that stay, and a status that is rewritten in place on a terminal.
+
+Where the output is no terminal, a status is written as a line, at most once every few seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+_QUIET_SECONDS = 5.0
+_ERRORS, _CLOSING, _WIDTH = 8, 6, 400
+
+
+class Progress:
+    """Writes to `stream`; `clock` gives seconds and only ever grows; `age` is what had passed before, in seconds."""
+
+    def __init__(self, stream: TextIO, *, age: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._started = clock() - age
+        self._last_status = clock()
+        self._terminal = stream.isatty()
+        self._open = False
+
+    def elapsed(self) -> float:
+        return self._clock() - self._started
+
+    def line(self, text: str) -> None:
+        self._close()
+        self._write(f"serve: {self.elapsed():5.1f} s  {text}\n")
+
+    def status(self, text: str) -> None:
+        now = self._clock()
+        if self._terminal:
+            self._write(f"\r\033[Kserve: {self.elapsed():5.1f} s  {text[:100]}")
+            self._open = True
+        elif now - self._last_status >= _QUIET_SECONDS:
+            self._last_status = now
+            self._write(f"serve: {self.elapsed():5.1f} s  {text}\n")
+
+    def plain(self, text: str) -> None:
+        """A line without the clock: warnings, errors."""
+        self._close()
+        self._write(f"{text}\n")
+
+    def _close(self) -> None:
+        if self._open:
+            self._write("\r\033[K")
+            self._open = False
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def read_from(path: Path, offset: int) -> str:
+    """What a log holds from a byte offset on."""
+    with path.open("rb") as log:
+        log.seek(offset)
+        return log.read().decode("utf-8", errors="replace")
+
+
+def tail(path: Path, lines: int, *, most: int = 64 * 1024) -> str:
+    """The last `lines` lines within the last `most` bytes of a log; "" if it can't be read."""
+    return "\n".join(_last(path, most)[-lines:])
+
+
+def symptoms(path: Path, *, most: int = 1024 * 1024) -> str:
+    """What a Triton log says about an end: the last lines that report an error, then the last of all."""
+    lines = [line for line in _last(path, most) if line.strip() and not line.startswith(("+-", "| "))]
+    errors = [line for line in lines[:-_CLOSING] if line[:1] == "E" and line[1:5].isdecimal()]
+    return "\n".join(line[:_WIDTH] for line in (*errors[-_ERRORS:], *lines[-_CLOSING:]))
+
+
+def _last(path: Path, most: int) -> list[str]:
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, log.seek(0, 2) - most))
+            return log.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

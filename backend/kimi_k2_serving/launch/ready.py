@@ -1,0 +1,95 @@
+"""Whether the server answers, what it is doing until then, and the READY block."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from kimi_k2_serving.launch.cli import Options
+
+MODEL = "kimi_k2"
+_LOADED = "successfully loaded '"
+_LOADING = "loading: "
+
+
+def reachable(host: str) -> str:
+    """The address at which this machine reaches a server bound to `host`."""
+    return "127.0.0.1" if host == "0.0.0.0" else host
+
+
+def answers(host: str, port: int, path: str, *, timeout: float = 2.0) -> bool:
+    """Whether a GET of `path` is answered with 200."""
+    connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def is_ready(host: str, port: int, model: str) -> bool:
+    return answers(host, port, "/v2/health/ready") and answers(host, port, f"/v2/models/{model}/ready")
+
+
+def phase(log: Path) -> str:
+    """What Triton is doing, from its log: the models it has begun and not finished loading."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "starting Triton"
+    begun = [line.partition(_LOADING)[2].split(":")[0] for line in lines if _LOADING in line]
+    done = {line.partition(_LOADED)[2].split("'")[0] for line in lines if _LOADED in line}
+    pending = [name for name in begun if name not in done]
+    if pending:
+        return f"loading {', '.join(pending)}"
+    return "Triton opens its ports" if begun else "starting Triton"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a user needs to know. `context` in tokens, None if the checkpoint does not say; `seconds` to get here."""
+
+    options: Options
+    checkpoint: Path
+    context: int | None
+    engine: str
+    log: Path
+    seconds: float
+
+    def curl(self) -> str:
+        where = reachable(self.options.host)
+        body = json.dumps({"text_input": "Hello", "max_tokens": 32, "stream": True})
+        return f"curl -sN http://{where}:{self.options.http_port}/v2/models/{MODEL}/generate_stream -d '{body}'"
+
+    def document(self) -> dict[str, object]:
+        return {
+            "ready": True,
+            "model": MODEL,
+            "checkpoint": str(self.checkpoint),
+            "context_length": self.context,
+            "engine": self.engine,
+            "host": self.options.host,
+            "http_port": self.options.http_port,
+            "grpc_port": self.options.grpc_port,
+            "metrics_port": self.options.metrics_port,
+            "log": str(self.log),
+            "seconds": round(self.seconds, 1),
+        }
+
+    def text(self) -> str:
+        options = self.options
+        ports = f"HTTP {options.http_port}, gRPC {options.grpc_port}, metrics {options.metrics_port} at {options.host}"
+        rows = (
+            ("model", f"{MODEL} ({self.checkpoint})"),
+            ("context", f"{self.context:,} tokens" if self.context else "as the checkpoint says"),
+            ("engine", self.engine),
+            ("ports", ports),
+            ("log", str(self.log)),
+            ("try", self.curl()),
+        )
+        body = "\n".join(f"  {name:<8} {value}" for name, value in rows)
+        return f"READY in {self.seconds:.1f} s\n{body}\n  Ctrl-C stops it."

@@ -1,0 +1,26 @@
+"""How the launcher ends when it can't go on: one line that says what, why and how to fix it.
+
+A Refusal means that the request or the machine is wrong (exit code 2); a Failure, that work which should have
+succeeded did not (exit code 1).
+"""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """`serve: what; why; how to fix`, exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, what: str, why: str, fix: str) -> None:
+        super().__init__(f"serve: {what}; {why}; {fix}")
+
+
+class Failure(Exception):
+    """`serve: what happened and where to look`, exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"serve: {what}")
+        self.detail = what

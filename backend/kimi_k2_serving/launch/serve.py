@@ -1,0 +1,188 @@
+"""The second stage of `scripts/serve`, inside the virtual environment: prepare, start, watch, stop.
+
+Exit codes: 0 stopped on request (or nothing was to be started), 1 something failed, 2 the request was wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from kimi_k2_serving.core.errors import ServingError
+from kimi_k2_serving.engine import checkpoint as engine_checkpoint
+from kimi_k2_serving.launch import backends, cli, command, linux, machine, preflight, ready, server, state
+from kimi_k2_serving.launch.cli import DEMO_PRESETS, Options
+from kimi_k2_serving.launch.command import Command
+from kimi_k2_serving.launch.layout import Layout, checkout
+from kimi_k2_serving.launch.progress import Progress, symptoms
+from kimi_k2_serving.launch.refusal import Failure, Refusal
+from kimi_k2_serving.launch.server import Server, Stopped
+from kimi_k2_serving.settings import inherited, runtime_base
+
+_PHASE_SECONDS = 1.0
+_READY_SECONDS = 30.0  # between Triton's ports opening and the model being ready
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is served: the checkpoint's directory, its context in tokens, the repository it is served from."""
+
+    checkpoint: Path
+    context: int | None
+    repository: Path
+    name: str = ready.MODEL
+
+
+def main(argv: Sequence[str]) -> int:
+    # The process began as scripts/serve: the time that the first stage took counts.
+    progress = Progress(sys.stderr, age=time.time() - psutil.Process().create_time())
+    try:
+        return _run(argv, progress)
+    except (Refusal, Failure) as error:
+        progress.plain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        progress.plain("serve: stopped")
+        return 130
+
+
+def _run(argv: Sequence[str], progress: Progress) -> int:
+    options = cli.parse(argv)
+    layout = checkout()
+    layout.run.mkdir(parents=True, exist_ok=True)
+    for line in state.clean_leftovers(layout.run):
+        progress.line(line)
+    checkpoint = options.checkpoint or demo(options, layout, progress)
+    model = Model(checkpoint, inspect(checkpoint), layout.model_repository)
+    backends.assemble(layout.backends, backends.wheel(), layout.backend_source)
+    if options.print_command:
+        print(build(options, layout, model, runtime_dir=None).paste())
+        return 0
+    if options.prepare_only:
+        progress.line("prepared; scripts/serve starts it")
+        return 0
+    preflight.check_ports(options, machine.port_is_free)
+    return run(options, layout, model, progress)
+
+
+def demo(options: Options, layout: Layout, progress: Progress) -> Path:
+    """Build the demo checkpoint of the preset if it is not there, and return its directory."""
+    name = options.preset if options.preset in DEMO_PRESETS else None
+    if options.preset is not None and name is None:
+        raise Refusal(f"--preset {options.preset}", "it is for a real checkpoint", "add --checkpoint DIR")
+    target = layout.checkpoints / (name or DEMO_PRESETS[0])
+    line = [sys.executable, "-m", "kimi_k2_serving.demo", "--output", str(target)]
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=linux.die_with_parent
+    ) as builder:
+        assert builder.stdout is not None
+        said = ""
+        for said in builder.stdout:
+            progress.status(said.strip())
+    if builder.returncode:
+        raise Failure(f"the demo checkpoint could not be built: {said.strip()}")
+    return target
+
+
+def inspect(checkpoint: Path) -> int | None:
+    """The context length in tokens, None if it does not say. Raise Refusal if this is no K2 checkpoint."""
+    try:
+        found = engine_checkpoint.inspect(checkpoint)
+        engine_checkpoint.require_k2(found)
+    except ServingError as error:
+        raise Refusal(
+            f"--checkpoint {checkpoint}", error.detail, "give the directory of a Kimi K2 checkpoint"
+        ) from None
+    return found.context_length or None
+
+
+def build(options: Options, layout: Layout, model: Model, *, runtime_dir: Path | None) -> Command:
+    """The tritonserver command of this checkout."""
+    library = machine.libpython()
+    if library is None:
+        raise Refusal(
+            "this Python has no libpython", "Triton's stub needs it", "install libpython3.11 and remove .venv"
+        )
+    wheel = backends.wheel()
+    argv = command.arguments(
+        options,
+        server=wheel.server,
+        repository=model.repository,
+        backends=layout.backends,
+        key=secrets.token_hex(16),
+    )
+    environment = command.environment(
+        wheel=wheel,
+        venv=Path(sys.prefix),
+        libpython=library,
+        path=inherited().get("PATH", "/usr/bin:/bin"),
+        checkpoint=model.checkpoint,
+        preset=options.preset,
+        force_cpu=options.cpu,
+        cache=layout.cache,
+        runtime_dir=runtime_dir,
+    )
+    return Command(argv, environment)
+
+
+def run(options: Options, layout: Layout, model: Model, progress: Progress) -> int:
+    """Start Triton, announce it, watch it until it ends or a signal comes. Nothing is left behind in any case."""
+    runtime_dir = server.make_runtime_dir(runtime_base())
+    log = layout.logs / f"tritonserver-{options.http_port}.log"
+    triton = Server(
+        build(options, layout, model, runtime_dir=runtime_dir),
+        log=log,
+        run=layout.run,
+        runtime_dir=runtime_dir,
+        grace=options.grace,
+    )
+    try:
+        triton.start(inherited())
+        _wait_ready(triton, options, model, log, progress)
+        _announce(ready.Ready(options, model.checkpoint, model.context, _engine(), log, progress.elapsed()))
+        while True:
+            if (status := triton.wait(3600.0)) is not None:
+                raise Failure(f"{server.ended(status).detail}; {log} says:\n{symptoms(log)}")
+    except Stopped as stopped:
+        progress.line(f"{stopped}: stopping, up to {options.grace} s for requests in flight")
+        return 0
+    finally:
+        stopping = time.monotonic()
+        removed = triton.stop()
+        left = f", {len(removed)} left in /dev/shm removed" if removed else ""
+        progress.line(f"stopped in {time.monotonic() - stopping:.1f} s{left}")
+
+
+def _wait_ready(triton: Server, options: Options, model: Model, log: Path, progress: Progress) -> None:
+    """Return when the model is ready. Raise Failure if Triton ends first."""
+    opened: float | None = None
+    while not ready.is_ready(options.host, options.http_port, model.name):
+        if (status := triton.wait(_PHASE_SECONDS)) is not None:
+            raise Failure(f"Triton did not start: {server.ended(status).detail}; {log} says:\n{symptoms(log)}")
+        progress.status(ready.phase(log))
+        if ready.answers(options.host, options.http_port, "/v2/health/ready"):
+            opened = opened or time.monotonic()
+            if time.monotonic() - opened > _READY_SECONDS:
+                raise Failure(f"Triton is up but {model.name} is not ready; {log} says:\n{symptoms(log)}")
+
+
+def _announce(block: ready.Ready) -> None:
+    print(json.dumps(block.document()) if block.options.json else block.text(), flush=True)
+
+
+def _engine() -> str:
+    sglang, torch, pytriton = map(importlib.metadata.version, ("sglang", "torch", "nvidia-pytriton"))
+    return f"SGLang {sglang} on PyTorch {torch}, in Triton 24.10 (nvidia-pytriton {pytriton})"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

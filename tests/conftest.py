@@ -1,0 +1,60 @@
+"""A minute budget per suite: the whole run stays inside what CI has, and whoever exceeds it hears so by name.
+
+On two cores with nothing else running; KIMI_K2_BUDGETS=off for a machine that does other things at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+# Minutes. Together 45.
+BUDGETS = {
+    "bench": 1,
+    "chaos": 5,
+    "cli": 2,
+    "client": 1,
+    "core": 3,
+    "demo": 2,
+    "engine": 3,
+    "frontend": 4,
+    "fuzz": 2,
+    "grammar": 6,
+    "launch": 3,
+    "property": 3,
+    "server": 8,
+    "structure": 1,
+    "triton": 1,
+}
+ROOT = Path(__file__).parent
+seconds: pytest.StashKey[dict[str, float]] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[seconds] = defaultdict(float)
+    config.pluginmanager.register(Budgets(config))
+
+
+class Budgets:
+    def __init__(self, config: pytest.Config) -> None:
+        self._spent = config.stash[seconds]
+        self._enforced = os.environ.get("KIMI_K2_BUDGETS") != "off"
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._spent[report.nodeid.split("/")[1] if "/" in report.nodeid else ""] += report.duration
+
+    def _over(self) -> list[str]:
+        return [suite for suite, spent in self._spent.items() if spent > 60 * BUDGETS.get(suite, 1)]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._enforced and self._over() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.section("minutes per suite, of its budget")
+        for suite, spent in sorted(self._spent.items()):
+            mark = "  OVER" if suite in self._over() else ""
+            terminalreporter.line(f"{suite:12} {spent / 60:5.1f} of {BUDGETS.get(suite, 1)}{mark}")

@@ -1,0 +1,113 @@
+"""A real server for a test: `scripts/serve` on ports of its own, and what it leaves behind when it is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 240.0
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[str]
+    http: int
+    grpc: int
+    metrics: int
+    ready: dict[str, Any]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http}"
+
+    def generate(self, model: str = "kimi_k2", *, stream: bool = False) -> str:
+        return f"{self.url}/v2/models/{model}/generate{'_stream' if stream else ''}"
+
+    def processes(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def named(self, title: str) -> psutil.Process:
+        (found,) = [each for each in self.processes() if title in " ".join(each.cmdline()) or title in each.name()]
+        return found
+
+    def stop(self, seconds: float = 30) -> float:
+        """SIGTERM, and how long it took to be gone."""
+        begin = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(seconds)
+        return time.monotonic() - begin
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@contextmanager
+def running(*flags: str) -> Iterator[Server]:
+    """Start, wait for READY, yield, stop. Whatever still runs at the end is killed."""
+    http, grpc, metrics = free_ports(3)
+    command = [
+        str(ROOT / "scripts" / "serve"),
+        *("--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics)),
+        *("--no-frontend", "--json", *flags),
+    ]
+    log = ROOT / ".cache" / "logs" / f"test-serve-{http}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment())
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"serve ended with {process.wait(START_SECONDS)}:\n{log.read_text()[-4000:]}"
+        yield Server(process, http, grpc, metrics, json.loads(line))
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def environment() -> dict[str, str]:
+    """Ours, less what would change which checkpoint or preset is served."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("KIMI_K2_")}
+
+
+def shared_memory(processes: Iterable[psutil.Process]) -> set[Path]:
+    """What these processes have mapped of /dev/shm: others on the machine have theirs."""
+    found = set()
+    for process in processes:
+        try:
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+        except OSError:
+            continue
+        found |= {Path(line[line.index("/dev/shm/") :]) for line in maps.splitlines() if "/dev/shm/" in line}
+    return found
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
