@@ -49,6 +49,12 @@ class Settings:
         )
 
 
+def wants_colour(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether a terminal may be written to in colour: NO_COLOR is not set, and it is not a dumb one."""
+    variables = os.environ if environ is None else environ
+    return not variables.get("NO_COLOR") and variables.get("TERM") != "dumb"
+
+
 def inherited() -> dict[str, str]:
     """A copy of this process's environment, to build a child's from."""
     return dict(os.environ)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,6 +26,7 @@ from kimi_k2_client import (
     ToolCallDelta,
     collect,
 )
+from kimi_k2_serving import settings
 from kimi_k2_serving.core.errors import InvalidValue
 
 HELP = "talk to a running server: one prompt, or a conversation at the terminal"
@@ -133,8 +133,7 @@ class Screen:
 
     @classmethod
     def on(cls, out: TextIO, notes: TextIO) -> Screen:
-        has_colour = notes.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        return cls(out, notes, out.isatty(), has_colour)
+        return cls(out, notes, out.isatty(), notes.isatty() and settings.wants_colour())
 
     def show(self, event: ChatEvent) -> None:
         match event:

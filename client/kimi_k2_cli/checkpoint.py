@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from kimi_k2_serving.core.errors import MissingField
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.settings import CHECKPOINT, Settings
 
-VARIABLE = "KIMI_K2_CHECKPOINT"
 DEMO = Path(".cache", "checkpoints", "demo")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -20,21 +19,21 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="DIR",
-        help=f"a directory with tiktoken.model and tokenizer_config.json (default: ${VARIABLE}, else {DEMO})",
+        help=f"a directory with tiktoken.model and tokenizer_config.json (default: ${CHECKPOINT}, else {DEMO})",
     )
 
 
-def resolve(given: Path | None, *, repository: Path = REPOSITORY, environment: Mapping[str, str] = os.environ) -> Path:
+def resolve(given: Path | None, *, repository: Path = REPOSITORY, environment: Mapping[str, str] | None = None) -> Path:
     """The directory asked for, else the environment's, else the demo's if it was built; raises MissingField."""
     if given is not None:
         return given
-    if environment.get(VARIABLE):
-        return Path(environment[VARIABLE])
+    if (named := Settings.read(environment).checkpoint) is not None:
+        return named
     demo = repository / DEMO
     if demo.is_dir():
         return demo
     raise MissingField(
-        f"name the model's directory, set {VARIABLE}, or build the demo's: scripts/serve --prepare-only",
+        f"name the model's directory, set {CHECKPOINT}, or build the demo's: scripts/serve --prepare-only",
         field="--checkpoint",
     )
 

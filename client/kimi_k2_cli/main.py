@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tokenize": ("kimi_k2_cli.tokenize", "text on stdin -> a JSON list of ids; control tokens are plain text"),
     "detokenize": ("kimi_k2_cli.detokenize", "a JSON list of ids on stdin -> text"),
     "parse": ("kimi_k2_cli.parse", "an answer's ids or text on stdin -> OpenAI deltas, one JSON a line"),
+    "grammar": (
+        "kimi_k2_cli.grammar",
+        "an OpenAI chat request on stdin -> what its answer is held to, and dice to try it",
+    ),
     "tokenizer": ("kimi_k2_cli.tokenizer", "write the checkpoint's tokenizer.json to a directory"),
     "chat": ("kimi_k2_cli.chat", "talk to a running server: one prompt, or a conversation at the terminal"),
 }

@@ -127,7 +127,7 @@ def test_a_gpu_host_is_told_the_preset_and_the_container(
     message = str(caught.value)
     assert says in message
     assert "docker run --gpus all" in message
-    assert f"--preset {preset};" in message
+    assert f"-e KIMI_K2_PRESET={preset} " in message
     assert "--cpu" in message
 
 

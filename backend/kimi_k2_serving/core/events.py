@@ -61,7 +61,7 @@ class ToolCallEnd:
 
 @dataclass(frozen=True, slots=True)
 class CallRejected:
-    """The call's own text went to content as it was, less the markers; this says why, for the metric."""
+    """Why a call was not emitted. Its text went to content, less the markers; that of TOO_MANY_CALLS went nowhere."""
 
     reason: Rejection
 

@@ -109,7 +109,10 @@ def _check_gpu(options: Options, machine: Machine) -> None:
     if not machine.nvidia or options.cpu:
         return
     seen, preset = fit(machine.gpus)
-    run = f"docker run --gpus all --ipc host -v DIR:/checkpoint:ro -p 8000-8002:8000-8002 {IMAGE} --preset {preset}"
+    run = (
+        f"docker run --gpus all --shm-size 32g -v DIR:/checkpoint:ro -p 127.0.0.1:8000-8002:8000-8002 "
+        f"-e KIMI_K2_PRESET={preset} {IMAGE}"
+    )
     raise Refusal(f"NVIDIA GPU ({seen})", "this command installs the CPU stack", f"{run}; or add --cpu for the demo")
 
 

@@ -1,0 +1,87 @@
+# Kimi K2 on NVIDIA GPUs: Triton, SGLang with its CUDA dependencies, this package. Not built here, not measured on GPU;
+# docs/deployment.md says what was checked without a GPU, and how to run it on one node and on two.
+#
+#   docker build -t kimi-k2-triton .
+#
+# 26.05 is the oldest Triton to use: before it clients may map the server's shared memory. In production name the image
+# by digest: --build-arg TRITON_IMAGE=nvcr.io/nvidia/tritonserver@sha256:...
+ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.07-py3
+FROM ${TRITON_IMAGE}
+
+USER 0
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+
+# An environment of its own: the image's Debian packages can't be replaced by pip, and Triton's Python stub (3.12) takes
+# its packages from the first python3 on PATH. The pins are pyproject.toml's without nvidia-pytriton (Triton is the
+# image) and without a pin of torch (SGLang asks for its own CUDA build). One call, so that pip resolves all of it as one.
+ENV PATH=/opt/kimi-k2/bin:${PATH}
+RUN python3 -m virtualenv /opt/kimi-k2 \
+ && pip install --no-cache-dir \
+      "httpx==0.28.1" \
+      "jsonschema==4.26.0" \
+      "msgspec==0.22.0" \
+      "numpy<2" \
+      "psutil==7.2.2" \
+      "pyyaml==6.0.3" \
+      "safetensors==0.8.0" \
+      "setproctitle==1.3.8" \
+      "sglang==0.5.23" \
+      "tiktoken==0.14.0" \
+      "transformers==5.19.0" \
+      "tritonclient[grpc]==2.73.0" \
+      "xgrammar==0.2.7"
+
+WORKDIR /opt/kimi-k2/src
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY backend ./backend
+COPY client ./client
+COPY backend/sglang/model.py /opt/tritonserver/backends/sglang/model.py
+COPY model_repository /models
+# Readable by everyone and writable by root alone, whatever the checkout's umask was. The home directory is the one place
+# that is written to: the tokenizer made from tiktoken.model, and the kernels that SGLang compiles at the first start.
+RUN pip install --no-cache-dir --no-deps . \
+ && chmod -R a+rX,go-w /models /opt/tritonserver/backends/sglang \
+ && install --directory --owner=1000 --group=1000 --mode=0750 /var/lib/kimi-k2 \
+ && install --directory --mode=0755 /checkpoint
+
+COPY --chmod=0755 <<'EOF' /opt/kimi-k2/bin/kimi-k2-server
+#!/bin/sh
+# tritonserver, hardened. Arguments follow its own: of a repeated flag the last value counts. The key of the closed
+# interfaces is random and kept nowhere: nobody can use them.
+set -eu
+: "${KIMI_K2_PRESET:?set it to the preset that fits this machine, for one b200-8}"
+closed=shared-memory,trace,logging,model-repository:x-kimi-k2-closed=$(cat /proc/sys/kernel/random/uuid)
+exec tritonserver \
+  --model-repository=/models \
+  --model-control-mode=none \
+  --disable-auto-complete-config \
+  --exit-on-error=true \
+  --strict-readiness=true \
+  --exit-timeout-secs=600 \
+  --allow-sagemaker=false \
+  --allow-vertex-ai=false \
+  --http-restricted-api="$closed" \
+  --grpc-restricted-protocol="$closed" \
+  --log-verbose=0 \
+  "$@"
+EOF
+
+# KIMI_K2_PRESET has no default: which one fits is a property of the machine. Byte code is not written: /models is read-only.
+ENV HOME=/var/lib/kimi-k2 \
+    KIMI_K2_CHECKPOINT=/checkpoint \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONNOUSERSITE=1
+VOLUME ["/checkpoint", "/var/lib/kimi-k2"]
+EXPOSE 8000 8001 8002
+
+# triton-server in NVIDIA's images; as a number, so that an orchestrator can tell that it is not root.
+USER 1000:1000
+WORKDIR /var/lib/kimi-k2
+
+# Loading a terabyte of weights takes long: failures in the first hour don't count, and the first success ends the wait.
+HEALTHCHECK --start-period=3600s --interval=10s --timeout=5s --retries=3 \
+  CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
+
+# NVIDIA's entrypoint sets up the CUDA compatibility libraries, then runs what follows.
+ENTRYPOINT ["/opt/nvidia/nvidia_entrypoint.sh", "kimi-k2-server"]
+CMD []

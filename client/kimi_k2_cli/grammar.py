@@ -1,0 +1,109 @@
+"""`kimi-k2 grammar`: an OpenAI chat request on standard input, what its answer is held to on standard output.
+
+The answer is a JSON object: `schemas`, each as it was read (2020-12 vocabulary); `grammar`, the rules as text;
+`structural_tag`, what the engine gets; `relaxed`, what the grammar does not hold and the server checks afterwards.
+With `--compile N` the grammar is compiled as the server does, in a killable worker, and N answers are drawn by dice;
+each finished call is parsed and validated. Exit code 1 if one is invalid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from kimi_k2_cli.checkpoint import add_option, load_vocabulary, resolve
+from kimi_k2_serving.core import strict_json
+from kimi_k2_serving.core.chat import read_conversation
+from kimi_k2_serving.core.deltas import collect
+from kimi_k2_serving.core.events import FinishReason
+from kimi_k2_serving.core.messages import Conversation, FormatKind
+from kimi_k2_serving.core.shapes import as_flag, as_object
+from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.core.tool_calls import ToolCallParser
+from kimi_k2_serving.grammar import schema
+from kimi_k2_serving.grammar.constraint import Bounds, constrain
+from kimi_k2_serving.grammar.validate import validate, validate_answer
+
+HELP = "an OpenAI chat request on stdin -> what its answer is held to: schemas, structural tag, what was relaxed"
+_BOUNDS = {"production": Bounds.production, "demo": Bounds.demo}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_option(parser)
+    parser.add_argument("--bounds", choices=_BOUNDS, default="production", help="how far an answer may grow")
+    parser.add_argument("--compile", type=int, metavar="N", help="compile, draw N answers by dice, validate each")
+    parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="give up a drawn answer after N")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the dice")
+    parser.epilog = "example: kimi-k2 grammar --bounds demo --compile 20 < request.json"
+
+
+def run(args: argparse.Namespace) -> int:
+    request = as_object(strict_json.loads(sys.stdin.buffer.read(), field="stdin"), "stdin")
+    conversation = read_conversation(
+        messages=request.get("messages"),
+        tools=request.get("tools"),
+        tool_choice=request.get("tool_choice"),
+        response_format=request.get("response_format"),
+        parallel_tool_calls=as_flag(request.get("parallel_tool_calls"), "parallel_tool_calls", default=True),
+    )
+    vocabulary = load_vocabulary(args)
+    constraint = constrain(conversation, vocabulary, bounds=_BOUNDS[args.bounds]())
+    tag = constraint.structural_tag
+    answer: dict[str, Any] = {
+        "schemas": _schemas(conversation),
+        "grammar": json.loads(tag)["format"]["grammar"] if tag else None,
+        "structural_tag": tag,
+        "relaxed": list(constraint.relaxed),
+    }
+    if args.compile is not None and tag is not None:
+        answer["compiled"] = _compile(args, conversation, vocabulary, tag)
+    sys.stdout.buffer.write(json.dumps(answer, ensure_ascii=False, indent=2).encode() + b"\n")
+    return 1 if answer.get("compiled", {}).get("problems") else 0
+
+
+def _schemas(conversation: Conversation) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for i, tool in enumerate(conversation.tools):
+        if tool.parameters is not None and tool.strict:
+            path = f"tools[{i}].function.parameters"
+            found[path] = schema.read(tool.parameters, path).root
+    if conversation.response_format.schema is not None:
+        path = "response_format.json_schema.schema"
+        found[path] = schema.read(conversation.response_format.schema, path).root
+    return found
+
+
+def _compile(args: argparse.Namespace, conversation: Conversation, vocabulary: Vocabulary, tag: str) -> dict[str, Any]:
+    from kimi_k2_serving.grammar.compiler import Compiler
+
+    with Compiler(resolve(args.checkpoint)) as compiler:
+        compiled = compiler.walk(tag, walks=args.compile, most=args.max_tokens, seed=args.seed)
+    problems: list[str] = []
+    calls = 0
+    for ids, ended in compiled.walks:
+        if ended:
+            found, count = _judge(conversation, vocabulary, ids)
+            problems += found
+            calls += count
+    return {
+        "seconds": round(compiled.seconds, 4),
+        "answers": len(compiled.walks),
+        "finished": sum(ended for _, ended in compiled.walks),
+        "calls": calls,
+        "problems": problems,
+    }
+
+
+def _judge(conversation: Conversation, vocabulary: Vocabulary, ids: tuple[int, ...]) -> tuple[list[str], int]:
+    """What is wrong with one finished answer, and how many calls it makes."""
+    tools = {tool.name: tool for tool in conversation.tools}
+    parser = ToolCallParser(vocabulary, tools=tools, parallel=conversation.parallel_tool_calls)
+    answer = collect([*parser.feed(ids), *parser.finish(FinishReason.STOP)])
+    problems = [f"rejected: {rejection.value}" for rejection in answer.rejected]
+    for call in answer.tool_calls:
+        problems += [f"{call.name}: {problem}" for problem in validate(call.arguments, tools[call.name])]
+    if not answer.tool_calls and conversation.response_format.kind is not FormatKind.TEXT:
+        problems += validate_answer(answer.content, conversation.response_format)
+    return problems, len(answer.tool_calls)

@@ -1,0 +1,116 @@
+"""The image, as far as it can be judged without building it: what it copies, pins, and starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from kimi_k2_serving.launch import cli, command
+from kimi_k2_serving.launch.layout import checkout
+from kimi_k2_serving.launch.machine import Gpu, Machine
+from kimi_k2_serving.launch.preflight import check
+from kimi_k2_serving.launch.refusal import Refusal
+from tests.structure.tree import ROOT
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
+# In the image Triton is the base, and torch is the one that SGLang asks for.
+NOT_INSTALLED = {"nvidia-pytriton", "torch"}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    """A directory with the image's server script and a `tritonserver` that prints its arguments, one a line."""
+    script = re.search(r"<<'EOF' /opt/kimi-k2/bin/kimi-k2-server\n(.*?)^EOF$", DOCKERFILE, re.DOTALL | re.MULTILINE)
+    assert script
+    for name, text in (("kimi-k2-server", script[1]), ("tritonserver", '#!/bin/sh\nprintf "%s\\n" "$@"\n')):
+        (tmp_path / name).write_text(text, "utf-8")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    return tmp_path
+
+
+def start(server: Path, *arguments: str, preset: str | None = "b200-8") -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": f"{server}:{os.defpath}"} | ({"KIMI_K2_PRESET": preset} if preset else {})
+    return subprocess.run(
+        ["kimi-k2-server", *arguments],
+        env=environment,
+        executable=server / "kimi-k2-server",
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_everything_that_is_copied_exists_and_is_let_through() -> None:
+    sources = [
+        word for line in re.findall(r"^COPY (?!--)(.+)$", DOCKERFILE, re.MULTILINE) for word in line.split()[:-1]
+    ]
+    let_through = (ROOT / ".dockerignore").read_text("utf-8").split()
+    assert len(sources) > 5
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    assert [source for source in sources if f"!{source.split('/')[0]}" not in let_through] == []
+
+
+def test_the_pins_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = {*project["dependencies"], *project["optional-dependencies"]["serve"]}
+    wanted = {each for each in wanted if re.split(r"[=<\[]", each)[0] not in NOT_INSTALLED}
+    assert set(re.findall(r'^      "([^"]+)"', DOCKERFILE, re.MULTILINE)) == wanted
+
+
+def test_triton_is_at_least_the_oldest_recommended() -> None:
+    found = re.search(r"^ARG TRITON_IMAGE=nvcr\.io/nvidia/tritonserver:(\d+)\.(\d+)-py3$", DOCKERFILE, re.MULTILINE)
+    assert found
+    assert (int(found[1]), int(found[2])) >= (26, 5)
+
+
+def test_it_runs_as_nobody_special_and_says_how_it_is() -> None:
+    users = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
+    assert users[-1] == "1000:1000"
+    assert "/v2/health/ready" in DOCKERFILE.split("HEALTHCHECK", 1)[1]
+
+
+def test_the_server_is_hardened_as_the_launcher_hardens_it(server: Path) -> None:
+    flags = start(server).stdout.split()
+    closed = [flag for flag in flags if flag.startswith(("--http-restricted-api=", "--grpc-restricted-protocol="))]
+    assert [flag.split("=")[1].rpartition(":")[0] for flag in closed] == [command.CLOSED] * 2
+    for flag in ("--model-control-mode=none", "--allow-sagemaker=false", "--allow-vertex-ai=false"):
+        assert flag in flags
+
+
+def test_the_key_of_the_closed_interfaces_is_another_at_every_start(server: Path) -> None:
+    assert len({start(server).stdout for _ in range(3)}) == 3
+
+
+def test_an_operator_s_arguments_come_last(server: Path) -> None:
+    assert start(server, "--http-port=9000").stdout.split()[-1] == "--http-port=9000"
+
+
+def test_without_a_preset_it_says_so_and_does_not_start(server: Path) -> None:
+    done = start(server, preset=None)
+    assert done.returncode == 2
+    assert "KIMI_K2_PRESET" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_launcher_s_docker_line_fits_the_image() -> None:
+    """On a machine with GPUs `scripts/serve` says how to run the image: preset by environment, no flag of its own."""
+    machine = Machine(
+        python=(3, 11),
+        architecture="x86_64",
+        cpu_flags=frozenset({"avx2"}),
+        glibc=(2, 39),
+        libpython=Path("libpython3.11.so"),
+        free_disk=10**12,
+        nvidia=True,
+        gpus=(Gpu("NVIDIA B200", 179 * 2**30),) * 8,
+    )
+    with pytest.raises(Refusal) as refused:
+        check(cli.parse([]), machine, checkout(), installed=True, port_is_free=lambda host, port: True)
+    line = str(refused.value)
+    assert "-e KIMI_K2_PRESET=b200-8" in line
+    assert "--preset" not in line
