@@ -1,0 +1,122 @@
+"""What the model may answer to one request, as the structural tag that SGLang's xgrammar backend takes.
+
+    auto      text, then at most one tool-call section          required  a section
+    none      text, and no section                              named     a section with exactly one call of that name
+    with a response_format, `text` is conforming JSON
+
+A section is `<|tool_calls_section_begin|>`, calls, `<|tool_calls_section_end|>`; markers are the checkpoint's control
+ids, and no other id of the control block is allowed anywhere. Inside a call the header, the index and the arguments
+are a grammar over characters: it relies on the engine's vocabulary giving control ids no text (`vocabulary.py`).
+Pure: imports neither torch nor xgrammar.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from kimi_k2_serving.core.errors import InvalidSchema
+from kimi_k2_serving.core.limits import TOOL_CALLS_PER_ANSWER
+from kimi_k2_serving.core.messages import Conversation, FormatKind, Tool, ToolMode
+from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.grammar import ebnf
+from kimi_k2_serving.grammar.arguments import Writer
+from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.grammar.repeats import expanded
+
+__all__ = ["Bounds", "Constraint", "constrain"]
+
+# A model counts calls over the conversation; ids are issued again by the parser, so the digits only have to end.
+_INDEX = ebnf.alt(
+    (ebnf.Text("0"), ebnf.Seq((ebnf.OneOf(((0x31, 0x39),)), ebnf.Repeat(ebnf.OneOf(((0x30, 0x39),)), 0, 2))))
+)
+
+
+# Of one request. xgrammar compiles about as many in its budget; a large agent's hundred tools take a tenth of it.
+_RULES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """`structural_tag` is JSON text for SGLang's sampling parameter of that name, None if the answer is free.
+
+    `relaxed` names what of the schemas the grammar does not hold, `path: keyword`; those calls must be validated.
+    """
+
+    structural_tag: str | None
+    relaxed: tuple[str, ...] = ()
+
+
+def constrain(conversation: Conversation, vocabulary: Vocabulary, *, bounds: Bounds) -> Constraint:
+    """The constraint of one conversation. Raises InvalidSchema or LimitExceeded with the path inside the request.
+
+    A conversation without tools and without a response format is not constrained: the parser takes every control id
+    out of its text, and no grammar costs no time.
+    """
+    answer = conversation.response_format
+    if not conversation.tools and answer.kind is FormatKind.TEXT:
+        return Constraint(None)
+    writer = Writer(bounds, sort_keys=vocabulary.sort_tool_keys)
+    mode = conversation.tool_choice.mode if conversation.tools else ToolMode.NONE
+    options: list[ebnf.Expression] = []
+    if mode in (ToolMode.AUTO, ToolMode.NONE):
+        options.append(_content(conversation, vocabulary, writer))
+    if mode is not ToolMode.NONE:
+        section = _section(conversation, vocabulary, writer, bounds)
+        free_text = mode is ToolMode.AUTO and answer.kind is FormatKind.TEXT
+        options = [ebnf.seq(options[0], ebnf.optional(section))] if free_text else [*options, section]
+    rules = ebnf.pruned({"root": ebnf.alt(options), **writer.rules}, "root")
+    if len(rules) > _RULES:
+        raise InvalidSchema(f"takes {len(rules)} grammar rules, the limit is {_RULES}; simplify it", field="tools")
+    tag = {"type": "structural_tag", "format": {"type": "grammar", "grammar": ebnf.write(expanded(rules))}}
+    return Constraint(json.dumps(tag), tuple(writer.relaxed))
+
+
+def _content(conversation: Conversation, vocabulary: Vocabulary, writer: Writer) -> ebnf.Expression:
+    """Text without control ids, or the JSON that the response format asks for."""
+    answer = conversation.response_format
+    match answer.kind:
+        case FormatKind.TEXT:
+            return ebnf.TokensExcept(tuple(sorted(vocabulary.control_ids)))
+        case FormatKind.JSON_OBJECT:
+            return writer.any_object()
+        case FormatKind.JSON_SCHEMA:
+            path = "response_format.json_schema.schema"
+            return writer.value(answer.schema if answer.schema is not None else True, path, ordered=False)
+
+
+def _section(conversation: Conversation, vocabulary: Vocabulary, writer: Writer, bounds: Bounds) -> ebnf.Expression:
+    choice = conversation.tool_choice
+    single = choice.mode is ToolMode.NAMED or not conversation.parallel_tool_calls
+    most = 1 if single else bounds.max_calls or TOOL_CALLS_PER_ANSWER.value
+    marker = ebnf.Token(vocabulary.control("<|tool_call_argument_begin|>"))
+    bodies = [
+        ebnf.Seq((ebnf.Text(f"functions.{tool.name}:"), _INDEX, marker, _arguments(tool, i, writer)))
+        for i, tool in enumerate(conversation.tools)
+        if choice.name is None or choice.name == tool.name
+    ]
+    call = writer.rule(
+        "call",
+        ebnf.seq(
+            ebnf.Token(vocabulary.control("<|tool_call_begin|>")),
+            ebnf.alt(bodies),
+            ebnf.Token(vocabulary.control("<|tool_call_end|>")),
+        ),
+    )
+    return writer.rule(
+        "section",
+        ebnf.seq(
+            ebnf.Token(vocabulary.control("<|tool_calls_section_begin|>")),
+            ebnf.Repeat(call, 1, most),
+            ebnf.Token(vocabulary.control("<|tool_calls_section_end|>")),
+        ),
+    )
+
+
+def _arguments(tool: Tool, position: int, writer: Writer) -> ebnf.Expression:
+    """A tool without parameters takes `{}`; one that is not strict takes any JSON object."""
+    if tool.parameters is None:
+        return writer.empty_object()
+    if not tool.strict or tool.parameters is True:
+        return writer.any_object()
+    return writer.object(tool.parameters, f"tools[{position}].function.parameters")

@@ -1,0 +1,39 @@
+"""SGLang plugin: K2's control tokens have no text for the engine's grammars, and grammars are cached as a whole only.
+
+Stock SGLang gives xgrammar the spelling of every added token, so a string in a tool call's arguments could contain
+`<|im_end|>` as one control id. This hook rebuilds xgrammar's view of the vocabulary after SGLang has made its own; it
+does nothing for a tokenizer without K2's markers. Imports SGLang only when it is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+MARKER = "<|tool_calls_section_begin|>"
+_TARGET = "sglang.srt.constrained.xgrammar_backend.XGrammarGrammarBackend.__init__"
+
+
+def register() -> None:
+    """Entry point of group `sglang.srt.plugins`."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    HookRegistry.register(_TARGET, reserve, HookType.AFTER)
+
+
+def reserve(_: Any, backend: Any, tokenizer: Any, *args: Any, **named: Any) -> None:
+    """After the backend's constructor: replace its compiler by one that sees control ids as no text."""
+    added = tokenizer.get_added_vocab()
+    if MARKER not in added:
+        return
+    from xgrammar import TokenizerInfo, VocabType
+
+    from kimi_k2_serving.grammar.masks import CONTROL_BYTE, compiler
+
+    info = backend._tokenizer_info
+    first = min(added.values())
+    pieces = [CONTROL_BYTE + piece if number >= first else piece for number, piece in enumerate(info.decoded_vocab)]
+    reserved = TokenizerInfo(
+        pieces, VocabType.RAW, vocab_size=info.vocab_size, stop_token_ids=list(info.stop_token_ids)
+    )
+    backend._tokenizer_info = reserved
+    backend.grammar_compiler = compiler(reserved)

@@ -1,0 +1,48 @@
+"""The `format`s that have a text form worth enforcing, as patterns. JSON Schema's other formats are annotations.
+
+Dates know the lengths of months and leap years; hosts are the letters-digits-hyphen form, of any length; an
+IPv6 address is written in full or with one `::`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_YEAR = r"(?:[1-9][0-9]{3})"
+_DATE = (
+    rf"(?:{_YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    rf"|02-(?:0[1-9]|1[0-9]|2[0-8]))|(?:1[0-9]|[2-9][0-9])(?:0[48]|[2468][048]|[13579][26])-02-29)"
+)
+_CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?"
+_ZONE = r"(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_HOST = rf"{_LABEL}(?:\.{_LABEL})*"
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_V4 = rf"{_OCTET}(?:\.{_OCTET}){{3}}"
+_H = r"[0-9A-Fa-f]{1,4}"
+_V6 = "|".join(
+    (
+        rf"(?:{_H}:){{7}}{_H}",
+        *(rf"(?:{_H}(?::{_H}){{0,{left}}})?::(?:{_H}(?::{_H}){{0,{5 - left}}})?" for left in range(6)),
+    )
+)
+_PATH = r"[A-Za-z0-9._~!$&'()*+,;=:@/-]"
+_REST = rf"(?:{_PATH}|%[0-9A-Fa-f]{{2}})*"
+_QUERY = rf"(?:\?(?:{_PATH}|[?]|%[0-9A-Fa-f]{{2}})*)?(?:#(?:{_PATH}|[?]|%[0-9A-Fa-f]{{2}})*)?"
+_NUMBER = r"[0-9]{1,4}"
+_TIME_PART = rf"T(?:{_NUMBER}H(?:{_NUMBER}M)?(?:{_NUMBER}S)?|{_NUMBER}M(?:{_NUMBER}S)?|{_NUMBER}S)"
+_DATE_PART = rf"(?:{_NUMBER}Y(?:{_NUMBER}M(?:{_NUMBER}D)?)?|{_NUMBER}M(?:{_NUMBER}D)?|{_NUMBER}D)"
+
+PATTERNS: Mapping[str, str] = {
+    "date": f"^{_DATE}$",
+    "time": f"^{_CLOCK}{_ZONE}$",
+    "date-time": f"^{_DATE}T{_CLOCK}{_ZONE}$",
+    "duration": f"^P(?:{_DATE_PART}(?:{_TIME_PART})?|{_TIME_PART}|{_NUMBER}W)$",
+    "email": rf"^[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@{_LABEL}(?:\.{_LABEL})+$",
+    "hostname": f"^{_HOST}$",
+    "ipv4": f"^{_V4}$",
+    "ipv6": f"^(?:{_V6})$",
+    "uuid": "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$",
+    "uri": rf"^(?:[a-z][a-z0-9+.-]*://{_HOST}(?::[0-9]{{1,4}})?(?:/{_REST})?|(?:mailto|urn|tel|data):{_PATH}{_REST}){_QUERY}$",
+    "json-pointer": r"^(?:/(?:[^/~]|~[01])*)*$",
+}

@@ -1,0 +1,296 @@
+"""A JSON Schema as a client sent it: checked, bounded, brought to the 2020-12 vocabulary, its references resolved.
+
+Raises InvalidSchema that names the path inside the request for whatever is no schema, is past a bound, or refers to
+something outside the document. Nothing is ever fetched. Linear in the schema.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, cast
+from urllib.parse import unquote
+
+from kimi_k2_serving.core.errors import InvalidSchema
+from kimi_k2_serving.core.limits import PATTERN_CHARACTERS, SCHEMA_BYTES, SCHEMA_DEPTH, SCHEMA_NODES, Limit
+from kimi_k2_serving.core.messages import Json
+
+Schema = Mapping[str, Json] | bool
+Pointer = tuple[str | int, ...]
+
+TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+
+_ONE = frozenset(
+    (
+        *("additionalProperties", "items", "contains", "not", "if", "then", "else"),
+        *("propertyNames", "unevaluatedProperties", "unevaluatedItems"),
+    )
+)
+_MANY = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
+_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
+_DROPPED = frozenset(("$schema", "$id", "id", "$comment", "default", "examples", "example", "contentSchema"))
+
+
+@dataclass(frozen=True)
+class Document:
+    """`root` in the 2020-12 vocabulary; `path` is where it stands in the request; `anchors` are names inside it."""
+
+    root: Schema
+    path: str
+    anchors: Mapping[str, Pointer] = field(default_factory=dict)
+
+    def at(self, pointer: Pointer) -> Schema:
+        """The schema at a place that is known to exist."""
+        node: Any = self.root
+        for step in pointer:
+            node = node[step]
+        return cast(Schema, node)
+
+    def where(self, pointer: Pointer) -> str:
+        return self.path + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in pointer)
+
+    def resolve(self, reference: str, pointer: Pointer) -> Pointer:
+        """The place that a `$ref` standing at `pointer` means; raises InvalidSchema."""
+        target = self._find(reference)
+        if target is None:
+            raise InvalidSchema(
+                "refers to nothing in this schema; use #/$defs/NAME", field=self.where((*pointer, "$ref"))
+            )
+        return target
+
+    def _find(self, reference: str) -> Pointer | None:
+        if reference in self.anchors:
+            return self.anchors[reference]
+        if reference != "#" and not reference.startswith("#/"):
+            return None
+        node: Any = self.root
+        steps: list[str | int] = []
+        for part in reference.split("/")[1:]:
+            name = unquote(part).replace("~1", "/").replace("~0", "~")
+            if isinstance(node, dict):
+                step: str | int = _RENAMED.get(name, name) if name not in node else name
+                if step not in node:
+                    return None
+            elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+                step = int(name)
+            else:
+                return None
+            steps.append(step)
+            node = node[step]
+        return tuple(steps) if isinstance(node, dict | bool) else None
+
+
+_RENAMED = {"dependencies": "dependentSchemas"}
+
+
+def read(schema: Schema, path: str) -> Document:
+    """Check and modernise one schema. Raises InvalidSchema."""
+    try:
+        size = len(json.dumps(schema, ensure_ascii=False).encode())
+    except (UnicodeEncodeError, ValueError, TypeError, RecursionError):
+        raise InvalidSchema("is no JSON document", field=path) from None
+    _within(SCHEMA_BYTES, size, path)
+    reader = _Reader(path)
+    document = Document(reader.schema(schema, (), 0), path, reader.anchors)
+    for pointer, reference in reader.references:
+        document.resolve(reference, pointer)
+    _check_progress(document)
+    return document
+
+
+def _check_progress(document: Document) -> None:
+    """Refuse a schema that is applied to a value by being applied to the same value: it means nothing."""
+    finished: set[Pointer] = set()
+    for start in _places(document.root, ()):
+        path: dict[Pointer, list[Pointer]] = {}
+        following: Pointer | None = start
+        while following is not None or path:
+            if following in path:
+                raise InvalidSchema("refers to itself without an end", field=document.where(following))
+            if following is not None and following not in finished:
+                path[following] = _in_place(document, following)
+            pointer = next(reversed(path), None)
+            if pointer is None:
+                break
+            following = path[pointer].pop() if path[pointer] else None
+            if following is None:
+                finished.add(pointer)
+                del path[pointer]
+
+
+def _places(schema: Any, pointer: Pointer) -> Iterator[Pointer]:
+    """Every schema of a document, inner ones first."""
+    if isinstance(schema, bool):
+        return
+    for keyword, value in schema.items():
+        here = (*pointer, keyword)
+        if keyword in _ONE:
+            yield from _places(value, here)
+        elif keyword in _MANY and isinstance(value, list):
+            for i, item in enumerate(value):
+                yield from _places(item, (*here, i))
+        elif keyword in _NAMED and isinstance(value, dict):
+            for name, item in value.items():
+                yield from _places(item, (*here, name))
+    yield pointer
+
+
+def _in_place(document: Document, pointer: Pointer) -> list[Pointer]:
+    """The schemas that the one at `pointer` applies to the very same value."""
+    schema: Any = document.at(pointer)
+    if isinstance(schema, bool):
+        return []
+    found: list[Pointer] = [(*pointer, word) for word in ("not", "if", "then", "else") if word in schema]
+    for word in ("allOf", "anyOf", "oneOf"):
+        found += [(*pointer, word, i) for i in range(len(schema.get(word, ())))]
+    found += [(*pointer, "dependentSchemas", name) for name in schema.get("dependentSchemas", {})]
+    if "$ref" in schema:
+        found.append(document.resolve(str(schema["$ref"]), pointer))
+    return found
+
+
+def _within(limit: Limit, actual: int, path: str) -> None:
+    if actual > limit.value:
+        raise InvalidSchema(f"{actual} {limit.unit}, the limit ({limit.name}) is {limit.value}", field=path)
+
+
+class _Reader:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.nodes = 0
+        self.references: list[tuple[Pointer, str]] = []
+        self.anchors: dict[str, Pointer] = {}
+
+    def schema(self, value: Any, pointer: Pointer, depth: int) -> Schema:
+        if isinstance(value, bool):
+            self._count(1, pointer)
+            return value
+        if not isinstance(value, Mapping):
+            self._fail("must be a schema: an object, true or false", pointer)
+        self._count(1, pointer)
+        if depth > SCHEMA_DEPTH.value:
+            self._fail(f"nests deeper than the limit ({SCHEMA_DEPTH.name}) of {SCHEMA_DEPTH.value} levels", pointer)
+        modern = _modernise(value)
+        result: dict[str, Any] = {}
+        for keyword, inner in modern.items():
+            if keyword not in _DROPPED:
+                result[keyword] = self._keyword(keyword, inner, pointer, depth)
+        self._name(value, pointer)
+        return result
+
+    def _keyword(self, keyword: str, value: Any, pointer: Pointer, depth: int) -> Any:
+        here = (*pointer, keyword)
+        if keyword in _ONE:
+            return self.schema(value, here, depth + 1)
+        if keyword in _MANY:
+            if not isinstance(value, list) or not value:
+                self._fail("must be a list of one schema or more", here)
+            return [self.schema(item, (*here, i), depth + 1) for i, item in enumerate(value)]
+        if keyword in _NAMED:
+            if not isinstance(value, dict):
+                self._fail("must be an object whose values are schemas", here)
+            if keyword == "patternProperties":
+                for pattern in value:
+                    self._pattern(pattern, here)
+            return {name: self.schema(item, (*here, name), depth + 1) for name, item in value.items()}
+        if keyword in _CHECKS:
+            problem = _CHECKS[keyword](value)
+            if problem:
+                self._fail(problem, here)
+        if keyword == "pattern":
+            self._pattern(str(value), here)
+        if keyword == "enum" and isinstance(value, list):
+            self._count(len(value), here)
+        if keyword == "$ref":
+            self.references.append((pointer, str(value)))
+        return value
+
+    def _name(self, value: Mapping[str, Json], pointer: Pointer) -> None:
+        for keyword, prefix in (("$anchor", "#"), ("$dynamicAnchor", "#"), ("$id", ""), ("id", "")):
+            name = value.get(keyword)
+            if isinstance(name, str):
+                self.anchors.setdefault(prefix + name, pointer)
+
+    def _pattern(self, pattern: str, pointer: Pointer) -> None:
+        if len(pattern) > PATTERN_CHARACTERS.value:
+            limit = PATTERN_CHARACTERS
+            self._fail(f"{len(pattern)} {limit.unit}, the limit ({limit.name}) is {limit.value}", pointer)
+
+    def _count(self, more: int, pointer: Pointer) -> None:
+        self.nodes += more
+        if self.nodes > SCHEMA_NODES.value:
+            self._fail(f"has more than the limit ({SCHEMA_NODES.name}) of {SCHEMA_NODES.value} nodes", ())
+
+    def _fail(self, detail: str, pointer: Pointer) -> NoReturn:
+        raise InvalidSchema(detail, field=Document(True, self.path).where(pointer))
+
+
+def _modernise(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of earlier drafts as 2020-12 has them; other keywords and their order stay."""
+    result = dict(value)
+    if isinstance(result.get("items"), list):
+        rest = result.pop("additionalItems", None)
+        result["prefixItems"] = result.pop("items")
+        if not result["prefixItems"]:
+            del result["prefixItems"]
+        if rest is not None:
+            result["items"] = rest
+    elif "additionalItems" in result:
+        del result["additionalItems"]
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if isinstance(result.get(exclusive), bool) and result.pop(exclusive) and bound in result:
+            result[exclusive] = result.pop(bound)
+    dependencies = result.pop("dependencies", None)
+    if isinstance(dependencies, dict):
+        for name, needs in dependencies.items():
+            word = "dependentRequired" if isinstance(needs, list) else "dependentSchemas"
+            result.setdefault(word, {})[name] = needs
+    for old in ("$recursiveRef", "$dynamicRef"):
+        if old in result:
+            result.setdefault("$ref", result.pop(old))
+    return result
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and bool(value == int(value) and value >= 0)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _types(value: Any) -> str:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or any(name not in TYPES for name in names):
+        return f"must be one or a list of: {', '.join(TYPES)}"
+    return ""
+
+
+def _check(holds: Callable[[Any], bool], expected: str) -> Callable[[Any], str]:
+    return lambda value: "" if holds(value) else f"must be {expected}"
+
+
+_COUNTS = (
+    *("minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains"),
+    *("minProperties", "maxProperties"),
+)
+_CHECKS: Mapping[str, Callable[[Any], str]] = {
+    "type": _types,
+    "enum": _check(lambda value: isinstance(value, list) and bool(value), "a list of one value or more"),
+    "required": _check(_is_names, "a list of property names"),
+    "pattern": _check(lambda value: isinstance(value, str), "a string"),
+    "format": _check(lambda value: isinstance(value, str), "a string"),
+    "$ref": _check(lambda value: isinstance(value, str), "a string"),
+    "uniqueItems": _check(lambda value: isinstance(value, bool), "true or false"),
+    "multipleOf": _check(lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "dependentRequired": _check(
+        lambda value: isinstance(value, dict) and all(map(_is_names, value.values())), "lists of property names by name"
+    ),
+    **dict.fromkeys(_COUNTS, _check(_is_count, "an integer, 0 or more")),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _check(_is_number, "a number")),
+}

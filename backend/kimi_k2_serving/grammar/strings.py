@@ -1,0 +1,167 @@
+"""Strings in JSON's spelling: free, counted, or held by an automaton.
+
+Raw control characters and halves of surrogate pairs are never written. A free character may be written raw or by any
+of its escapes; a character of an automaton in one way only. Each state is one right-linear rule, because a token mask
+is computed once per state and then looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from kimi_k2_serving.grammar import automaton, pattern
+from kimi_k2_serving.grammar.automaton import Automaton, Edge, TooLarge
+from kimi_k2_serving.grammar.ebnf import MAX_CODE_POINT, Expression, Interval, OneOf, Ref, Repeat, Seq, Text, alt
+from kimi_k2_serving.grammar.formats import PATTERNS
+from kimi_k2_serving.grammar.shapes import String
+
+# States of one string: each costs a pass over the vocabulary when the grammar is compiled.
+COUNTED = 128
+BLOCK = 32
+_QUOTE = Text('"')
+_RAW: tuple[Interval, ...] = ((0x20, 0x21), (0x23, 0x5B), (0x5D, MAX_CODE_POINT))
+_SHORT = {0x22: '\\"', 0x5C: "\\\\", 0x08: "\\b", 0x0C: "\\f", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
+_HEX = OneOf(((0x30, 0x39), (0x41, 0x46), (0x61, 0x66)))
+_D = OneOf(((0x44, 0x44), (0x64, 0x64)))
+# The rule `unicode`, behind \u: a character outside the surrogates, or both halves of a pair.
+UNICODE = alt(
+    (
+        Seq((OneOf(((0x30, 0x39), (0x41, 0x43), (0x45, 0x46), (0x61, 0x63), (0x65, 0x66))), _HEX, _HEX, _HEX)),
+        Seq((_D, OneOf(((0x30, 0x37),)), _HEX, _HEX)),
+        Seq(
+            (
+                _D,
+                OneOf(((0x38, 0x39), (0x41, 0x42), (0x61, 0x62))),
+                _HEX,
+                _HEX,
+                Text("\\u"),
+                _D,
+                OneOf(((0x43, 0x46), (0x63, 0x66))),
+                _HEX,
+                _HEX,
+            )
+        ),
+    )
+)
+_ESCAPED = OneOf(tuple((ord(c), ord(c)) for c in sorted('"/\\bfnrt')))
+
+EVERYTHING = automaton.build(Repeat(OneOf(pattern.ANY), 0, None))
+
+
+def any_character(following: Expression) -> list[Expression]:
+    """One character in any spelling, then `following`."""
+    return [
+        Seq((OneOf(_RAW), following)),
+        Seq((Text("\\"), _ESCAPED, following)),
+        Seq((Text("\\u"), Ref("unicode"), following)),
+    ]
+
+
+def counted(least: int, most: int | None, rules: dict[str, Expression]) -> Expression:
+    """The rest of a string behind its quote: `least` to `most` characters, then the closing quote."""
+    blocks = least // BLOCK if least > COUNTED else 0
+    if blocks:
+        rest = counted(least - blocks * BLOCK, None if most is None else most - blocks * BLOCK, rules)
+        return Seq((Repeat(_block(rules), blocks, blocks), rest))
+    name = f"chars_{least}_{'n' if most is None else most}"
+    if name not in rules:
+        rules[name] = Seq(())
+        options: list[Expression] = [_QUOTE] if least == 0 else []
+        if most is None or most > 0:
+            # Built from the short end, so that a long count does not recurse deeply.
+            following = counted(max(least - 1, 0), None if most is None else most - 1, rules)
+            options.extend(any_character(following))
+        rules[name] = alt(options)
+    return Ref(name)
+
+
+def _block(rules: dict[str, Expression]) -> Expression:
+    """Exactly BLOCK characters. xgrammar's own counted repetition is not used: its masks admit tokens it refuses."""
+    for i in range(BLOCK) if "block_1" not in rules else ():
+        rules[f"block_{i + 1}"] = alt(any_character(Ref(f"block_{i}") if i else Seq(())))
+    return Ref(f"block_{BLOCK}")
+
+
+def spelled(found: Automaton, name: str, rules: dict[str, Expression], *, quoted: bool) -> Expression:
+    """Rules for an automaton's texts: of a JSON string behind its quote if `quoted`, else as they are."""
+    end: Expression = _QUOTE if quoted else Seq(())
+    for state, edges in enumerate(found.edges):
+        options: list[Expression] = [end] if state in found.accepting else []
+        for target, intervals in _by_target(edges):
+            following = Ref(f"{name}_{target}")
+            if not quoted:
+                options.append(Seq((OneOf(intervals), following)))
+            elif intervals == ((0, MAX_CODE_POINT),):
+                options.extend(any_character(following))
+            else:
+                options.extend(Seq((piece, following)) for piece in _pieces(intervals))
+        rules[f"{name}_{state}"] = alt(options)
+    return Ref(f"{name}_0")
+
+
+def _by_target(edges: tuple[Edge, ...]) -> list[tuple[int, tuple[Interval, ...]]]:
+    found: dict[int, list[Interval]] = {}
+    for low, high, target in edges:
+        found.setdefault(target, []).append((low, high))
+    return [(target, tuple(intervals)) for target, intervals in found.items()]
+
+
+def _pieces(intervals: tuple[Interval, ...]) -> Iterator[Expression]:
+    """The characters of `intervals`, those that JSON escapes in their shortest escape."""
+    raw = tuple(
+        (max(low, first), min(high, last))
+        for low, high in intervals
+        for first, last in _RAW
+        if max(low, first) <= min(high, last)
+    )
+    if any(not 0xD800 <= low <= high <= 0xDFFF for low, high in raw):
+        yield OneOf(raw)
+    for low, high in intervals:
+        for code in (*range(low, min(high, 0x1F) + 1), *(c for c in (0x22, 0x5C) if low <= c <= high)):
+            yield Text(_SHORT.get(code, f"\\u{code:04x}"))
+
+
+def language(shape: String, longest: int | None, give_up: Callable[[str], None]) -> Automaton | None:
+    """The automaton of a string with a pattern, a format or exclusions; None if only its length matters.
+
+    `longest` bounds what the schema leaves open. `give_up(keyword)` is told what could not be held.
+    """
+    parts = list(_automata(shape, give_up))
+    if not parts and not shape.excluded:
+        return None
+    found = parts[0] if parts else EVERYTHING
+    steps = [("pattern", part) for part in parts[1:]]
+    for keyword, part in steps:
+        found = _narrowed(found, part, keyword, give_up)
+    if shape.excluded:
+        found = _narrowed(found, automaton.subtract(EVERYTHING, automaton.words(shape.excluded)), "not", give_up)
+    most = shape.most
+    if longest is not None:
+        bound = max(longest, shape.least, found.shortest)
+        most = bound if most is None else min(most, bound)
+    for keyword, least, end in (("minLength", shape.least, None), ("maxLength", 0, most)):
+        if least or end is not None:
+            found = _narrowed(found, (least, end), keyword, give_up)
+    return found
+
+
+def _narrowed(
+    found: Automaton, by: Automaton | tuple[int, int | None], keyword: str, give_up: Callable[[str], None]
+) -> Automaton:
+    """`found` met with another automaton, or with lengths. Too many states: `found` itself, and `keyword` given up."""
+    try:
+        return automaton.intersect(found, by if isinstance(by, Automaton) else automaton.lengths(*by))
+    except TooLarge:
+        give_up(keyword)
+        return found
+
+
+def _automata(shape: String, give_up: Callable[[str], None]) -> Iterator[Automaton]:
+    for text, holds in sorted(shape.patterns):
+        try:
+            found = pattern.matching(text, narrow=holds)
+            yield found if holds else automaton.subtract(EVERYTHING, found)
+        except (pattern.NotRegular, TooLarge):
+            give_up("pattern")
+    for name in sorted(shape.formats & PATTERNS.keys()):
+        yield pattern.matching(PATTERNS[name])

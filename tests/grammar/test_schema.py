@@ -1,0 +1,79 @@
+"""What is no schema, or too much of one, is refused by the path where it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kimi_k2_serving.core.errors import InvalidSchema
+from kimi_k2_serving.grammar import schema
+
+ROOT = "tools[3].function.parameters"
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        value = {"type": "object", "properties": {"a": value}}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({"type": "text"}, ".type"),
+        ({"properties": {"x": {"type": []}}}, ".properties.x.type"),
+        ({"properties": ["x"]}, ".properties"),
+        ({"properties": {"x": 3}}, ".properties.x"),
+        ({"anyOf": []}, ".anyOf"),
+        ({"anyOf": [{}, {"minLength": -1}]}, ".anyOf[1].minLength"),
+        ({"items": {"maxItems": 1.5}}, ".items.maxItems"),
+        ({"required": "a"}, ".required"),
+        ({"enum": []}, ".enum"),
+        ({"multipleOf": 0}, ".multipleOf"),
+        ({"minimum": "3"}, ".minimum"),
+        ({"pattern": 5}, ".pattern"),
+        ({"properties": {"x": {"pattern": "a" * 513}}}, ".properties.x.pattern"),
+        ({"patternProperties": {"a" * 513: {}}}, ".patternProperties"),
+        ({"properties": {"x": {"$ref": "#/$defs/none"}}}, ".properties.x.$ref"),
+        ({"$ref": "https://example.com/schema"}, ".$ref"),
+        ({"$ref": "#"}, ""),
+        ({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"not": {"$ref": "#/$defs/a"}}}}, ".$defs.a"),
+        ({"enum": list(range(4001))}, ""),
+        ({"description": "x" * 300_000}, ""),
+    ],
+)
+def test_a_schema_that_is_none_names_its_place(value: dict[str, Any], place: str) -> None:
+    with pytest.raises(InvalidSchema) as caught:
+        schema.read(value, ROOT)
+    assert caught.value.field.startswith(ROOT + place[:6])
+    assert caught.value.field == ROOT + place or place.startswith(".$defs")
+
+
+def test_depth_is_bounded() -> None:
+    schema.read(_nested(30), ROOT)
+    with pytest.raises(InvalidSchema, match="schema_depth"):
+        schema.read(_nested(40), ROOT)
+
+
+def test_many_references_to_one_place_are_no_loop() -> None:
+    links = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(200)}
+    schema.read({"$defs": {**links, "d200": {"type": "string"}}, "$ref": "#/$defs/d0"}, ROOT)
+
+
+def test_earlier_drafts_are_read_as_2020_12() -> None:
+    old = {
+        "items": [{"type": "string"}],
+        "additionalItems": False,
+        "minimum": 1,
+        "exclusiveMinimum": True,
+        "dependencies": {"a": ["b"], "c": {"required": ["d"]}},
+    }
+    assert schema.read(old, ROOT).root == {
+        "prefixItems": [{"type": "string"}],
+        "items": False,
+        "exclusiveMinimum": 1,
+        "dependentRequired": {"a": ["b"]},
+        "dependentSchemas": {"c": {"required": ["d"]}},
+    }
