@@ -126,7 +126,7 @@ def _no_constant(name: str) -> NoReturn:
 def _is_object(text: str) -> bool:
     """The interpreter's own decoder, told that NaN and Infinity are no JSON."""
     try:
-        return text[:1] == "{" and isinstance(json.loads(text, parse_constant=_no_constant), dict)
+        return text[:1] + text[-1:] == "{}" and isinstance(json.loads(text, parse_constant=_no_constant), dict)
     except ValueError:
         return False
 

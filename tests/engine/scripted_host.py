@@ -1,7 +1,7 @@
 """A host process without SGLang: counts up from the last prompt id, one id every `step` seconds. For faults and speed.
 
 It obeys `server_args`: start_delay, step, die_after (tokens, of all requests together), refuse_start,
-shared_memory (an entry of /dev/shm to leave behind).
+shared_memory (an entry of /dev/shm to leave behind), worker (start a second process, as SGLang's scheduler is one).
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import mmap
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from kimi_k2_serving.engine import wire
@@ -20,7 +23,7 @@ from kimi_k2_serving.engine.host import bind_to_parent, receive_start
 
 async def serve(stream: socket.socket, args: dict[str, Any]) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=stream)
-    wire.write(writer, [wire.Started("scripted", 1000, 2000, 5000)])
+    wire.write(writer, [wire.Started("scripted", 1000, 2000, 5000), wire.Beat(1.0, True, 3, 2, 0.5)])
     aborted: set[str] = set()
     tasks = set()
     sent = 0
@@ -63,6 +66,11 @@ def main() -> None:
     kept: list[mmap.mmap] = []
     if name := args.get("shared_memory"):
         kept.append(mmap.mmap(shared_file(name), 4096, flags=mmap.MAP_SHARED))
+    if args.get("worker"):
+        worker = subprocess.Popen(["sglang::scheduler", "600"], executable="/bin/sleep")
+        # Popen returns a moment before the new command line shows.
+        while not Path(f"/proc/{worker.pid}/cmdline").read_bytes():
+            time.sleep(0.001)
     if args.get("refuse_start"):
         sys.exit(3)
     asyncio.run(asyncio.sleep(args.get("start_delay", 0)))

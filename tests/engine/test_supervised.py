@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, InvalidValue
-from kimi_k2_serving.engine import process
-from kimi_k2_serving.engine.port import Chunk, EndReason, EngineState, Generation
+from kimi_k2_serving.engine import group, process
+from kimi_k2_serving.engine.port import Chunk, EndReason, EngineState, Generation, Load
 from kimi_k2_serving.engine.process import HostProcess
 from kimi_k2_serving.engine.supervised import CRASHES, SupervisedEngine
 
@@ -31,7 +31,7 @@ class Started:
         self.hosts: list[HostProcess] = []
         self.runtime = runtime
         self.server_args = server_args
-        self.engine = SupervisedEngine(self.spawn, server_args, start_timeout=20, sleep=self.sleep)
+        self.engine = SupervisedEngine(self.spawn, server_args, start_timeout=20, stall_seconds=2, sleep=self.sleep)
         self.pauses: list[float] = []
 
     async def spawn(self) -> HostProcess:
@@ -65,11 +65,8 @@ async def running(runtime: Path, **server_args: Any) -> AsyncIterator[Started]:
 
 
 def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """A zombie is not: this process collects the orphans of those it started, at its leisure."""
+    return group.state(pid) not in ("", "Z")
 
 
 def test_a_generation_is_whole_and_ends_once(tmp_path: Path) -> None:
@@ -110,6 +107,49 @@ def test_killing_the_host_ends_everything_in_flight_once_and_the_engine_comes_ba
                 await started.collect("refused", 1)
             await started.until(lambda: started.engine.state is EngineState.READY)
             assert len(await started.collect("after", 3)) >= 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize("whose", ["host", "worker"])
+def test_any_process_lost_or_stopped_ends_everything_in_flight_and_the_engine_comes_back(
+    tmp_path: Path, whose: str, signal_number: signal.Signals
+) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, step=0.02, worker=True) as started:
+            host = started.hosts[0].process.pid
+            (worker,) = group.titled(host, "sglang::scheduler")
+            flights = [asyncio.create_task(started.collect(str(number), 10_000)) for number in range(3)]
+            await asyncio.sleep(0.2)
+            begin = time.monotonic()
+            os.kill(host if whose == "host" else worker, signal_number)
+            results = await asyncio.gather(*flights, return_exceptions=True)
+            least, most = (0, 0.5) if signal_number is signal.SIGKILL else (1.5, 3.5)
+            assert least < time.monotonic() - begin < most
+            assert all(isinstance(result, EngineLost) for result in results), results
+            await started.until(lambda: started.engine.state is EngineState.READY)
+            assert list(group.members(host)) == [], "a process was left, if only as a zombie"
+            assert started.engine.load.restarts == 1
+            assert len(await started.collect("after", 3)) >= 1
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_engine_is_not_stalled(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as started:
+            await asyncio.sleep(2.6)
+            assert len(started.hosts) == 1
+            assert await started.collect("a", 1)
+
+    asyncio.run(scenario())
+
+
+def test_the_load_is_what_the_scheduler_says_last(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as started:
+            await started.until(lambda: started.engine.load == Load(3, 2, 0.5, 0))
 
     asyncio.run(scenario())
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,3 +46,19 @@ def test_a_frame_is_not_delivered_before_its_last_byte() -> None:
 def test_a_frame_longer_than_any_of_ours_is_refused_before_it_is_read() -> None:
     with pytest.raises(ValueError, match="too long"):
         wire.FrameReader(wire.ToHost).feed(wire.HEADER.pack(wire.FRAME_BYTES + 1))
+
+
+def test_a_prompt_of_the_whole_context_is_read_in_time_proportional_to_it() -> None:
+    def seconds(length: int) -> float:
+        data = wire.frame(wire.Submit("u", list(range(length)), {}, True, None, 0))
+        best = 9.0
+        for _ in range(3):
+            begin = time.perf_counter()
+            reader = wire.FrameReader(wire.ToHost)
+            received = [message for at in range(0, len(data), 4096) for message in reader.feed(data[at : at + 4096])]
+            best = min(best, time.perf_counter() - begin)
+        assert len(received[0].input_ids) == length
+        return best
+
+    small, large = seconds(65_536), seconds(524_288)
+    assert large < 8 * 4 * small, (small, large)

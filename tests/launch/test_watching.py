@@ -15,9 +15,11 @@ from typing import Any
 import psutil
 import pytest
 
+from kimi_k2_serving.engine import shared_memory
+from kimi_k2_serving.engine.shared_memory import SHARED_MEMORY, Entry
 from kimi_k2_serving.launch import state, traces
 from kimi_k2_serving.launch.layout import checkout
-from kimi_k2_serving.launch.traces import SHARED_MEMORY, Entry, Ident, Traces
+from kimi_k2_serving.launch.traces import Ident, Traces
 
 Start = Callable[..., "Watched"]
 
@@ -230,8 +232,8 @@ def test_maps_and_descriptors_are_both_looked_at(tmp_path: Path) -> None:
         "7f02-7f03 r-xp 00000000 fe:00 43    /usr/lib/libc.so.6\n"
         "7f03-7f04 rw-p 00000000 00:00 0 \n"
     )
-    assert set(traces.held(7, proc=tmp_path)) == {Entry("mapped", 41), Entry("sem.x y", 42)}
-    assert list(traces.held(8, proc=tmp_path)) == []
+    assert set(shared_memory.held(7, proc=tmp_path)) == {Entry("mapped", 41), Entry("sem.x y", 42)}
+    assert list(shared_memory.held(8, proc=tmp_path)) == []
 
 
 def test_a_renamed_semaphore_is_known_by_its_inode(tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ def test_a_renamed_semaphore_is_known_by_its_inode(tmp_path: Path) -> None:
     before.touch()
     recorded = Entry(before.name, before.stat().st_ino)
     before.rename(after)
-    assert traces.remove([recorded]) == [after.name]
+    assert shared_memory.remove([recorded]) == [after.name]
 
 
 def test_what_was_there_before_is_foreign() -> None:
@@ -247,7 +249,7 @@ def test_what_was_there_before_is_foreign() -> None:
         try:
             inode = os.fstat(held.fileno()).st_ino
             assert inode in Traces.begin().foreign
-            assert inode in {entry.inode for entry in traces.held(os.getpid())}
+            assert inode in {entry.inode for entry in shared_memory.held(os.getpid())}
         finally:
             os.unlink(held.name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,6 +37,37 @@ class InferenceResponse:
     def __init__(self, output_tensors: Any = (), error: TritonError | None = None) -> None:
         self.output_tensors = list(output_tensors)
         self.error = error
+
+
+class Metric:
+    def __init__(self, labels: dict[str, str]) -> None:
+        self.labels = labels
+        self.value = 0.0
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+    def increment(self, value: float) -> None:
+        self.value += value
+
+
+class MetricFamily:
+    """Every metric of every family made while `available`, by the family's name."""
+
+    COUNTER, GAUGE = range(2)
+    available = True
+    made: ClassVar[dict[str, list[Metric]]] = {}
+
+    def __init__(self, name: str, description: str, kind: int) -> None:
+        if not self.available:
+            raise TritonModelException("metrics not supported")
+        self._name = name
+        self.made[name] = []
+
+    def Metric(self, labels: dict[str, str]) -> Metric:  # noqa: N802 - Triton's name
+        metric = Metric(labels)
+        self.made[self._name].append(metric)
+        return metric
 
 
 class Logger:

@@ -13,10 +13,12 @@ import fake_pb_utils as triton
 import pytest
 
 from kimi_k2_serving.core.errors import EngineLost
-from kimi_k2_serving.engine.abort_channel import AbortReceiver, AbortSender
+from kimi_k2_serving.engine.abort_channel import AbortSender
+from kimi_k2_serving.engine.admission import Capacity
 from kimi_k2_serving.engine.fake import ScriptedEngine, Step, Wait
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, Usage
-from kimi_k2_serving.triton.engine_service import EngineService
+from kimi_k2_serving.triton.engine_service import EngineService, Serving
+from kimi_k2_serving.triton.server_watch import TritonServer
 
 
 class Bytes:
@@ -38,10 +40,11 @@ def chunk(text: str, *, end: EndReason | None = None, matched: str | int | None 
     )
 
 
+ROOMY = Capacity(requests=1000, prompt_tokens=100_000, queue=1000, queue_seconds=10)
 HELLO = (chunk("He"), chunk("l"), chunk("lo", end=EndReason.LENGTH))
 SCRIPTS: dict[int, tuple[Step, ...]] = {
-    1: HELLO,
-    2: (chunk("a"), EngineLost("the engine died")),
+    1: (HELLO[0], Wait(0.05), *HELLO[1:]),
+    2: (chunk("a"), Wait(0.05), EngineLost("the engine died")),
     3: (chunk("a"), Wait(30), chunk("b", end=EndReason.STOP)),
     4: (Wait(30), chunk("b", end=EndReason.STOP)),
     5: (chunk("one S"), chunk("TO"), chunk("P two", end=EndReason.STOP, matched="STOP")),
@@ -50,9 +53,17 @@ SCRIPTS: dict[int, tuple[Step, ...]] = {
 
 
 @contextmanager
-def service(tmp_path: Path) -> Iterator[tuple[EngineService, ScriptedEngine]]:
-    engine = ScriptedEngine(SCRIPTS)
-    running = EngineService(engine, Bytes(), AbortReceiver(tmp_path / "runtime", engine.abort))
+def service(
+    tmp_path: Path,
+    capacity: Capacity = ROOMY,
+    *,
+    slow_reader_seconds: float = 5.0,
+    server: TritonServer | None = None,
+    context_length: int = 1000,
+) -> Iterator[tuple[EngineService, ScriptedEngine]]:
+    engine = ScriptedEngine(SCRIPTS, context_length=context_length)
+    serving = Serving("engine", tmp_path / "runtime", capacity, slow_reader_seconds, server)
+    running = EngineService(engine, Bytes(), serving)
     running.start()
     try:
         yield running, engine
@@ -111,7 +122,9 @@ def test_streamed_responses_put_together_are_the_whole_answer_and_the_last_is_fi
 def test_the_request_context_is_whole_once_and_then_its_uid(tmp_path: Path) -> None:
     with service(tmp_path) as (running, engine):
         responses = answers(ask(running, input_ids=[1], stream=True, request_context="u1\nanything\nat all"))
-        assert [each["request_context"] for each in responses] == ["u1\nanything\nat all", "u1", "u1"]
+        contexts = [each["request_context"] for each in responses]
+        assert contexts == ["u1\nanything\nat all", *["u1"] * (len(responses) - 1)]
+        assert len(responses) > 1
         assert engine.generations[0].uid == "u1"
 
 

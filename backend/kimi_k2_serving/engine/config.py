@@ -1,8 +1,8 @@
 """`engine.yaml` and presets: which checkpoint, which SGLang arguments, which environment.
 
 `${NAME}` and `${NAME:-default}` inside a string are taken from the mapping given as `environ`; nothing else is
-expanded. engine.yaml's `engine:` wins over the preset's, key by key. Raises InvalidValue or MissingField, naming the
-key.
+expanded. engine.yaml's `engine:` and `admission:` win over the preset's, key by key. Raises InvalidValue or
+MissingField, naming the key.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 import yaml
 
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, UnknownField
+from kimi_k2_serving.engine.admission import Capacity
 
-ENGINE_KEYS = ("checkpoint", "preset", "parse_special", "engine")
+ENGINE_KEYS = ("checkpoint", "preset", "parse_special", "engine", "admission")
+ADMISSION_KEYS = ("requests", "prompt_tokens", "queue", "queue_seconds")
 PRESET_KEYS = (
     "description",
     "evidence",
@@ -27,6 +29,8 @@ PRESET_KEYS = (
     "grace_seconds",
     "start_timeout_seconds",
     "stall_seconds",
+    "slow_reader_seconds",
+    "admission",
     "engine",
     "environment",
 )
@@ -47,6 +51,8 @@ class Preset:
     grace_seconds: float
     start_timeout_seconds: float
     stall_seconds: float
+    slow_reader_seconds: float
+    admission: Mapping[str, Any]
     server_args: Mapping[str, Any]
     environment: Mapping[str, str]
 
@@ -57,6 +63,7 @@ class EngineConfig:
     preset: Preset
     parse_special: bool
     server_args: Mapping[str, Any]
+    admission: Capacity
 
 
 def preset_names() -> list[str]:
@@ -81,6 +88,8 @@ def load_preset(name: str, environ: Mapping[str, str]) -> Preset:
         grace_seconds=float(data["grace_seconds"]),
         start_timeout_seconds=float(data["start_timeout_seconds"]),
         stall_seconds=float(data["stall_seconds"]),
+        slow_reader_seconds=float(data["slow_reader_seconds"]),
+        admission=mapping(data["admission"], f"{name}.admission"),
         server_args=data["engine"],
         environment=data["environment"],
     )
@@ -98,7 +107,19 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
     if not isinstance(parse_special, bool):
         raise InvalidType("must be true or false", field="engine.yaml.parse_special")
     own = mapping(data.get("engine") or {}, "engine.yaml.engine")
-    return EngineConfig(Path(data["checkpoint"]), preset, parse_special, {**preset.server_args, **own})
+    admission = {**preset.admission, **mapping(data.get("admission") or {}, "engine.yaml.admission")}
+    return EngineConfig(
+        Path(data["checkpoint"]), preset, parse_special, {**preset.server_args, **own}, read_capacity(admission)
+    )
+
+
+def read_capacity(given: Mapping[str, Any]) -> Capacity:
+    check_keys(given, ADMISSION_KEYS, "admission")
+    for key in ADMISSION_KEYS:
+        least = 0 if key == "queue" else 1
+        if not isinstance(given.get(key), int) or given[key] < least:
+            raise InvalidValue(f"must be a whole number, at least {least}", field=f"admission.{key}")
+    return Capacity(given["requests"], given["prompt_tokens"], given["queue"], float(given["queue_seconds"]))
 
 
 def mapping(data: Any, where: str) -> dict[str, Any]:

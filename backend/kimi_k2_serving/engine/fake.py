@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kimi_k2_serving.core.errors import EngineUnavailable, ServingError
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, EngineInfo, EngineState, Generation, Usage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, EngineInfo, EngineState, Generation, Load, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,16 @@ class ScriptedEngine:
         self.state = EngineState.STOPPED
         self.generations: list[Generation] = []
 
+    def check(self) -> None:
+        if self.state is not EngineState.READY:
+            raise EngineUnavailable("the scripted engine is down")
+
     async def start(self) -> EngineInfo:
         self.state = EngineState.READY
         return EngineInfo("scripted", self._context_length, self._context_length, 5000, 0.0)
 
     async def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
-        if self.state is not EngineState.READY:
-            raise EngineUnavailable("the scripted engine is down")
+        self.check()
         self.generations.append(generation)
         aborted = self._aborted[generation.uid] = asyncio.Event()
         try:
@@ -65,6 +68,10 @@ class ScriptedEngine:
     @property
     def in_flight(self) -> int:
         return len(self._aborted)
+
+    @property
+    def load(self) -> Load:
+        return Load(running=self.in_flight)
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:

@@ -1,19 +1,21 @@
 """A process group as /proc shows it: who is in it, what it has in /dev/shm, how to end it.
 
-SGLang's processes leave semaphores and snapshot files in /dev/shm when they are killed. Only what a member of the group
-has mapped is ever named here, so nothing of anybody else's is removed. Linux only.
+SGLang's processes leave semaphores and snapshot files in /dev/shm when they are killed. Linux only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-SHARED_MEMORY = "/dev/shm/"
+from kimi_k2_serving.engine.shared_memory import Entry, held
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def members(group: int) -> Iterator[int]:
@@ -26,21 +28,41 @@ def members(group: int) -> Iterator[int]:
                     yield int(entry.name)
 
 
-def shared_memory(group: int) -> set[Path]:
-    """The entries of /dev/shm that members of the group have mapped now."""
-    found = set()
+def shared_memory(group: int) -> set[Entry]:
+    """The entries of /dev/shm that members of the group hold now."""
+    return {entry for pid in members(group) for entry in held(pid)}
+
+
+def stopped(pids: Iterable[int]) -> bool:
+    """Whether a process of these is stopped by a signal."""
+    return any(state(pid) == "T" for pid in pids)
+
+
+def state(pid: int) -> str:
+    """The letter of proc(5): R, S, D, T, Z and so on; "" once there is no such process."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """User and system time of these processes together; ended ones count nothing."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def titled(group: int, prefix: str) -> list[int]:
+    """The members whose command line starts with `prefix`."""
+    found = []
     for pid in members(group):
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-                _, slash, name = line.partition(SHARED_MEMORY)
-                if slash and not name.endswith(" (deleted)"):
-                    found.add(Path(SHARED_MEMORY + name))
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(prefix.encode()):
+                found.append(pid)
     return found
-
-
-def remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
 
 
 def kill(group: int) -> None:
@@ -48,10 +70,24 @@ def kill(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends: otherwise nobody may be there to collect them."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def collect(group: int) -> None:
+    """Collect the ended members that are children of this process, but for the group's leader."""
+    for pid in members(group):
+        if pid != group:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
 def await_end(group: int, seconds: float) -> bool:
     """True once no process of the group is left: the killed ones hold memory and sockets for a moment."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        collect(group)
         try:
             os.killpg(group, 0)
         except (ProcessLookupError, PermissionError):

@@ -70,6 +70,7 @@ async def serve(engine: Any, stream: socket.socket) -> None:
     """Run until the stub closes its side."""
     reader, writer = await asyncio.open_unix_connection(sock=stream)
     wire.write(writer, [started(engine)])
+    beating = asyncio.create_task(beat(engine, writer))
     tasks: dict[str, asyncio.Task[None]] = {}
     with contextlib.suppress(ConnectionError):
         async for message in wire.messages(reader, wire.ToHost):
@@ -82,6 +83,27 @@ async def serve(engine: Any, stream: socket.socket) -> None:
                     engine.tokenizer_manager.abort_request(rid=uid)
                 case _:
                     pass
+    beating.cancel()
+
+
+async def beat(engine: Any, writer: asyncio.StreamWriter) -> None:
+    """Pass on what the schedulers publish, all data-parallel ranks together."""
+    reader = engine.tokenizer_manager.load_snapshot_reader
+    while True:
+        loads = [load for load in reader.read_all() if load is not None]
+        wire.write(
+            writer,
+            [
+                wire.Beat(
+                    published=max((load.timestamp for load in loads), default=0.0),
+                    busy=any(load.num_running_reqs + load.num_waiting_reqs + load.num_used_tokens for load in loads),
+                    running=sum(load.num_running_reqs for load in loads),
+                    queued=sum(load.num_waiting_reqs for load in loads),
+                    kv_usage=max((load.token_usage for load in loads), default=0.0),
+                )
+            ],
+        )
+        await asyncio.sleep(wire.BEAT_SECONDS)
 
 
 def started(engine: Any) -> wire.Started:

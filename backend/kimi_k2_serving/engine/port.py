@@ -89,11 +89,31 @@ class Chunk:
     end: End | None = None
     logprobs: tuple[TokenLogprob, ...] = field(default=())
 
-    def merge(self, later: Chunk) -> Chunk:
-        """This chunk and the next one as one."""
-        return Chunk(
-            self.ids + later.ids, self.text + later.text, later.usage, later.end, self.logprobs + later.logprobs
-        )
+
+def merged(chunks: Sequence[Chunk]) -> Chunk:
+    """Consecutive chunks, at least one, as one; linear in what they hold."""
+    if len(chunks) == 1:
+        return chunks[0]
+    last = chunks[-1]
+    return Chunk(
+        tuple(token for chunk in chunks for token in chunk.ids),
+        "".join(chunk.text for chunk in chunks),
+        last.usage,
+        last.end,
+        tuple(each for chunk in chunks for each in chunk.logprobs),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The scheduler's own state: requests in its batch and in its queue; `kv_usage` is the used share of the KV pool,
+    0 to 1, less what may be evicted. `restarts` counts the engine's since its first start.
+    """
+
+    running: int = 0
+    queued: int = 0
+    kv_usage: float = 0.0
+    restarts: int = 0
 
 
 class Engine(Protocol):
@@ -101,6 +121,15 @@ class Engine(Protocol):
 
     @property
     def state(self) -> EngineState: ...
+
+    @property
+    def load(self) -> Load:
+        """At most 200 ms old; all zero but `restarts` while the engine is down."""
+        ...
+
+    def check(self) -> None:
+        """Raises EngineUnavailable, with a time to retry, in any state but READY."""
+        ...
 
     async def start(self) -> EngineInfo:
         """Return when the engine serves. Raises EngineUnavailable if it can't be started."""

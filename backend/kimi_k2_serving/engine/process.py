@@ -1,12 +1,14 @@
 """One host process: spawned, spoken to over a socket pair, ended with everything that it started.
 
 The host leads a session and process group of its own, so `end` reaches SGLang's processes even after a kill -9 of the
-host. Its temporary directory (0700) holds SGLang's sockets and is removed with it, as is what it had in /dev/shm.
+host. None of them is of use without the others: when one ends, all are killed at once. Its temporary directory (0700)
+holds SGLang's sockets and is removed with it, as is what it had in /dev/shm.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -14,9 +16,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kimi_k2_serving.engine import group, wire
+from kimi_k2_serving.engine import group, shared_memory, wire
+from kimi_k2_serving.engine.shared_memory import Entry
 
 END_SECONDS = 5.0
+# How SGLang titles its processes.
+TITLE = "sglang::"
+SCHEDULER = "sglang::scheduler"
 
 
 class HostProcess:
@@ -33,7 +39,10 @@ class HostProcess:
         self._messages = wire.messages(reader, wire.FromHost)
         self._writer = writer
         self._directory = directory
-        self._shared_memory: set[Path] = set()
+        self._shared_memory: set[Entry] = set()
+        self._workers: list[int] = []
+        self._schedulers: list[int] = []
+        self._watched: list[int] = []
         self._ending: asyncio.Task[None] | None = None
 
     def send(self, message: wire.ToHost) -> None:
@@ -47,8 +56,36 @@ class HostProcess:
             return None
 
     def observe(self) -> None:
-        """Record what the group has in /dev/shm, to be removed with it, also after a kill -9."""
+        """Record who is in the group, and what it has in /dev/shm: to be removed with it, also after a kill -9."""
         self._shared_memory |= group.shared_memory(self.process.pid)
+        self._workers = [pid for pid in group.titled(self.process.pid, TITLE) if pid != self.process.pid]
+        self._schedulers = group.titled(self.process.pid, SCHEDULER)
+
+    def watch(self) -> None:
+        """From now on the end of any observed process is the end of all."""
+        for pid in self._workers:
+            with contextlib.suppress(ProcessLookupError):
+                watched = os.pidfd_open(pid)
+                self._watched.append(watched)
+                asyncio.get_running_loop().add_reader(watched, self._worker_ended, watched)
+
+    def _worker_ended(self, watched: int) -> None:
+        asyncio.get_running_loop().remove_reader(watched)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the group; `receive` then returns None."""
+        group.kill(self.process.pid)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether one of the observed processes is stopped by a signal."""
+        return group.stopped([self.process.pid, *self._workers])
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of the schedulers together."""
+        return group.cpu_seconds(self._schedulers)
 
     async def end(self) -> None:
         """Kill the group, wait for it, remove what it leaves. May be called again, and goes on if its caller is
@@ -60,6 +97,10 @@ class HostProcess:
 
     async def _end(self) -> None:
         self._writer.close()
+        while self._watched:
+            watched = self._watched.pop()
+            asyncio.get_running_loop().remove_reader(watched)
+            os.close(watched)
         await asyncio.to_thread(self._end_group)
         await self.process.wait()
         await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
@@ -68,7 +109,7 @@ class HostProcess:
         self.observe()
         group.kill(self.process.pid)
         group.await_end(self.process.pid, END_SECONDS)
-        group.remove(self._shared_memory)
+        shared_memory.remove(self._shared_memory)
 
 
 def private_directory(runtime: Path) -> Path:
@@ -80,6 +121,7 @@ async def spawn(command: Sequence[str], environment: Mapping[str, str], runtime:
     """Start `command FD PARENT` with a socket pair end as FD; `runtime` is the directory for its temporary
     directory.
     """
+    group.adopt_orphans()
     directory = private_directory(runtime)
     ours, theirs = socket.socketpair()
     with theirs:

@@ -34,6 +34,8 @@ def build(
         lambda: process.spawn(command, environment, runtime),
         server_args(config, checkpoint, cache),
         start_timeout=config.preset.start_timeout_seconds,
+        stall_seconds=config.preset.stall_seconds,
+        steps_on_cpu=config.server_args.get("device") == "cpu",
     )
 
 

@@ -1,7 +1,8 @@
 """SGLang in a process of its own, kept alive: `SupervisedEngine` implements the engine port over `wire`.
 
-When the host process ends, every generation in flight raises EngineLost once, new ones raise EngineUnavailable with a
-time to retry, and the host is started again with back-off; `CRASHES` deaths within `CRASH_WINDOW` seconds end that.
+When a process of the engine ends or its work stalls, all of them are killed, every generation in flight raises
+EngineLost once, new ones raise EngineUnavailable with a time to retry, and the host is started again with back-off;
+`CRASHES` deaths within `CRASH_WINDOW` seconds end that.
 All state belongs to one event loop. Nothing here imports SGLang.
 """
 
@@ -17,21 +18,37 @@ from typing import Any
 
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, Internal, InvalidValue, Overloaded
 from kimi_k2_serving.engine import wire
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, EngineInfo, EngineState, Generation, TokenLogprob, Usage
+from kimi_k2_serving.engine.port import (
+    Chunk,
+    End,
+    EndReason,
+    EngineInfo,
+    EngineState,
+    Generation,
+    Load,
+    TokenLogprob,
+    Usage,
+    merged,
+)
 from kimi_k2_serving.engine.process import HostProcess
+from kimi_k2_serving.engine.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 CRASHES = 5
 CRASH_WINDOW = 600.0
 BACKOFF_SECONDS = (0.1, 1.0, 5.0, 15.0)
+# How often the engine is asked whether it moves.
+WATCH_SECONDS = 0.25
 
 Spawn = Callable[[], Awaitable[HostProcess]]
 Answer = wire.Output | wire.Failed | None
 
 
 class SupervisedEngine:
-    """`spawn` makes a host process; `start_timeout` is in seconds, per start."""
+    """`spawn` makes a host process; `start_timeout` is in seconds, per start; `stall_seconds` without
+    movement while something is in flight are a death. `steps_on_cpu`: the scheduler's CPU time is movement.
+    """
 
     def __init__(
         self,
@@ -39,12 +56,16 @@ class SupervisedEngine:
         server_args: Mapping[str, Any],
         *,
         start_timeout: float,
+        stall_seconds: float,
+        steps_on_cpu: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._spawn = spawn
         self._server_args = dict(server_args)
         self._start_timeout = start_timeout
+        self._stall_seconds = stall_seconds
+        self._steps_on_cpu = steps_on_cpu
         self._clock = clock
         self._sleep = sleep
         self._state = EngineState.STOPPED
@@ -54,10 +75,20 @@ class SupervisedEngine:
         self._flights: dict[str, asyncio.Queue[Answer]] = {}
         self._deaths: deque[float] = deque(maxlen=CRASHES)
         self._spawned_at = 0.0
+        self._progress = Progress(stall_seconds, 0.0)
+        self._load = Load()
 
     @property
     def state(self) -> EngineState:
         return self._state
+
+    @property
+    def load(self) -> Load:
+        return self._load
+
+    def check(self) -> None:
+        if self._state is not EngineState.READY:
+            raise self._unavailable()
 
     async def start(self) -> EngineInfo:
         if self._supervisor is not None:
@@ -72,8 +103,8 @@ class SupervisedEngine:
         return self._info
 
     async def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
-        if self._state is not EngineState.READY or self._host is None:
-            raise self._unavailable()
+        self.check()
+        assert self._host is not None
         uid = generation.uid
         if uid in self._flights:
             raise Internal("two generations with one uid")
@@ -93,13 +124,12 @@ class SupervisedEngine:
                 )
             )
             while not ended:
-                answer = await answers.get()
+                chunks = [read(await answers.get())]
                 # Whatever else has arrived goes out as one chunk: a slow reader costs fewer, larger responses.
-                chunk = read(answer)
-                while chunk.end is None and not answers.empty():
-                    chunk = chunk.merge(read(answers.get_nowait()))
-                ended = chunk.end is not None
-                yield chunk
+                while chunks[-1].end is None and not answers.empty():
+                    chunks.append(read(answers.get_nowait()))
+                ended = chunks[-1].end is not None
+                yield merged(chunks)
         except (EngineLost, InvalidValue, Overloaded, Internal):
             ended = True
             raise
@@ -137,6 +167,7 @@ class SupervisedEngine:
         if not isinstance(first, wire.Started):
             raise EngineUnavailable("the engine ended while it was starting; see its log")
         await asyncio.to_thread(host.observe)
+        host.watch()
         self._state = EngineState.READY
         return EngineInfo(
             engine=first.engine,
@@ -149,15 +180,44 @@ class SupervisedEngine:
     async def _supervise(self) -> None:
         while True:
             assert self._host is not None
-            while (message := await self._host.receive()) is not None:
-                if not isinstance(message, wire.Started) and message.uid in self._flights:
-                    self._flights[message.uid].put_nowait(message)
+            watch = asyncio.create_task(self._watch(self._host))
+            try:
+                while (message := await self._host.receive()) is not None:
+                    self._take(message)
+            finally:
+                watch.cancel()
             if not await self._restart():
+                return
+
+    def _take(self, message: wire.FromHost) -> None:
+        match message:
+            case wire.Beat():
+                self._progress.scheduler(message.published, self._clock(), busy=message.busy)
+                self._load = Load(message.running, message.queued, message.kv_usage, self._load.restarts)
+            case wire.Output() | wire.Failed():
+                self._progress.output(self._clock())
+                if message.uid in self._flights:
+                    self._flights[message.uid].put_nowait(message)
+            case wire.Started():
+                pass
+
+    async def _watch(self, host: HostProcess) -> None:
+        self._progress = Progress(self._stall_seconds, self._clock())
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            in_flight = bool(self._flights)
+            if in_flight and self._steps_on_cpu:
+                self._progress.worked(host.cpu_seconds, self._clock())
+            if self._progress.stalled(self._clock(), in_flight=in_flight, stopped=in_flight and host.stopped):
+                logger.error("the engine has not moved for %g s with work in flight: it is killed", self._stall_seconds)
+                host.kill()
                 return
 
     async def _restart(self) -> bool:
         """After a death: end what was in flight, start again. False when that is given up."""
         self._state = EngineState.RESTARTING
+        self._spawned_at = self._clock()
+        self._load = Load(restarts=self._load.restarts + 1)
         for answers in self._flights.values():
             answers.put_nowait(None)
         attempt = 0
@@ -188,9 +248,13 @@ class SupervisedEngine:
     def _unavailable(self) -> EngineUnavailable:
         if self._state is EngineState.FAILED:
             return EngineUnavailable("the engine keeps dying and was not started again; see its log", retry_after=600)
-        usual = self._info.start_seconds if self._info else 60.0
-        left = max(1.0, usual - (self._clock() - self._spawned_at))
+        left = self._until_ready()
         return EngineUnavailable(f"the engine is {self._state.value}; retry in {left:.0f} s", retry_after=left)
+
+    def _until_ready(self) -> float:
+        """An estimate in seconds, from how long the last start took."""
+        usual = self._info.start_seconds if self._info else 60.0
+        return max(1.0, usual - (self._clock() - self._spawned_at))
 
 
 def read(answer: Answer) -> Chunk:

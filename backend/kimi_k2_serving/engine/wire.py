@@ -2,7 +2,7 @@
 
 A frame is a 4-byte big-endian length and a msgpack map (msgspec, no pickle). The stub speaks first: Start, then
 Submit / Abort at any time. The host answers Started once, then Output* and exactly one last Output or Failed per
-Submit. The end of the stream in either direction means that the other side is gone.
+Submit, and a Beat every BEAT_SECONDS. The end of the stream in either direction means that the other side is gone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 HEADER = struct.Struct(">I")
 # The largest real frame is one prompt: 262,144 ids of up to 5 bytes each.
 FRAME_BYTES = 64 * 2**20
+BEAT_SECONDS = 0.05
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):
@@ -67,8 +68,20 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     log: str
 
 
+class Beat(msgspec.Struct, tag=True, frozen=True):
+    """The scheduler's state as it last published it, at `published` by its clock. `busy`: it has requests, a long
+    prompt that it has begun and counts nowhere else included.
+    """
+
+    published: float
+    busy: bool
+    running: int
+    queued: int
+    kv_usage: float
+
+
 ToHost = Start | Submit | Abort
-FromHost = Started | Output | Failed
+FromHost = Started | Output | Failed | Beat
 
 
 def frame(message: ToHost | FromHost) -> bytes:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from kimi_k2_serving.engine import shared_memory
 from kimi_k2_serving.launch import linux, state, traces
 from kimi_k2_serving.launch.command import Command
 from kimi_k2_serving.launch.refusal import Failure
@@ -99,7 +100,7 @@ class Server:
         while self._alive():
             self._signal(self._pids(), signal.SIGKILL)
             time.sleep(0.02)
-        removed = traces.remove(self._traces.entries)
+        removed = shared_memory.remove(self._traces.entries)
         state.remove_runtime_dir(self._runtime_dir)
         state.path_of(self._run, self._owner.pid).unlink(missing_ok=True)
         return removed

@@ -12,8 +12,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from kimi_k2_serving.launch import traces
-from kimi_k2_serving.launch.traces import Entry, Ident, Traces
+from kimi_k2_serving.engine import shared_memory
+from kimi_k2_serving.engine.shared_memory import Entry
+from kimi_k2_serving.launch.traces import Ident, Traces
 
 RUNTIME_PREFIX = "kimi-k2-"
 
@@ -96,7 +97,7 @@ def clean_leftovers(folder: Path) -> list[str]:
             pids = " ".join(str(process.pid) for process in alive)
             lines.append(f"an earlier server (pid {state.owner.pid}) was killed and left processes: kill {pids}")
             continue
-        removed = traces.remove(state.entries) if same_boot else []
+        removed = shared_memory.remove(state.entries) if same_boot else []
         remove_runtime_dir(state.runtime_dir)
         path.unlink(missing_ok=True)
         lines.append(f"cleaned up after an earlier server (pid {state.owner.pid}): {len(removed)} in /dev/shm")

@@ -24,7 +24,7 @@ from kimi_k2_serving.engine.config import load_engine_config
 from kimi_k2_serving.grammar.constraint import Bounds, constrain
 from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.context import RequestContext
-from kimi_k2_serving.triton.table import CHAT_INPUTS, PREPROCESS_OUTPUTS, Tensor
+from kimi_k2_serving.triton.table import ENSEMBLE_INPUTS, PREPROCESS_OUTPUTS, Tensor
 
 OUTPUTS = {tensor.name: tensor for tensor in PREPROCESS_OUTPUTS}
 
@@ -55,7 +55,7 @@ class ChatModel:
 
     def prepare(self, request: Any, *, new_uid: Callable[[], str]) -> list[tuple[Tensor, Sequence[Any]]]:
         """The step's outputs. Raises InvalidRequest's leaves, each naming the field."""
-        tensors.refuse_parameters(request, (tensor.name for tensor in CHAT_INPUTS))
+        tensors.refuse_parameters(request, (tensor.name for tensor in ENSEMBLE_INPUTS))
         stream = tensors.flag(request, "stream", False)
         conversation = read_chat(request)
         sampling = self._sampling(request)

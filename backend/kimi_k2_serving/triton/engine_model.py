@@ -15,11 +15,11 @@ import triton_python_backend_utils as pb_utils
 from kimi_k2_serving import settings
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine import sglang
-from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.checkpoint import inspect
 from kimi_k2_serving.engine.config import load_engine_config
 from kimi_k2_serving.engine.text import load_encoder
-from kimi_k2_serving.triton.engine_service import EngineService
+from kimi_k2_serving.triton.engine_service import EngineService, Serving
+from kimi_k2_serving.triton.server_watch import TritonServer
 from kimi_k2_serving.triton.table import ENGINE_INPUTS, ENGINE_OUTPUTS, Tensor
 
 
@@ -46,7 +46,7 @@ def start(args: dict[str, str]) -> EngineService:
     """`args` are Triton's. Raises TritonModelException with one line that says what to do."""
     refuse_several_instances(json.loads(args["model_config"]))
     try:
-        service, preset = configure(Path(args["model_repository"]) / args["model_version"])
+        service, preset = configure(Path(args["model_repository"]) / args["model_version"], args["model_name"])
         info = service.start()
     except ServingError as error:
         raise pb_utils.TritonModelException(str(error)) from None
@@ -57,7 +57,7 @@ def start(args: dict[str, str]) -> EngineService:
     return service
 
 
-def configure(directory: Path) -> tuple[EngineService, str]:
+def configure(directory: Path, model: str) -> tuple[EngineService, str]:
     """The service for a model version's directory, not started, and its preset's name."""
     own = settings.Settings.read()
     environ = settings.inherited()
@@ -67,7 +67,14 @@ def configure(directory: Path) -> tuple[EngineService, str]:
     runtime = settings.runtime_directory(os.getppid(), own)
     engine = sglang.build(config, checkpoint, cache=own.cache, runtime=runtime, environ=environ)
     encoder = load_encoder(checkpoint, own.cache, parse_special=config.parse_special)
-    return EngineService(engine, encoder, AbortReceiver(runtime, engine.abort)), config.preset.name
+    serving = Serving(
+        model=model,
+        runtime=runtime,
+        capacity=config.admission,
+        slow_reader_seconds=config.preset.slow_reader_seconds,
+        server=TritonServer.of_process(os.getppid()),
+    )
+    return EngineService(engine, encoder, serving), config.preset.name
 
 
 def refuse_several_instances(config: dict[str, Any]) -> None:

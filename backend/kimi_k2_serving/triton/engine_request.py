@@ -16,12 +16,16 @@ from kimi_k2_serving.triton.table import ENGINE_INPUTS
 
 # SGLang sends a chunk every so many steps; a response that nobody streams needs none but the last.
 WHOLE_ANSWER_INTERVAL = 1 << 20
+PRIORITIES = (-100, 100)
+DAY_MS = 86_400_000
+# Each is a response that Triton and the client have to handle.
+SHORTEST_HEARTBEAT_MS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """`echo` goes before the text; `context` is the request_context as it came; `stops` are matched on the text
-    here.
+    here. `timeout` and `heartbeat` are in seconds, None where there is none.
     """
 
     generation: Generation
@@ -33,6 +37,8 @@ class Job:
     cumulative_logprob: bool
     num_input_tokens: bool
     num_output_tokens: bool
+    timeout: float | None
+    heartbeat: float | None
 
 
 def read_job(request: Any, encoder: TextEncoder, *, context_length: int, new_uid: Callable[[], str]) -> Job:
@@ -56,6 +62,7 @@ def read_job(request: Any, encoder: TextEncoder, *, context_length: int, new_uid
             sampling=sampling,
             stream=stream,
             top_logprobs=0 if top is None and cumulative else top,
+            priority=read_integer(request, "request_priority", *PRIORITIES) or 0,
         ),
         stream=stream,
         echo=read_echo(request, text, stream),
@@ -65,6 +72,8 @@ def read_job(request: Any, encoder: TextEncoder, *, context_length: int, new_uid
         cumulative_logprob=cumulative,
         num_input_tokens=tensors.flag(request, "return_num_input_tokens", False),
         num_output_tokens=tensors.flag(request, "return_num_output_tokens", False),
+        timeout=read_seconds(request, "timeout_ms", 1),
+        heartbeat=read_heartbeat(request, stream),
     )
 
 
@@ -99,6 +108,28 @@ def read_top_logprobs(request: Any) -> int | None:
     if tensors.flag(request, "return_logprobs", False):
         return int(top or 0)
     return None
+
+
+def read_heartbeat(request: Any, stream: bool) -> float | None:
+    seconds = read_seconds(request, "heartbeat_ms", SHORTEST_HEARTBEAT_MS)
+    if seconds is not None and not stream:
+        raise InvalidValue("needs stream true: without it there is exactly one response", field="heartbeat_ms")
+    return seconds
+
+
+def read_seconds(request: Any, name: str, least: int) -> float | None:
+    """A tensor in milliseconds as seconds."""
+    milliseconds = read_integer(request, name, least, DAY_MS)
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def read_integer(request: Any, name: str, least: int, most: int) -> int | None:
+    given = tensors.value(request, name)
+    if given is None:
+        return None
+    if not least <= given <= most:
+        raise InvalidValue(f"must lie in {least} to {most}, got {given}", field=name)
+    return int(given)
 
 
 def context_uid(context: str) -> str:

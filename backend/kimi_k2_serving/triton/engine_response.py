@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kimi_k2_serving.core.phrases import PhraseScanner
-from kimi_k2_serving.engine.port import Chunk, TokenLogprob
+from kimi_k2_serving.engine.port import Chunk, TokenLogprob, merged
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton.engine_request import Job
 from kimi_k2_serving.triton.table import ENGINE_OUTPUTS, Tensor
@@ -41,17 +41,17 @@ class Answer:
         self._job = job
         self._encoder = encoder
         self._stops = StopText(job.stops)
-        self._waiting: Chunk | None = None
+        self._waiting: list[Chunk] = []
         self._context = job.context
         self._cumulative = 0.0
 
     def feed(self, chunk: Chunk) -> tuple[Outputs, bool]:
-        if self._waiting is not None:
-            chunk = self._waiting.merge(chunk)
-        if not self._job.stream and chunk.end is None:
-            self._waiting = chunk
+        if self._job.stream:
+            return self._outputs(chunk), chunk.end is not None
+        self._waiting.append(chunk)
+        if chunk.end is None:
             return [], False
-        return self._outputs(chunk), chunk.end is not None
+        return self._outputs(merged(self._waiting)), True
 
     def _outputs(self, chunk: Chunk) -> Outputs:
         job, last = self._job, chunk.end is not None

@@ -1,55 +1,87 @@
-"""Requests in, decoupled responses out: one task per request on an event loop of its own.
+"""Requests in, decoupled responses out: one `Session` per request, all on an event loop of its own.
 
-Every request ends with exactly one final response: `Reply` is the only way to send, and it closes itself. Sends,
-polls for cancellation and tensor reading happen on worker threads, never on the loop. It knows nothing of K2's
-prompts or tools.
+A session decides and this module does what it says: admission, the engine's run, responses, cancellation, deadlines,
+heartbeats and the drain. Tensors are read, responses sent and Triton asked on worker threads, never on the loop. It
+knows nothing of K2's prompts or tools.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from kimi_k2_serving.core.errors import Cancelled, Internal, InvalidValue, ServingError, ShuttingDown
+from kimi_k2_serving.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    InvalidValue,
+    ServingError,
+    ShuttingDown,
+)
+from kimi_k2_serving.engine import session as sessions
 from kimi_k2_serving.engine.abort_channel import AbortReceiver
-from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState
+from kimi_k2_serving.engine.admission import Admission, Capacity
+from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, Usage
+from kimi_k2_serving.engine.session import Action, Phase, Session
 from kimi_k2_serving.engine.text import TextEncoder
-from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.engine_request import Job, read_job
 from kimi_k2_serving.triton.engine_response import Answer
+from kimi_k2_serving.triton.metrics import Metrics
+from kimi_k2_serving.triton.outbox import Outbox
+from kimi_k2_serving.triton.server_watch import TritonServer
 
-# Triton's parent process serves sends and polls from a pool of 32 threads; four of ours keep the order per request.
-WORKERS = 4
-# A cancellation reaches the engine within this and one poll per live request.
+# Triton's parent process serves sends and polls from a pool of 32 threads.
+SENDERS = 4
+READERS = 2
+# A cancellation reaches the engine within this and one poll per live request; deadlines and the queue within this.
 POLL_SECONDS = 0.05
+METRICS_SECONDS = 0.1
 STOP_SECONDS = 20.0
+# How long a stop waits for last responses to be passed on.
+FLUSH_SECONDS = 2.0
+# What Triton needs, of its exit timeout, to end connections and unload models after the last request has ended.
+UNLOAD_SECONDS = 3.0
 
 
-class Reply:
-    """One request's way back; used by one thread at a time. After `finish` nothing is sent."""
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """`runtime` is the directory of the abort channel; `server` is the Triton above, None where there is none to
+    watch.
+    """
 
-    def __init__(self, sender: Any) -> None:
-        self._sender = sender
-        self.finished = False
+    model: str
+    runtime: Path
+    capacity: Capacity
+    slow_reader_seconds: float
+    server: TritonServer | None = None
 
-    def send(self, response: Any) -> None:
-        if not self.finished:
-            self._sender.send(response)
 
-    def finish(self, response: Any) -> None:
-        if not self.finished:
-            self.finished = True
-            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One request from its arrival to its ending. Times are the loop's."""
 
-    def cancelled(self) -> bool:
-        return not self.finished and bool(self._sender.is_cancelled())
+    outbox: Outbox
+    session: Session = field(default_factory=Session)
+    ticket: int = -1
+    job: Job | None = None
+    run: asyncio.Task[None] | None = None
+    arrived: float = 0.0
+    deadline: float = math.inf
+    next_heartbeat: float = math.inf
+
+    @property
+    def live(self) -> bool:
+        return self.session.phase is not Phase.ENDED
 
 
 class EngineService:
@@ -59,28 +91,37 @@ class EngineService:
         self,
         engine: Engine,
         encoder: TextEncoder,
-        aborts: AbortReceiver,
+        serving: Serving,
         *,
         new_uid: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._engine = engine
         self._encoder = encoder
-        self._aborts = aborts
+        self._serving = serving
         self._new_uid = new_uid
+        self._admission = Admission(serving.capacity)
+        self._aborts = AbortReceiver(serving.runtime, self._abort)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="engine-io")
-        self._live: dict[str, Reply] = {}
-        self._cancelled: set[str] = set()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="engine-read")
+        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="engine-send")
+        self._asker = ThreadPoolExecutor(1, thread_name_prefix="engine-ask")
+        self._metrics: Metrics | None = None
+        # Every request whose final response Triton does not have yet, and of those with a uid, by it.
+        self._flights: set[Flight] = set()
+        self._by_uid: dict[str, Flight] = {}
+        self._by_ticket: dict[int, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._context_length = 0
+        self._draining = False
 
     @property
     def ready(self) -> bool:
-        return self._engine.state is EngineState.READY
+        return self._engine.state is EngineState.READY and not self._draining
 
     def start(self) -> EngineInfo:
         """Raises EngineUnavailable if the engine can't be started; then nothing is left to stop."""
+        self._metrics = Metrics(self._serving.model)
         self._thread.start()
         try:
             info = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
@@ -90,9 +131,9 @@ class EngineService:
         self._context_length = info.context_length
         return info
 
-    def execute(self, requests: list[Any]) -> None:
+    def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
-            self._loop.call_soon_threadsafe(self._begin, request, Reply(request.get_response_sender()))
+            self._loop.call_soon_threadsafe(self._arrive, request, request.get_response_sender())
 
     def stop(self) -> None:
         """End every request with one error, the engine, and every thread."""
@@ -100,84 +141,227 @@ class EngineService:
             asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(STOP_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(STOP_SECONDS)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        for workers in (self._readers, self._senders, self._asker):
+            workers.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
-
-    def _begin(self, request: Any, reply: Reply) -> None:
-        task = self._loop.create_task(self._serve(request, reply))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._metrics is not None:
+            self._metrics.close()
 
     async def _start(self) -> EngineInfo:
         info = await self._engine.start()
         await self._aborts.open()
-        poller = self._loop.create_task(self._poll())
-        self._tasks.add(poller)
+        self._spawn(self._keep_time())
+        self._spawn(self._poll())
+        self._spawn(self._publish())
+        if self._serving.server is not None:
+            self._spawn(self._drain(self._serving.server))
         return info
 
     async def _stop(self) -> None:
+        self._draining = True
+        self._end_all()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                while self._flights:
+                    self._forget_finished()
+                    await asyncio.sleep(0.01)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._engine.stop()
         self._aborts.close()
 
-    async def _serve(self, request: Any, reply: Reply) -> None:
-        """One request, from its tensors to its final response."""
-        try:
-            job = await self._work(self._read, request)
-            await self._generate(job, reply)
-        except ServingError as error:
-            await self._work(reply.finish, tensors.failure(error))
-        except asyncio.CancelledError:
-            reply.finish(tensors.failure(ShuttingDown("the server is stopping")))
-            raise
-        except Exception as error:
-            pb_utils.Logger.log_error(f"request failed: {type(error).__name__}: {error}")
-            await self._work(reply.finish, tensors.failure(Internal("an internal error; see the server's log")))
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    def _read(self, request: Any) -> Job:
+    # One request.
+
+    def _arrive(self, request: Any, sender: Any) -> None:
+        # No reference back to the flight: see outbox.
+        flight = Flight(Outbox(sender, self._senders, broken=self._broken), arrived=self._loop.time())
+        self._flights.add(flight)
+        try:
+            self._refuse_if_closed()
+            flight.ticket = self._admission.arrive()
+        except ServingError as error:
+            self._interrupt(flight, error)
+            return
+        self._by_ticket[flight.ticket] = flight
+        self._spawn(self._read(flight, request))
+
+    def _refuse_if_closed(self) -> None:
+        if self._draining:
+            raise ShuttingDown("the server is stopping; send the request to another")
+        self._engine.check()
+
+    async def _read(self, flight: Flight, request: Any) -> None:
+        try:
+            job = await self._loop.run_in_executor(self._readers, self._read_job, request)
+            if flight.live:
+                self._join(flight, job)
+        except ServingError as error:
+            self._interrupt(flight, error)
+        except Exception as error:
+            pb_utils.Logger.log_error(f"a request could not be read: {type(error).__name__}: {error}")
+            self._interrupt(flight, Internal("an internal error; see the server's log"))
+        self._settle()
+
+    def _read_job(self, request: Any) -> Job:
         return read_job(request, self._encoder, context_length=self._context_length, new_uid=self._new_uid)
 
-    async def _generate(self, job: Job, reply: Reply) -> None:
-        uid = job.generation.uid
-        if uid in self._live:
+    def _join(self, flight: Flight, job: Job) -> None:
+        generation = job.generation
+        if generation.uid in self._by_uid:
             raise InvalidValue("this uid is already in flight", field="request_context")
-        self._live[uid] = reply
-        answer = Answer(job, self._encoder)
-        try:
-            async with contextlib.aclosing(self._engine.generate(job.generation)) as chunks:  # type: ignore[type-var]
-                async for chunk in chunks:
-                    if uid in self._cancelled:
-                        raise Cancelled("cancelled by the client")
-                    await self._work(deliver, answer, chunk, reply)
-        finally:
-            self._live.pop(uid, None)
-            self._cancelled.discard(uid)
+        self._by_uid[generation.uid] = flight
+        flight.job = job
+        flight.outbox.answer = Answer(job, self._encoder)
+        if job.timeout is not None:
+            flight.deadline = flight.arrived + job.timeout
+        self._beat(flight)
+        priority = generation.priority or 0
+        self._admission.join(flight.ticket, len(generation.input_ids), priority, self._loop.time())
 
-    async def _poll(self) -> None:
-        """Ask for cancellations: there is no callback. Works in every phase, queueing and prefill included."""
+    def _settle(self) -> None:
+        for decision in self._admission.settle(self._loop.time()):
+            flight = self._by_ticket[decision.ticket]
+            if decision.refusal is None:
+                self._perform(flight, flight.session.admit())
+            else:
+                self._interrupt(flight, decision.refusal)
+
+    async def _run(self, flight: Flight) -> None:
+        """The engine's run, to its end; cancelled when nobody wants the rest."""
+        assert flight.job is not None
+        try:
+            async with contextlib.aclosing(self._engine.generate(flight.job.generation)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    self._perform(flight, flight.session.receive(chunk))
+        except ServingError as error:
+            self._perform(flight, flight.session.lose(error))
+        except Exception as error:
+            pb_utils.Logger.log_error(f"a run failed: {type(error).__name__}: {error}")
+        # Nothing is left of this where the run has ended as it should.
+        self._perform(flight, flight.session.lose(Internal("an internal error; see the server's log")))
+
+    def _interrupt(self, flight: Flight, error: ServingError) -> None:
+        self._perform(flight, flight.session.interrupt(error))
+
+    def _perform(self, flight: Flight, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case sessions.Submit():
+                    flight.run = self._spawn(self._run(flight))
+                case sessions.Abort():
+                    assert flight.run is not None
+                    flight.run.cancel()
+                case sessions.Deliver(chunk=chunk):
+                    flight.outbox.put(chunk)
+                    self._beat(flight)
+                case sessions.Finish(chunk=chunk):
+                    flight.outbox.put(chunk)
+                    assert chunk.end is not None
+                    self._ended(flight, "aborted" if chunk.end.reason.value == "abort" else "completed")
+                case sessions.Fail(error=error):
+                    flight.outbox.fail(error)
+                    self._ended(flight, error.code)
+
+    def _ended(self, flight: Flight, outcome: str) -> None:
+        """Its place is free at once; the flight itself stays until Triton has its final response."""
+        if self._metrics is not None:
+            self._metrics.ended(outcome)
+        if flight.job is not None:
+            self._by_uid.pop(flight.job.generation.uid, None)
+        if self._by_ticket.pop(flight.ticket, None) is not None:
+            self._admission.leave(flight.ticket, self._loop.time())
+            self._loop.call_soon(self._settle)
+
+    def _broken(self, outbox: Outbox) -> None:
+        """On a worker thread: its client has been told what there is to tell."""
+        self._loop.call_soon_threadsafe(self._give_up, outbox)
+
+    def _give_up(self, outbox: Outbox) -> None:
+        for flight in [each for each in self._flights if each.outbox is outbox]:
+            self._interrupt(flight, Internal("an internal error; see the server's log"))
+
+    def _abort(self, uid: str) -> None:
+        """Postprocess wants no more: an early end if it runs, none at all if it still waits."""
+        flight = self._by_uid.get(uid)
+        if flight is None:
+            return
+        if flight.session.phase is Phase.RUNNING:
+            self._engine.abort(uid)
+        else:
+            self._interrupt(flight, Cancelled("cancelled before it began"))
+
+    # All requests.
+
+    async def _keep_time(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            if not self._live:
-                continue
-            for uid in await self._work(cancelled_uids, list(self._live.items())):
-                if uid in self._live:
-                    self._cancelled.add(uid)
-                    self._engine.abort(uid)
+            now = self._loop.time()
+            for flight in [flight for flight in self._flights if flight.live]:
+                self._check_time(flight, now)
+            self._settle()
+            self._forget_finished()
 
-    async def _work(self, function: Any, *arguments: Any) -> Any:
-        return await self._loop.run_in_executor(self._workers, function, *arguments)
+    def _check_time(self, flight: Flight, now: float) -> None:
+        if now >= flight.deadline:
+            self._interrupt(flight, DeadlineExceeded(f"not done within {flight.deadline - flight.arrived:g} s"))
+        elif flight.outbox.stalled_seconds() > self._serving.slow_reader_seconds:
+            self._interrupt(flight, Cancelled("a response could not be passed on: the client does not read"))
+        elif now >= flight.next_heartbeat and flight.outbox.idle and flight.job is not None:
+            flight.outbox.put(Chunk((), "", Usage(prompt=len(flight.job.generation.input_ids))))
+            self._beat(flight)
+
+    def _beat(self, flight: Flight) -> None:
+        """Something goes out now: the next heartbeat is a whole interval away."""
+        if flight.job is not None and flight.job.heartbeat is not None:
+            flight.next_heartbeat = self._loop.time() + flight.job.heartbeat
+
+    def _forget_finished(self) -> None:
+        self._flights -= {flight for flight in self._flights if flight.outbox.finished and flight.outbox.idle}
+
+    async def _poll(self) -> None:
+        """Ask for cancellations: there is no callback. Works in every phase, waiting and prefill included."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            live = [flight for flight in self._flights if flight.live and flight.outbox.stalled_seconds() < 1]
+            for flight in await self._loop.run_in_executor(self._asker, cancelled, live):
+                self._interrupt(flight, Cancelled("cancelled by the client"))
+
+    async def _publish(self) -> None:
+        assert self._metrics is not None
+        while True:
+            waiting, prompt_tokens = self._admission.waiting, self._admission.prompt_tokens
+            await self._loop.run_in_executor(
+                self._asker, self._metrics.flush, self._engine.load, waiting, prompt_tokens
+            )
+            await asyncio.sleep(METRICS_SECONDS)
+
+    async def _drain(self, server: TritonServer) -> None:
+        """Once Triton stops: nothing new, and one error for whatever it would cut off."""
+        await server.stopping()
+        self._draining = True
+        pb_utils.Logger.log_info(f"draining: {len(self._flights)} requests in flight")
+        await asyncio.sleep(max(server.exit_seconds - UNLOAD_SECONDS, server.exit_seconds / 2))
+        self._end_all()
+
+    def _end_all(self) -> None:
+        for flight in list(self._flights):
+            self._interrupt(flight, ShuttingDown("the server is stopping; send the request again"))
 
 
-def deliver(answer: Answer, chunk: Chunk, reply: Reply) -> None:
-    """On a worker thread: at most one response for the chunk."""
-    outputs, final = answer.feed(chunk)
-    if final:
-        reply.finish(tensors.response(outputs))
-    elif outputs:
-        reply.send(tensors.response(outputs))
-
-
-def cancelled_uids(live: list[tuple[str, Reply]]) -> list[str]:
-    return [uid for uid, reply in live if reply.cancelled()]
+def cancelled(flights: Sequence[Flight]) -> list[Flight]:
+    """On a worker thread. Asking about a request that has just ended may fail, and does not matter."""
+    found = []
+    for flight in flights:
+        try:
+            if flight.outbox.cancelled():
+                found.append(flight)
+        except Exception as error:
+            pb_utils.Logger.log_error(f"could not ask for a cancellation: {type(error).__name__}: {error}")
+    return found

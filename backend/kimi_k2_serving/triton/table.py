@@ -53,6 +53,15 @@ SAMPLING: tuple[Tensor, ...] = (
     series("bad_words", "STRING", "accepted for clients that always send it; anything but empty strings is refused"),
 )
 
+# How a request is served, not what is sampled. Named so that they never meet Triton's own `priority` and `timeout`.
+SERVING: tuple[Tensor, ...] = (
+    scalar("request_priority", "INT32", "-100 to 100, higher first, default 0: the order of waiting requests"),
+    scalar("timeout_ms", "INT32", "the whole request's time limit; past it, deadline_exceeded"),
+    scalar(
+        "heartbeat_ms", "INT32", "at least 100, stream only: an empty response whenever nothing was sent for this long"
+    ),
+)
+
 ENGINE_INPUTS: tuple[Tensor, ...] = (
     scalar(
         "text_input", "STRING", "the prompt as text; control tokens in it are plain text unless parse_special is set"
@@ -71,6 +80,7 @@ ENGINE_INPUTS: tuple[Tensor, ...] = (
     scalar("return_num_output_tokens", "BOOL", "num_output_tokens on every response"),
     scalar("top_logprobs", "INT32", "alternatives per token in `logprobs`, 0 to 20"),
     scalar("request_context", "STRING", "a uid of at most 64 bytes, a newline, anything: see the output of that name"),
+    *SERVING,
 )
 
 ENGINE_OUTPUTS: tuple[Tensor, ...] = (
@@ -98,6 +108,9 @@ CHAT_INPUTS: tuple[Tensor, ...] = (
     *SAMPLING,
 )
 
+# The ensemble passes SERVING to its engine step directly.
+ENSEMBLE_INPUTS: tuple[Tensor, ...] = (*CHAT_INPUTS, *SERVING)
+
 CHAT_OUTPUTS: tuple[Tensor, ...] = (
     series("text_output", "STRING", "new content (all of it when stream is false)"),
     series("tool_calls", "STRING", "JSON: OpenAI tool-call deltas (whole calls when stream is false); absent if none"),
@@ -124,7 +137,7 @@ POSTPROCESS_INPUTS: tuple[Tensor, ...] = (
 
 # model -> (inputs, outputs), in the order of config.pbtxt.
 MODELS: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
-    "kimi_k2": (CHAT_INPUTS, CHAT_OUTPUTS),
+    "kimi_k2": (ENSEMBLE_INPUTS, CHAT_OUTPUTS),
     "kimi_k2_preprocess": (CHAT_INPUTS, PREPROCESS_OUTPUTS),
     "kimi_k2_engine": (ENGINE_INPUTS, ENGINE_OUTPUTS),
     "kimi_k2_postprocess": (POSTPROCESS_INPUTS, CHAT_OUTPUTS),

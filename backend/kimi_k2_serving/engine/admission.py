@@ -1,0 +1,148 @@
+"""Who may work now, who waits, who is refused: the door in front of the engine. Pure: the clock is an argument.
+
+A request arrives (before anything of it is read), joins with its size, is granted or refused by `settle`, and leaves.
+At most `requests` with `prompt_tokens` between them are granted at a time; at most `queue` wait, highest priority
+first, then in order of arrival, each at most `queue_seconds`. Nobody passes the one whose turn it is, so none starves
+within a priority. A prompt larger than `prompt_tokens` is granted when nothing else is. O(log n) per event.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from dataclasses import dataclass
+
+from kimi_k2_serving.core.errors import Overloaded
+
+# How many endings the estimate of a time to retry looks back, and its bounds in seconds.
+RATE_WINDOW = 32
+RETRY_SECONDS = (1.0, 60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The limits. `queue_seconds` is a waiting request's longest wait."""
+
+    requests: int
+    prompt_tokens: int
+    queue: int
+    queue_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`refusal` is None for a request that may work now."""
+
+    ticket: int
+    refusal: Overloaded | None = None
+
+
+@dataclass(slots=True)
+class Waiting:
+    prompt_tokens: int
+    since: float
+
+
+class Admission:
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self._tickets = itertools.count()
+        self._reading: set[int] = set()
+        # In order of joining, which is the order of running out of time.
+        self._waiting: dict[int, Waiting] = {}
+        # (-priority, ticket); a ticket that no longer waits is skipped when it comes up.
+        self._order: list[tuple[int, int]] = []
+        self._granted: dict[int, int] = {}
+        self._prompt_tokens = 0
+        self._endings: deque[float] = deque(maxlen=RATE_WINDOW)
+
+    @property
+    def granted(self) -> int:
+        return len(self._granted)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all granted requests together."""
+        return self._prompt_tokens
+
+    def arrive(self) -> int:
+        """A ticket. Raises Overloaded when every place, those in the queue included, is taken."""
+        if len(self._reading) + self.waiting + self.granted >= self._capacity.requests + self._capacity.queue:
+            raise self._overloaded()
+        ticket = next(self._tickets)
+        self._reading.add(ticket)
+        return ticket
+
+    def join(self, ticket: int, prompt_tokens: int, priority: int, now: float) -> None:
+        """Its size is known. Raises Overloaded, and forgets the ticket, when it would have to wait in a full queue."""
+        self._reading.remove(ticket)
+        if self.waiting >= self._capacity.queue and not (self.waiting == 0 and self._fits(prompt_tokens)):
+            raise self._overloaded()
+        self._waiting[ticket] = Waiting(prompt_tokens, now)
+        heapq.heappush(self._order, (-priority, ticket))
+
+    def settle(self, now: float) -> list[Decision]:
+        """Everything that can be decided now. Call it after each event and, for the queue's time limit, often."""
+        return [*self._expired(now), *self._grants()]
+
+    def leave(self, ticket: int, now: float) -> None:
+        """The request has ended, in whatever state it was; unknown tickets are ignored."""
+        self._reading.discard(ticket)
+        self._waiting.pop(ticket, None)
+        if ticket in self._granted:
+            self._prompt_tokens -= self._granted.pop(ticket)
+            self._endings.append(now)
+
+    def _expired(self, now: float) -> list[Decision]:
+        decisions = []
+        while self._waiting:
+            ticket, oldest = next(iter(self._waiting.items()))
+            if now - oldest.since < self._capacity.queue_seconds:
+                break
+            del self._waiting[ticket]
+            decisions.append(Decision(ticket, self._overloaded()))
+        return decisions
+
+    def _grants(self) -> list[Decision]:
+        decisions = []
+        while self._order:
+            ticket = self._order[0][1]
+            waiting = self._waiting.get(ticket)
+            if waiting is not None:
+                if not self._fits(waiting.prompt_tokens):
+                    break
+                del self._waiting[ticket]
+                self._granted[ticket] = waiting.prompt_tokens
+                self._prompt_tokens += waiting.prompt_tokens
+                decisions.append(Decision(ticket))
+            heapq.heappop(self._order)
+        return decisions
+
+    def _fits(self, prompt_tokens: int) -> bool:
+        if not self._granted:
+            return True
+        return (
+            self.granted < self._capacity.requests
+            and self._prompt_tokens + prompt_tokens <= self._capacity.prompt_tokens
+        )
+
+    def _overloaded(self) -> Overloaded:
+        after = self._retry_after()
+        return Overloaded(
+            f"{self.granted} requests with {self._prompt_tokens} prompt tokens in flight, {self.waiting} waiting; "
+            f"retry in {after:.0f} s",
+            retry_after=after,
+        )
+
+    def _retry_after(self) -> float:
+        """When those who wait now will have been served, at the rate of the last endings."""
+        low, high = RETRY_SECONDS
+        if len(self._endings) < 2:
+            return low
+        seconds_each = (self._endings[-1] - self._endings[0]) / (len(self._endings) - 1)
+        return min(max(seconds_each * (self.waiting + 1), low), high)

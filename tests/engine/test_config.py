@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kimi_k2_serving.core.errors import ServingError
+from kimi_k2_serving.engine.admission import Capacity
+from kimi_k2_serving.engine.config import load_engine_config, load_preset, preset_names, read_capacity
+
+ENVIRON = {"KIMI_K2_DIST_INIT_ADDR": "10.0.0.1:5000"}
+
+
+def engine_yaml(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "engine.yaml"
+    path.write_text("checkpoint: /model\npreset: demo\n" + text)
+    return path
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_admission_never_lets_more_in_than_sglang_itself_takes(name: str) -> None:
+    preset = load_preset(name, ENVIRON)
+    capacity = read_capacity(preset.admission)
+    arguments = preset.server_args
+    # Without max_queued_requests SGLang's queue has no bound.
+    assert capacity.requests <= arguments["max_running_requests"] + arguments.get("max_queued_requests", 1 << 30)
+    assert capacity.requests > arguments["max_running_requests"], "the next batch must be there when one ends"
+    assert arguments["context_length"] <= capacity.prompt_tokens
+    assert arguments["enable_priority_scheduling"]
+
+
+def test_engine_yaml_wins_over_the_presets_admission_key_by_key(tmp_path: Path) -> None:
+    config = load_engine_config(engine_yaml(tmp_path, "admission: {requests: 3, queue: 0}\n"), ENVIRON)
+    assert config.admission == Capacity(requests=3, prompt_tokens=131072, queue=0, queue_seconds=30.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("admission: {requests: 0}", "invalid_value: admission.requests: must be a whole number, at least 1"),
+        ("admission: {queue: -1}", "invalid_value: admission.queue: must be a whole number, at least 0"),
+        ("admission: {tokens: 1}", "unknown_field: admission.tokens: "),
+        ("admission: [1]", "invalid_type: engine.yaml.admission: "),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_by_name(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ServingError) as caught:
+        load_engine_config(engine_yaml(tmp_path, text), ENVIRON)
+    assert str(caught.value).startswith(expected)
