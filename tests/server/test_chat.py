@@ -102,7 +102,8 @@ def inputs(body: dict[str, Any]) -> Iterator[Any]:
 
 
 def outputs(result: Any) -> dict[str, Any]:
-    return {each.name: result.as_numpy(each.name)[0].decode() for each in result.get_response().outputs}
+    values = {each.name: result.as_numpy(each.name)[0] for each in result.get_response().outputs}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
 def put_together(parts: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]], str]:
