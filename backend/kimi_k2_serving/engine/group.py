@@ -16,6 +16,7 @@ from pathlib import Path
 from kimi_k2_serving.engine.shared_memory import Entry, held
 
 PR_SET_CHILD_SUBREAPER = 36
+RESOURCE_TRACKER = b"multiprocessing.resource_tracker"
 
 
 def members(group: int) -> Iterator[int]:
@@ -63,6 +64,16 @@ def titled(group: int, prefix: str) -> list[int]:
             if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(prefix.encode()):
                 found.append(pid)
     return found
+
+
+def kill_workers(group: int) -> None:
+    """Kill all but Python's resource trackers: each ends by itself once those that it serves have, and removes
+    semaphores of theirs from /dev/shm that no mapping shows.
+    """
+    for pid in members(group):
+        with contextlib.suppress(OSError):
+            if RESOURCE_TRACKER not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
 
 
 def kill(group: int) -> None:

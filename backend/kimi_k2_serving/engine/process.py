@@ -20,6 +20,8 @@ from kimi_k2_serving.engine import group, shared_memory, wire
 from kimi_k2_serving.engine.shared_memory import Entry
 
 END_SECONDS = 5.0
+# What a resource tracker gets to clean up.
+TRACKER_SECONDS = 1.0
 # How SGLang titles its processes.
 TITLE = "sglang::"
 SCHEDULER = "sglang::scheduler"
@@ -75,7 +77,7 @@ class HostProcess:
 
     def kill(self) -> None:
         """Kill the group; `receive` then returns None."""
-        group.kill(self.process.pid)
+        group.kill_workers(self.process.pid)
 
     @property
     def stopped(self) -> bool:
@@ -107,6 +109,8 @@ class HostProcess:
 
     def _end_group(self) -> None:
         self.observe()
+        group.kill_workers(self.process.pid)
+        group.await_end(self.process.pid, TRACKER_SECONDS)
         group.kill(self.process.pid)
         group.await_end(self.process.pid, END_SECONDS)
         shared_memory.remove(self._shared_memory)

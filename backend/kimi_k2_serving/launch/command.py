@@ -18,6 +18,10 @@ from kimi_k2_serving.launch.cli import Options
 CLOSED = "shared-memory,trace,logging,model-repository"
 
 
+# The backend ends what is left this long before Triton's own limit, so that the limit is never what cuts a request off.
+_UNLOAD_SECONDS = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """`argv`, and the variables that it needs on top of whatever environment it runs in; `unset` must not be there."""
@@ -46,7 +50,7 @@ def arguments(options: Options, *, server: Path, repository: Path, backends: Pat
         "disable-auto-complete-config": None,
         "exit-on-error": "true",
         "strict-readiness": "true",
-        "exit-timeout-secs": str(options.grace),
+        "exit-timeout-secs": str(options.grace + _UNLOAD_SECONDS),
         "http-address": host,
         "http-port": str(options.http_port),
         "grpc-address": host,

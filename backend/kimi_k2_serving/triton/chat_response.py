@@ -24,6 +24,8 @@ OUTPUTS = {tensor.name: tensor for tensor in CHAT_OUTPUTS}
 Outputs = list[tuple[Tensor, Sequence[Any]]]
 # Longer than any pause between two responses of a live request: the engine counts a shorter one as its own death.
 IDLE_SECONDS = 900.0
+# Answers whose engine step failed are never finished here. Far above what an engine runs at once.
+MOST_STREAMS = 4096
 
 
 class Stream:
@@ -100,6 +102,8 @@ class Streams:
         self._expire(now)
         if isinstance(context, RequestContext):
             stream = self._streams[context.uid] = Stream(context, self._vocabulary, now)
+            if len(self._streams) > MOST_STREAMS:
+                self._streams.popitem(last=False)
             return stream
         if context not in self._streams:
             raise EngineLost("this answer's state was dropped; send the request again")

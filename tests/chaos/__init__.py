@@ -1,0 +1,1 @@
+"""Faults on the real server under load: `scripts/chaos`."""

@@ -1,0 +1,103 @@
+"""What the server's own processes and metrics say: requests left, KV in use, files, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.server.running import Server, shared_memory
+
+# The supervisor's line.
+RESTARTED = "the engine serves again after "
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Counts at one moment; `memory` in MiB, of Triton and its stubs (the engine is replaced, they stay)."""
+
+    requests: int
+    kv_usage: float
+    files: int
+    threads: int
+    processes: int
+    shared: int
+    memory: float
+
+    def leaks_since(self, before: State) -> str:
+        """What there is more of; "none" where nothing is."""
+        grown = {
+            "requests": self.requests - before.requests,
+            "fds": self.files - before.files,
+            "threads": self.threads - before.threads,
+            "processes": self.processes - before.processes,
+            "shm": self.shared - before.shared,
+        }
+        return ", ".join(f"{count} {name}" for name, count in grown.items() if count > 0) or "none"
+
+
+def metrics(server: Server) -> dict[str, float]:
+    """Ours and SGLang's, by name and outcome; the one model label is left out."""
+    text = httpx.get(f"http://127.0.0.1:{server.metrics}/metrics", timeout=30).text
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("sglang"):
+            name, _, value = line.rpartition(" ")
+            found[name.split("{")[0] + (":" + name.split('outcome="')[1][:-2] if "outcome=" in name else "")] = value
+    return {name: float(value) for name, value in found.items()}
+
+
+def staying(server: Server) -> list[psutil.Process]:
+    """Triton and its stubs."""
+    names = ("tritonserver", "triton_python_b")
+    return [each for each in server.processes() if each.name().startswith(names)]
+
+
+def look(server: Server) -> State:
+    found = metrics(server)
+    processes = server.processes()
+    kept = staying(server)
+    in_flight = ("sglang:num_running_reqs", "sglang:num_queue_reqs", "sglang_backend:waiting_requests")
+    return State(
+        requests=int(sum(found[name] for name in in_flight)),
+        kv_usage=found["sglang:token_usage"],
+        files=sum(each.num_fds() for each in kept),
+        threads=sum(each.num_threads() for each in kept),
+        processes=len(processes),
+        shared=sum(entry.exists() for entry in shared_memory(processes)),
+        memory=sum(each.memory_info().rss for each in kept) / 2**20,
+    )
+
+
+def last_start(server: Server) -> float:
+    """How long the engine's last restart took, in seconds, by its own account."""
+    lines = Path(server.ready["log"]).read_text().splitlines()
+    said = [line for line in lines if line.startswith(RESTARTED)]
+    return float(said[-1].removeprefix(RESTARTED).split()[0])
+
+
+async def idle(server: Server, seconds: float = 60) -> float:
+    """Wait until no request is left anywhere; how long it took."""
+    return await until(lambda: look(server).requests == 0 and look(server).kv_usage == 0, seconds)
+
+
+async def settled(server: Server, before: State, seconds: float = 5) -> State:
+    """The state once nothing has leaked, or after `seconds`: Triton closes connections when it gets to it."""
+    with contextlib.suppress(TimeoutError):
+        await until(lambda: look(server).leaks_since(before) == "none", seconds)
+    return look(server)
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> float:
+    begin = time.monotonic()
+    while not await asyncio.to_thread(condition):
+        if time.monotonic() - begin > seconds:
+            raise TimeoutError("it did not happen in time")
+        await asyncio.sleep(0.02)
+    return time.monotonic() - begin
