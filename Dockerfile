@@ -21,14 +21,17 @@ RUN python3 -m virtualenv /opt/kimi-k2 \
       "jsonschema==4.26.0" \
       "msgspec==0.22.0" \
       "numpy<2" \
+      "prometheus_client==0.26.0" \
       "psutil==7.2.2" \
       "pyyaml==6.0.3" \
       "safetensors==0.8.0" \
       "setproctitle==1.3.8" \
       "sglang==0.5.23" \
+      "starlette==1.10.0" \
       "tiktoken==0.14.0" \
       "transformers==5.19.0" \
       "tritonclient[grpc]==2.73.0" \
+      "uvicorn==0.54.0" \
       "xgrammar==0.2.7"
 
 WORKDIR /opt/kimi-k2/src

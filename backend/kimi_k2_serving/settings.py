@@ -60,6 +60,11 @@ def inherited() -> dict[str, str]:
     return dict(os.environ)
 
 
+def export(name: str, value: str) -> None:
+    """Set a variable of this process, for a library that takes it no other way and for children, which inherit it."""
+    os.environ[name] = value
+
+
 def runtime_base(environ: Mapping[str, str] | None = None) -> Path:
     """Where runtime directories go: XDG_RUNTIME_DIR if it is a directory, else /tmp."""
     given = (os.environ if environ is None else environ).get("XDG_RUNTIME_DIR")

@@ -19,7 +19,7 @@ from typing import Any
 
 from kimi_k2_serving.launch.layout import checkout
 
-NAMES = ("serve-cpu", "torch-plain", "test")
+NAMES = ("serve-cpu", "torch-plain", "test", "clients")
 INTERPRETERS = ("cp311", "cp312", "py3", "py2.py3", "py311", "py312")
 GLIBC_MINOR = 35  # the oldest C library that the launcher accepts is 2.35
 

@@ -1,0 +1,159 @@
+"""One request's answers as core events, whatever the dialect: `n` generations, read as they come.
+
+Promises: each choice's steps end with the one that holds its Finish; usage counts every id that was generated;
+whichever way the iterator ends (done, closed, cancelled, failed), no generation of it goes on. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from kimi_k2_serving.core.deltas import Answer, collect
+from kimi_k2_serving.core.errors import EngineLost, Internal, InvalidValue
+from kimi_k2_serving.core.events import Event, FinishReason
+from kimi_k2_serving.engine.port import EndReason, TokenLogprob, Usage
+from kimi_k2_serving.frontend.model import Prompt, ServedModel
+from kimi_k2_serving.frontend.port import Engine, Run
+
+# Steps that wait for a slow reader before its generation is left to gRPC's flow control.
+WAITING_STEPS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is new of one choice. `usage` is that choice's so far; `last` exactly when `events` ends with Finish."""
+
+    choice: int
+    events: tuple[Event, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    usage: Usage
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of the engine. Choice i is of prompt i // n and has seed + i % n, where a seed is given."""
+
+    prompts: tuple[Prompt, ...]
+    n: int = 1
+    stream: bool = False
+    top_logprobs: int | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+
+    @property
+    def choices(self) -> int:
+        return len(self.prompts) * self.n
+
+    def usage(self, steps: dict[int, Step]) -> Usage:
+        """Prompts once each, as they are billed; completions of all choices. `steps`: the latest of each choice."""
+        return Usage(
+            prompt=sum(len(prompt.ids) for prompt in self.prompts),
+            completion=sum(step.usage.completion for step in steps.values()),
+            cached=sum(steps[i * self.n].usage.cached for i in range(len(self.prompts)) if i * self.n in steps),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """All but `usage` by choice. `events` has what `answers` loses: the order of text and calls."""
+
+    events: tuple[tuple[Event, ...], ...]
+    answers: tuple[Answer, ...]
+    logprobs: tuple[tuple[TokenLogprob, ...], ...]
+    usage: Usage
+
+
+def steps(model: ServedModel, engine: Engine, question: Question, *, new_uid: Callable[[], str]) -> AsyncIterator[Step]:
+    """Close the iterator to end the generations. Raises what `Engine.generate` does."""
+    runs = [_run(question, choice, new_uid()) for choice in range(question.choices)]
+    each = [
+        _choice(model, engine, question.prompts[choice // question.n], run, choice) for choice, run in enumerate(runs)
+    ]
+    return each[0] if len(each) == 1 else _together(each)
+
+
+async def whole(source: AsyncIterator[Step], question: Question) -> Whole:
+    """All of it at once."""
+    events: list[list[Event]] = [[] for _ in range(question.choices)]
+    logprobs: list[list[TokenLogprob]] = [[] for _ in range(question.choices)]
+    latest: dict[int, Step] = {}
+    async with aclosing(source):  # type: ignore[type-var]
+        async for step in source:
+            events[step.choice] += step.events
+            logprobs[step.choice] += step.logprobs
+            latest[step.choice] = step
+    answers = tuple(map(collect, events))
+    return Whole(tuple(map(tuple, events)), answers, tuple(map(tuple, logprobs)), question.usage(latest))
+
+
+def _run(question: Question, choice: int, uid: str) -> Run:
+    prompt = question.prompts[choice // question.n]
+    sampling = dict(prompt.sampling)
+    if "sampling_seed" in sampling:
+        sampling["sampling_seed"] += choice % question.n
+    return Run(
+        uid=uid,
+        input_ids=prompt.ids,
+        sampling=sampling,
+        stream=question.stream or bool(prompt.stops and prompt.tools),
+        top_logprobs=question.top_logprobs,
+        priority=question.priority,
+        cache_salt=question.cache_salt,
+    )
+
+
+async def _choice(model: ServedModel, engine: Engine, prompt: Prompt, run: Run, choice: int) -> AsyncIterator[Step]:
+    parser = model.parser(prompt)
+    usage = Usage(prompt=len(prompt.ids))
+    async with aclosing(engine.generate(run)) as chunks:  # type: ignore[type-var]
+        async for chunk in chunks:
+            try:
+                events = parser.feed(chunk.ids)
+            except InvalidValue:
+                raise Internal("the engine answered with ids that this vocabulary does not have") from None
+            completion = usage.completion + len(chunk.ids)
+            usage = replace(usage, completion=completion, cached=max(usage.cached, chunk.usage.cached))
+            if chunk.end is None and not parser.stopped:
+                yield Step(choice, tuple(events), chunk.logprobs, usage, last=False)
+                continue
+            if chunk.end is not None and chunk.end.reason is EndReason.ABORT and not parser.stopped:
+                raise EngineLost("the engine gave this request up; send it again")
+            length = chunk.end is not None and chunk.end.reason is EndReason.LENGTH
+            events += parser.finish(FinishReason.LENGTH if length else FinishReason.STOP)
+            yield Step(choice, tuple(events), chunk.logprobs, usage, last=True)
+            return
+    raise EngineLost("the answer broke off before its end; send it again")
+
+
+async def _together(sources: list[AsyncIterator[Step]]) -> AsyncIterator[Step]:
+    """Steps of all sources as they come; the first error ends them all."""
+    inbox: asyncio.Queue[Step | BaseException | None] = asyncio.Queue(WAITING_STEPS)
+
+    async def pump(source: AsyncIterator[Step]) -> None:
+        try:
+            async with aclosing(source):  # type: ignore[type-var]
+                async for step in source:
+                    await inbox.put(step)
+            await inbox.put(None)
+        except Exception as error:
+            await inbox.put(error)
+
+    tasks = [asyncio.create_task(pump(source)) for source in sources]
+    try:
+        left = len(tasks)
+        while left:
+            match await inbox.get():
+                case None:
+                    left -= 1
+                case BaseException() as error:
+                    raise error
+                case step:
+                    yield step
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

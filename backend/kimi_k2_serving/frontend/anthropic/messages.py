@@ -1,0 +1,190 @@
+"""`POST /v1/messages` and `/v1/messages/count_tokens`.
+
+Streams: `message_start`, per content block start, deltas and stop, `message_delta` with the stop reason and the final
+usage, `message_stop`. Blocks never overlap and their indices have no gaps; `ping` fills every longer silence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
+from typing import assert_never
+
+from kimi_k2_serving.core.events import (
+    ArgumentsDelta,
+    CallRejected,
+    Event,
+    Finish,
+    FinishReason,
+    TextDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.shapes import Object
+from kimi_k2_serving.engine.port import Usage
+from kimi_k2_serving.frontend import sse
+from kimi_k2_serving.frontend.answer import Question, Step, whole
+from kimi_k2_serving.frontend.anthropic.request import MessagesRequest, read
+from kimi_k2_serving.frontend.anthropic.shapes import usage
+from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
+from kimi_k2_serving.frontend.model import Prompt
+from kimi_k2_serving.frontend.service import Call, Service
+
+EMPTY: Object = {"type": "text", "text": ""}
+
+
+async def create(service: Service, call: Call) -> Reply:
+    def work() -> tuple[MessagesRequest, Prompt]:
+        request = read(service, call.body)
+        return request, service.model.chat(request.conversation, request.sampling)
+
+    request, prompt = await service.prepare(work)
+    question = Question((prompt,), stream=request.stream)
+    steps = service.steps(question, call)
+    head: Object = {"id": f"msg_{service.new_uid()}", "type": "message", "role": "assistant", "model": request.model}
+    if request.stream:
+        return Stream(frames(steps, head))
+    answers = await whole(steps, question)
+    answer = answers.answers[0]
+    content = blocks(answers.events[0])
+    reason, stop = stop_reason(answer.finish_reason, answer.stop)
+    if reason == "tool_use" and all(block["type"] == "text" for block in content):
+        reason = "end_turn"
+    return Document(
+        {
+            **head,
+            "content": list(content),
+            "stop_reason": reason,
+            "stop_sequence": stop,
+            "usage": usage(answers.usage),
+        }
+    )
+
+
+async def count(service: Service, call: Call) -> Reply:
+    """What the same request would report as the sum of its input tokens."""
+
+    def work() -> int:
+        return service.model.count(read(service, call.body, counting=True).conversation)
+
+    return Document({"input_tokens": await service.prepare(work)})
+
+
+def stop_reason(reason: FinishReason, stop: str | None) -> tuple[str, str | None]:
+    """(stop_reason, stop_sequence)."""
+    match reason:
+        case FinishReason.LENGTH:
+            return "max_tokens", None
+        case FinishReason.TOOL_CALLS:
+            return "tool_use", None
+        case FinishReason.STOP:
+            return ("end_turn", None) if stop is None else ("stop_sequence", stop)
+    assert_never(reason)
+
+
+def blocks(events: Iterable[Event]) -> list[Object]:
+    """The blocks that the stream of these events builds, in its order.
+
+    A call whose arguments are no whole object (the length ran out) has no input: they stay as they are, as text.
+    """
+    writer = BlockWriter()
+    result: list[Object] = []
+    pieces: list[str] = []
+    for frame in (frame for event in events for frame in writer.feed(event)):
+        match frame:
+            case {"content_block": dict(block)}:
+                pieces = []
+                result.append(block)
+            case {"delta": {"text": str(piece)} | {"partial_json": str(piece)}}:
+                pieces.append(piece)
+            case {"type": "content_block_stop"}:
+                result[-1] = finished(result[-1], "".join(pieces))
+    return [block for block in result if block != EMPTY]
+
+
+def finished(block: Object, text: str) -> Object:
+    if block["type"] == "tool_use" and isinstance(given := parsed(text), dict):
+        return {**block, "input": given}
+    return {"type": "text", "text": text}
+
+
+def parsed(arguments: str) -> Json:
+    """The model's JSON; None for what no decoder takes."""
+    try:
+        value: Json = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+async def frames(steps: AsyncIterator[Step], head: Object) -> AsyncIterator[bytes]:
+    writer = BlockWriter()
+    started = False
+    async with aclosing(steps):  # type: ignore[type-var]
+        async for step in steps:
+            if not started:
+                started = True
+                yield sse.event("message_start", {"type": "message_start", "message": opening(head, step.usage)})
+            for event in step.events:
+                for frame in writer.feed(event):
+                    yield sse.event(str(frame["type"]), frame)
+            if step.last:
+                yield sse.event("message_delta", closing(step))
+    yield sse.event("message_stop", {"type": "message_stop"})
+
+
+def opening(head: Object, counts: Usage) -> Object:
+    """The message as it begins; the cache's share is known at the end and comes with `message_delta`."""
+    empty: Object = {"content": [], "stop_reason": None, "stop_sequence": None}
+    return {**head, **empty, "usage": usage(Usage(counts.prompt, 0, counts.cached))}
+
+
+def closing(step: Step) -> Object:
+    finish = next(event for event in step.events if isinstance(event, Finish))
+    reason, stop = stop_reason(finish.reason, finish.stop)
+    return {
+        "type": "message_delta",
+        "delta": {"stop_reason": reason, "stop_sequence": stop},
+        "usage": usage(step.usage),
+    }
+
+
+class BlockWriter:
+    """Core events to block events: one block open at a time, numbered in order."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._open: str | None = None
+
+    def feed(self, event: Event) -> list[Object]:
+        match event:
+            case TextDelta(text):
+                opened = [] if self._open == "text" else self._start("text", {"type": "text", "text": ""})
+                return [*opened, self._delta({"type": "text_delta", "text": text})]
+            case ToolCallStart(_, id_, name):
+                block: Object = {"type": "tool_use", "id": id_, "name": name, "input": {}}
+                return self._start("tool_use", block)
+            case ArgumentsDelta(_, fragment):
+                return [self._delta({"type": "input_json_delta", "partial_json": fragment})]
+            case ToolCallEnd() | Finish():
+                return self._stop()
+            case CallRejected():
+                return []
+        assert_never(event)
+
+    def _start(self, kind: str, block: Object) -> list[Object]:
+        stopped = self._stop()
+        self._index += 1
+        self._open = kind
+        return [*stopped, {"type": "content_block_start", "index": self._index, "content_block": block}]
+
+    def _delta(self, delta: Object) -> Object:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}
+
+    def _stop(self) -> list[Object]:
+        if self._open is None:
+            return []
+        self._open = None
+        return [{"type": "content_block_stop", "index": self._index}]

@@ -1,0 +1,109 @@
+"""The routes, and the ASGI application that holds them.
+
+Every route is an `Endpoint`, the unknown path too, so that keys, bounds, envelopes and the log are the same everywhere.
+No CORS headers are ever sent: a browser's page can not read an answer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kimi_k2_serving.core.errors import EngineUnavailable
+from kimi_k2_serving.frontend import openapi
+from kimi_k2_serving.frontend.anthropic import messages
+from kimi_k2_serving.frontend.anthropic.shapes import AnthropicEnvelope
+from kimi_k2_serving.frontend.errors import RouteNotFound
+from kimi_k2_serving.frontend.exchange import Document, Endpoint, Envelope, Handler, Reply, Text
+from kimi_k2_serving.frontend.openai import chat, completions, responses, texts
+from kimi_k2_serving.frontend.openai.shapes import OpenAIEnvelope, ResponsesEnvelope
+from kimi_k2_serving.frontend.service import Call, Service
+
+Operation = Callable[[Service, Call], Awaitable[Reply]]
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def live(service: Service, call: Call) -> Reply:
+    """This process answers."""
+    return Document({"status": "live"})
+
+
+async def ready(service: Service, call: Call) -> Reply:
+    """The engine would take a request now. Costs no generation."""
+    health = await service.engine.health()
+    if not health.ready:
+        raise EngineUnavailable(health.reason, retry_after=5.0)
+    return Document({"status": "ready"})
+
+
+async def metrics(service: Service, call: Call) -> Reply:
+    return Text(service.metrics.text(), PROMETHEUS)
+
+
+async def document(service: Service, call: Call) -> Reply:
+    return Document(openapi.document(service.model.names, secured=bool(service.keys.keys)))
+
+
+async def missing(service: Service, call: Call) -> Reply:
+    raise RouteNotFound("no such path; see /openapi.json")
+
+
+OPENAI, ANTHROPIC = OpenAIEnvelope(), AnthropicEnvelope()
+PUBLIC = ("/health/live", "/health/ready")
+ROUTES: tuple[tuple[str, Envelope, str, Operation], ...] = (
+    ("/v1/chat/completions", OPENAI, "POST", chat.create),
+    ("/v1/chat/completions/render", OPENAI, "POST", chat.show),
+    ("/v1/completions", OPENAI, "POST", completions.create),
+    ("/v1/responses", ResponsesEnvelope(), "POST", responses.create),
+    ("/v1/models", OPENAI, "GET", texts.models),
+    ("/v1/models/{id:path}", OPENAI, "GET", texts.model),
+    ("/tokenize", OPENAI, "POST", texts.tokenize),
+    ("/detokenize", OPENAI, "POST", texts.detokenize),
+    ("/v1/messages", ANTHROPIC, "POST", messages.create),
+    ("/v1/messages/count_tokens", ANTHROPIC, "POST", messages.count),
+    ("/health/live", OPENAI, "GET", live),
+    ("/health/ready", OPENAI, "GET", ready),
+    ("/metrics", OPENAI, "GET", metrics),
+    ("/openapi.json", OPENAI, "GET", document),
+)
+
+
+def create_app(service: Service, *, opened: Callable[[], Awaitable[None]] | None = None) -> ASGIApp:
+    """`opened` is awaited when the loop runs; the service is closed when the application ends."""
+
+    def endpoint(path: str, envelope: Envelope, method: str, operation: Operation) -> Endpoint:
+        handler: Handler = functools.partial(operation, service)
+        return Endpoint(service, path, envelope, {method: handler}, public=path in PUBLIC)
+
+    @asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
+        if opened is not None:
+            await opened()
+        try:
+            yield
+        finally:
+            await service.close()
+
+    return Router(
+        [Route(route[0], endpoint(*route), include_in_schema=False) for route in ROUTES],
+        redirect_slashes=False,
+        default=_unknown(service),
+        lifespan=lifespan,
+    )
+
+
+def _unknown(service: Service) -> ASGIApp:
+    handler: Handler = functools.partial(missing, service)
+    methods = dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"), handler)
+    plain = Endpoint(service, "unknown", OPENAI, methods, reads=False)
+    anthropic = Endpoint(service, "unknown", ANTHROPIC, methods, reads=False)
+
+    async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
+        is_anthropic = scope["path"].startswith("/v1/messages")
+        await (anthropic if is_anthropic else plain)(scope, receive, send)
+
+    return unknown

@@ -1,0 +1,98 @@
+"""The leaves of the error tree that only an HTTP API has, and the engine model's messages read back into the tree.
+
+InvalidRequest  |- ModelNotFound     model_not_found      404
+                |- RouteNotFound     not_found            404
+                |- MethodNotAllowed  method_not_allowed   405
+                |- Unauthenticated   invalid_api_key      401
+                |- NotJson           unsupported_media_type  415
+                `- BodyTooLarge      limit_exceeded       413
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kimi_k2_serving.core import errors as core
+from kimi_k2_serving.core.errors import InvalidRequest, ServingError
+
+
+class ModelNotFound(InvalidRequest):
+    code = "model_not_found"
+    http = 404
+    anthropic_type = "not_found_error"
+
+
+class RouteNotFound(InvalidRequest):
+    code = "not_found"
+    http = 404
+    anthropic_type = "not_found_error"
+
+
+class MethodNotAllowed(InvalidRequest):
+    code = "method_not_allowed"
+    http = 405
+
+
+class Unauthenticated(InvalidRequest):
+    code = "invalid_api_key"
+    http = 401
+    openai_type = "authentication_error"
+    anthropic_type = "authentication_error"
+
+
+class NotJson(InvalidRequest):
+    code = "unsupported_media_type"
+    http = 415
+
+
+class BodyTooLarge(core.LimitExceeded):
+    http = 413
+    anthropic_type = "request_too_large"
+
+
+def _leaves(kind: type[ServingError]) -> Iterator[type[ServingError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == core.__name__:
+            yield from _leaves(child)
+
+
+_KINDS = {kind.code: kind for kind in _leaves(ServingError)}
+# Triton's own words, where no model has spoken.
+_TRITONS = (("is not at ready state", core.EngineUnavailable), ("unknown model", core.EngineUnavailable))
+# How the supervisor ends its sentence while the engine starts.
+_RETRY = "retry in "
+
+
+def from_engine(message: str) -> ServingError:
+    """The error that the engine model's `code: field: detail` stands for; Triton may put words before the code."""
+    code, rest = _code_of(message)
+    if not code:
+        known = next((kind for words, kind in _TRITONS if words in message), None)
+        if known is None:
+            return core.Internal("the engine model answered with an error of Triton's own")
+        return known("the engine model is not ready", retry_after=5.0)
+    field, separator, detail = rest.partition(": ")
+    if not separator or " " in field:
+        field, detail = "", rest
+    kind = _KINDS[code]
+    if issubclass(kind, core.Unavailable):
+        return kind(detail, field=field, retry_after=_retry_after(detail))
+    return kind(detail, field=field)
+
+
+def _code_of(message: str) -> tuple[str, str]:
+    """The leftmost word before ": " that is a code, and what follows it; ("", message) if there is none."""
+    start = 0
+    while (end := message.find(": ", start)) >= 0:
+        word = message[message.rfind(" ", 0, end) + 1 : end]
+        if word in _KINDS:
+            return word, message[end + 2 :]
+        start = end + 1
+    return "", message
+
+
+def _retry_after(detail: str) -> float:
+    """Seconds; 1 where the message names none."""
+    number = detail.partition(_RETRY)[2].partition(" ")[0]
+    return float(number) if number.isdecimal() else 1.0

@@ -1,0 +1,310 @@
+"""One HTTP request from its first byte to its last: the ASGI side of every route.
+
+Promises: nobody gets past without a key where keys are set; bytes are bounded before they are decoded; every request
+ends in one document, one whole stream or one error in its dialect's envelope; a client that leaves ends the work for
+it at once, also before the first token; the log has no content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from starlette.types import Message, Receive, Scope, Send
+
+from kimi_k2_serving.core import strict_json
+from kimi_k2_serving.core.errors import (
+    DeadlineExceeded,
+    Internal,
+    ServingError,
+    ShuttingDown,
+    Unavailable,
+)
+from kimi_k2_serving.core.limits import JSON_BYTES, REQUEST_ID_BYTES
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.frontend import sse
+from kimi_k2_serving.frontend.errors import BodyTooLarge, MethodNotAllowed, NotJson
+from kimi_k2_serving.frontend.keys import ANONYMOUS
+from kimi_k2_serving.frontend.service import Call, Record, Service
+
+access = logging.getLogger("kimi_k2_serving.frontend.access")
+logger = logging.getLogger(__name__)
+
+GONE = 499
+SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+
+
+class Envelope(Protocol):
+    """How a dialect says that something went wrong, and that nothing has happened yet."""
+
+    idle: bytes
+
+    def error(self, error: ServingError, request_id: str) -> Json: ...
+
+    def frame(self, error: ServingError, request_id: str) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    body: Json
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    body: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """`frames` are server-sent events; it is closed whatever happens."""
+
+    frames: AsyncIterator[bytes]
+
+
+Reply = Document | Text | Stream
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+class ClientGone(Exception):
+    """The other side closed the connection."""
+
+
+@dataclass(slots=True)
+class Sender:
+    """The response, started once. Raises ClientGone if the client takes nothing for `stalled` seconds."""
+
+    send: Send
+    headers: dict[str, str]
+    stalled: float
+    record: Record
+    streaming: bool = field(default=False)
+
+    async def document(self, status: int, body: bytes, media_type: str) -> None:
+        await self._start(status, {"content-type": media_type, "content-length": str(len(body))})
+        await self._body(body, more=False)
+
+    async def stream(self, piece: bytes) -> None:
+        if not self.streaming:
+            self.streaming = True
+            # x-accel-buffering: nginx would gather the events.
+            await self._start(
+                200,
+                {
+                    "content-type": "text/event-stream; charset=utf-8",
+                    "cache-control": "no-cache",
+                    "x-accel-buffering": "no",
+                },
+            )
+        await self._body(piece, more=True)
+
+    async def end(self) -> None:
+        await self._body(b"", more=False)
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        self.record.status = status
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in {**headers, **self.headers}.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _body(self, data: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _send(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self.stalled):
+                await self.send(message)
+        except TimeoutError:
+            raise ClientGone from None
+
+
+class Endpoint:
+    """The ASGI application of one route. `route` names it in the log and the metrics.
+
+    `public`: no key is needed. `reads`: a POST has a JSON body.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        route: str,
+        envelope: Envelope,
+        methods: Mapping[str, Handler],
+        *,
+        public: bool = False,
+        reads: bool = True,
+    ) -> None:
+        self._service = service
+        self.route = route
+        self.public = public
+        self.methods = dict(methods)
+        self._reads = reads
+        self._envelope = envelope
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = self._service
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        request_id = _request_id(headers.get("x-request-id", "")) or f"req_{service.new_uid()}"
+        record = Record(request_id, self.route, scope["method"], service.clock())
+        sender = Sender(
+            send, {"x-request-id": request_id, "request-id": request_id}, service.policy.stalled_seconds, record
+        )
+        service.exchanges += 1
+        try:
+            await self._exchange(scope, headers, receive, sender)
+        except ClientGone:
+            record.status = GONE
+            service.metrics.disconnects.inc()
+        except ServingError as error:
+            await self._refuse(sender, error)
+        except asyncio.CancelledError:
+            # The grace is over: whoever still waits is told so.
+            await self._refuse(sender, ShuttingDown("the server is stopping; send the request again"))
+            raise
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            await self._refuse(sender, Internal("an internal error"))
+        finally:
+            service.exchanges -= 1
+            self._report(record)
+
+    async def _exchange(self, scope: Scope, headers: dict[str, str], receive: Receive, sender: Sender) -> None:
+        service = self._service
+        key = service.keys.owner(headers) if not self.public else None
+        sender.record.key = key.name if key else ""
+        handler = self.methods.get(scope["method"])
+        if handler is None:
+            sender.headers["allow"] = ", ".join(sorted(self.methods))
+            raise MethodNotAllowed(f"this path takes {', '.join(sorted(self.methods))}")
+        body: Json = None
+        if self._reads:
+            raw = await _body(headers, receive, service.policy.body_seconds)
+            if scope["method"] == "POST":
+                _check_media_type(headers)
+                body = strict_json.loads(raw, field="body")
+        call = Call(body, dict(scope.get("path_params", {})), key or ANONYMOUS, sender.record)
+        if self.public or scope["method"] != "POST" or not self._reads:
+            await self._answer(handler, call, sender)
+            return
+        with service.admitted(call.key):
+            await _unless_gone(receive, self._answer(handler, call, sender))
+
+    async def _answer(self, handler: Handler, call: Call, sender: Sender) -> None:
+        match await handler(call):
+            case Document(body, status):
+                await sender.document(status, sse.encode(body), "application/json")
+            case Text(text, media_type):
+                await sender.document(200, text, media_type)
+            case Stream(frames):
+                paced = sse.paced(frames, seconds=self._service.policy.keep_alive, idle=self._envelope.idle)
+                async with aclosing(paced):  # type: ignore[type-var]
+                    async for piece in paced:
+                        await sender.stream(piece)
+                await sender.end()
+
+    async def _refuse(self, sender: Sender, error: ServingError) -> None:
+        """The error in the dialect's envelope; in the stream if that has begun."""
+        record = sender.record
+        record.error = error.code
+        try:
+            if sender.streaming:
+                await sender.stream(self._envelope.frame(error, record.request_id))
+                await sender.end()
+            elif not record.status:
+                if isinstance(error, Unavailable):
+                    sender.headers["retry-after"] = str(max(1, round(error.retry_after)))
+                if error.http == 401:
+                    sender.headers["www-authenticate"] = "Bearer"
+                document = sse.encode(self._envelope.error(error, record.request_id))
+                await sender.document(error.http, document, "application/json")
+        except ClientGone:
+            record.status = GONE
+
+    def _report(self, record: Record) -> None:
+        metrics, seconds = self._service.metrics, self._service.clock() - record.started
+        metrics.requests.labels(record.route, str(record.status)).inc()
+        metrics.duration.labels(record.route).observe(seconds)
+        level = logging.DEBUG if self.public else logging.INFO
+        if not access.isEnabledFor(level):
+            return
+        line: dict[str, Any] = {
+            "request": record.request_id,
+            "key": record.key,
+            "method": record.method if record.method in self.methods else "other",
+            "route": record.route,
+            "status": record.status,
+            "seconds": round(seconds, 4),
+        }
+        if record.first_token is not None:
+            line["first_token_seconds"] = round(record.first_token, 4)
+            line["prompt_tokens"] = record.prompt_tokens
+            line["cached_tokens"] = record.cached_tokens
+            line["completion_tokens"] = record.completion_tokens
+        if record.error:
+            line["error"] = record.error
+        access.log(level, "%s", json.dumps(line))
+
+
+def _request_id(given: str) -> str:
+    """The client's own, if it is one that can stand in a header and a log."""
+    return given if 0 < len(given) <= REQUEST_ID_BYTES.value and SAFE.issuperset(given) else ""
+
+
+async def _body(headers: Mapping[str, str], receive: Receive, seconds: float) -> bytes:
+    if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        raise NotJson("compressed bodies are not taken", field="content-encoding")
+    length = headers.get("content-length", "")
+    if length.isdecimal():
+        _bound(int(length))
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                pieces.append(message.get("body", b""))
+                size += len(pieces[-1])
+                _bound(size)
+                if not message.get("more_body", False):
+                    return b"".join(pieces)
+    except TimeoutError:
+        raise DeadlineExceeded(f"the body did not arrive within {seconds:g} s", field="body") from None
+
+
+def _bound(size: int) -> None:
+    if size > JSON_BYTES.value:
+        raise BodyTooLarge(f"more than {JSON_BYTES.value} bytes ({JSON_BYTES.name})", field="body")
+
+
+def _check_media_type(headers: Mapping[str, str]) -> None:
+    """JSON alone: a page in a browser can send other types to any server without asking."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise NotJson("send `content-type: application/json`", field="content-type")
+
+
+async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end, or end it when the client leaves. Raises ClientGone."""
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        task.result()
+    finally:
+        watcher.cancel()
+        task.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,49 @@
+"""Counters of the frontend, in Prometheus' text form. Labels are our own words: no client can make a new series.
+
+With several workers, PROMETHEUS_MULTIPROC_DIR (set by `__main__`) names the directory in which they add up.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
+
+
+class Metrics:
+    """`shared`: the series of all workers, from the multi-process directory."""
+
+    def __init__(self, *, shared: bool = False) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._shared = shared
+        self.requests = Counter(
+            "kimi_k2_frontend_requests", "Requests answered", ["route", "status"], registry=registry
+        )
+        self.in_flight = Gauge(
+            "kimi_k2_frontend_requests_in_flight", "Requests now", registry=registry, multiprocess_mode="livesum"
+        )
+        self.disconnects = Counter(
+            "kimi_k2_frontend_disconnects", "Clients that left before their answer's end", registry=registry
+        )
+        self.first_token = Histogram(
+            "kimi_k2_frontend_first_token_seconds", "From request to first token", registry=registry, buckets=SECONDS
+        )
+        self.duration = Histogram(
+            "kimi_k2_frontend_request_seconds", "From request to end", ["route"], registry=registry, buckets=SECONDS
+        )
+        self.prompt_tokens = Counter("kimi_k2_frontend_prompt_tokens", "Prompt tokens", registry=registry)
+        self.cached_tokens = Counter(
+            "kimi_k2_frontend_cached_tokens", "Prompt tokens found in the prefix cache", registry=registry
+        )
+        self.completion_tokens = Counter("kimi_k2_frontend_completion_tokens", "Generated tokens", registry=registry)
+        self.rejected_calls = Counter(
+            "kimi_k2_frontend_rejected_calls", "Calls that became content", ["reason"], registry=registry
+        )
+
+    def text(self) -> bytes:
+        registry = self._registry
+        if self._shared:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

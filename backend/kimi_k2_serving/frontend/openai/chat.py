@@ -1,0 +1,243 @@
+"""`POST /v1/chat/completions` and `/v1/chat/completions/render`.
+
+Streams: the role first, then deltas as they come (a call's name once, with its first delta), per choice one chunk with
+its finish reason and an empty delta, then usage where it was asked for, then `[DONE]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from kimi_k2_serving.core.chat import read_conversation
+from kimi_k2_serving.core.deltas import delta, message
+from kimi_k2_serving.core.errors import Unsupported
+from kimi_k2_serving.core.events import Event, Finish, TextDelta
+from kimi_k2_serving.core.messages import Conversation, Json
+from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, required
+from kimi_k2_serving.frontend import fields, sse
+from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
+from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
+from kimi_k2_serving.frontend.model import Prompt
+from kimi_k2_serving.frontend.openai.shapes import ContentLogprobs, usage
+from kimi_k2_serving.frontend.service import Call, Service
+
+KNOWN = frozenset(
+    {
+        "model",
+        "messages",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "stream",
+        "stream_options",
+        "n",
+        "logprobs",
+        "top_logprobs",
+        "modalities",
+        *fields.SAMPLING,
+    }
+)
+# What clients send and what means nothing to this model or server: accepted, without effect.
+IGNORED = frozenset(
+    {
+        "user",
+        "safety_identifier",
+        "metadata",
+        "store",
+        "service_tier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+        "reasoning_effort",
+        "reasoning",
+        "thinking",
+        "enable_thinking",
+        "separate_reasoning",
+        "stream_reasoning",
+        "verbosity",
+        "prediction",
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+    }
+)
+REFUSED = {
+    "functions": "is OpenAI's old form; send tools",
+    "function_call": "is OpenAI's old form; send tool_choice",
+    "audio": "this model writes text only",
+    "web_search_options": "this server searches nothing; declare a tool",
+    "moderation": "this server moderates nothing",
+    "chat_template": "the template is the model's own",
+    "chat_template_kwargs": "this model's template has no switches",
+    "continue_final_message": "continuing a given answer is not supported",
+    "echo": "a chat's prompt is not repeated; see /v1/chat/completions/render",
+    "lora_path": "this server has no adapters",
+    "regex": "use response_format or tools",
+    "ebnf": "use response_format or tools",
+    "structural_tag": "use response_format or tools",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    model: str
+    conversation: Conversation
+    sampling: dict[str, Any]
+    n: int
+    top_logprobs: int | None
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+
+
+def read(service: Service, body: Json) -> ChatRequest:
+    """Raises InvalidRequest's leaves, each naming the path."""
+    source = as_object(body, "body")
+    fields.check(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
+    model = service.served(required(source, "model", ""))
+    if source.get("modalities") is not None and as_list(source["modalities"], "modalities") != ["text"]:
+        raise Unsupported("this model writes text only", field="modalities")
+    include, continuous = fields.stream_options(source)
+    return ChatRequest(
+        model=model,
+        conversation=read_conversation(
+            messages=source.get("messages"),
+            tools=source.get("tools"),
+            tool_choice=source.get("tool_choice"),
+            response_format=source.get("response_format"),
+            parallel_tool_calls=as_flag(source.get("parallel_tool_calls"), "parallel_tool_calls", default=True),
+        ),
+        sampling=fields.read_sampling(source),
+        n=fields.choices(source.get("n")),
+        top_logprobs=fields.top_logprobs(source),
+        stream=as_flag(source.get("stream"), "stream", default=False),
+        include_usage=include,
+        continuous_usage=continuous,
+    )
+
+
+async def prepare(service: Service, call: Call) -> tuple[ChatRequest, Prompt]:
+    def work() -> tuple[ChatRequest, Prompt]:
+        request = read(service, call.body)
+        return request, service.model.chat(request.conversation, request.sampling)
+
+    return await service.prepare(work)
+
+
+async def create(service: Service, call: Call) -> Reply:
+    request, prompt = await prepare(service, call)
+    question = Question((prompt,), request.n, request.stream, request.top_logprobs)
+    steps = service.steps(question, call)
+    writer = Writer(service, request)
+    if request.stream:
+        return Stream(writer.frames(steps, question))
+    return Document(writer.completion(await whole(steps, question)))
+
+
+async def show(service: Service, call: Call) -> Reply:
+    """The prompt that `create` would send: as text for people, as ids for the engine."""
+    request, prompt = await prepare(service, call)
+    ids: list[Json] = list(prompt.ids)
+    return Document(
+        {
+            "object": "chat.completion.render",
+            "model": request.model,
+            "prompt": prompt.text,
+            "token_ids": ids,
+            "prompt_tokens": len(prompt.ids),
+            "sampling_parameters": prompt.sampling,
+        }
+    )
+
+
+class Writer:
+    """One request's answer in OpenAI's shapes."""
+
+    def __init__(self, service: Service, request: ChatRequest) -> None:
+        self._vocabulary = service.model.vocabulary
+        self._request = request
+        self._head: Object = {
+            "id": f"chatcmpl-{service.new_uid()}",
+            "created": int(service.now()),
+            "model": request.model,
+        }
+
+    def completion(self, answers: Whole) -> Json:
+        choices: list[Json] = []
+        for index, (answer, logprobs) in enumerate(zip(answers.answers, answers.logprobs, strict=True)):
+            choice: Object = {
+                "index": index,
+                "message": message(answer),
+                "logprobs": None,
+                "finish_reason": answer.finish_reason.value,
+            }
+            if self._request.top_logprobs is not None:
+                choice["logprobs"] = {"content": ContentLogprobs(self._vocabulary).feed(logprobs), "refusal": None}
+            choices.append(choice)
+        return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage(answers.usage)}
+
+    async def frames(self, steps: AsyncIterator[Step], question: Question) -> AsyncIterator[bytes]:
+        latest: dict[int, Step] = {}
+        logprobs = {choice: ContentLogprobs(self._vocabulary) for choice in range(question.choices)}
+        async with aclosing(steps):  # type: ignore[type-var]
+            async for step in steps:
+                if step.choice not in latest:
+                    yield self._chunk(step, {"role": "assistant", "content": ""}, question, latest)
+                latest[step.choice] = step
+                wanted = self._request.top_logprobs is not None
+                entries = logprobs[step.choice].feed(step.logprobs) if wanted else []
+                deltas = list(merged(step.events))
+                for part in deltas or ([{"content": ""}] if entries else []):
+                    yield self._chunk(step, part, question, latest, logprobs=entries)
+                    entries = []
+                if step.last:
+                    yield self._chunk(step, {}, question, latest, finish=True)
+        if self._request.include_usage:
+            total = usage(question.usage(latest))
+            yield sse.data({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": total})
+        yield sse.DONE
+
+    def _chunk(
+        self,
+        step: Step,
+        part: Object,
+        question: Question,
+        latest: dict[int, Step],
+        *,
+        logprobs: list[Json] | None = None,
+        finish: bool = False,
+    ) -> bytes:
+        choice: Object = {"index": step.choice, "delta": part, "logprobs": None, "finish_reason": None}
+        if logprobs:
+            choice["logprobs"] = {"content": logprobs, "refusal": None}
+        if finish:
+            choice["finish_reason"] = finish_reason(step.events)
+            # Where Moonshot's own clients look for it.
+            choice["usage"] = usage(step.usage)
+        chunk: Object = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+        if self._request.include_usage:
+            chunk["usage"] = usage(question.usage(latest)) if self._request.continuous_usage else None
+        return sse.data(chunk)
+
+
+def merged(events: Iterable[Event]) -> Iterable[Object]:
+    """Deltas of one step; neighbouring text is one delta."""
+    text: list[str] = []
+    for event in events:
+        if isinstance(event, TextDelta):
+            text.append(event.text)
+            continue
+        if (part := delta(event)) is not None:
+            if text:
+                yield {"content": "".join(text)}
+                text = []
+            yield part
+    if text:
+        yield {"content": "".join(text)}
+
+
+def finish_reason(events: Iterable[Event]) -> str:
+    return next(event.reason.value for event in events if isinstance(event, Finish))

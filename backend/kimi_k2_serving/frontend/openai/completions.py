@@ -1,0 +1,143 @@
+"""`POST /v1/completions`: text or token ids in, text out, no chat template. Control tokens spelled in text are text."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
+from kimi_k2_serving.core.events import TextDelta
+from kimi_k2_serving.core.limits import CHOICES, TOP_LOGPROBS
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.shapes import Object, as_flag, as_object, required
+from kimi_k2_serving.frontend import fields, sse
+from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
+from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
+from kimi_k2_serving.frontend.openai.chat import finish_reason
+from kimi_k2_serving.frontend.openai.shapes import legacy_logprobs, usage
+from kimi_k2_serving.frontend.service import Call, Service
+
+SAMPLING = tuple(name for name in fields.SAMPLING if name != "max_completion_tokens")
+KNOWN = frozenset({"model", "prompt", "stream", "stream_options", "n", "best_of", "logprobs", *SAMPLING})
+IGNORED = frozenset({"user", "safety_identifier", "metadata", "prompt_cache_key", "skip_special_tokens"})
+REFUSED = {
+    "suffix": "this model does not fill in the middle",
+    "echo": "the prompt is not repeated",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    model: str
+    question: Question
+    include_usage: bool
+    continuous_usage: bool
+
+
+def read(service: Service, body: Json) -> CompletionRequest:
+    source = as_object(body, "body")
+    fields.check(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
+    model = service.served(required(source, "model", ""))
+    n = fields.choices(source.get("n"))
+    if fields.integer(source.get("best_of"), "best_of", minimum=1, default=n) != n:
+        raise InvalidValue("must equal n: this server returns what it generates", field="best_of")
+    top = fields.integer(source.get("logprobs"), "logprobs", minimum=0)
+    if top is not None:
+        TOP_LOGPROBS.check(top, field="logprobs")
+    sampling = fields.read_sampling(source, SAMPLING)
+    prompts = read_prompts(service, source.get("prompt"))
+    CHOICES.check(n * len(prompts), field="prompt")
+    include, continuous = fields.stream_options(source)
+    question = Question(
+        prompts=tuple(service.model.completion(ids, sampling) for ids in prompts),
+        n=n,
+        stream=as_flag(source.get("stream"), "stream", default=False),
+        top_logprobs=top,
+    )
+    return CompletionRequest(model, question, include, continuous)
+
+
+def read_prompts(service: Service, value: Json) -> list[list[int]]:
+    """A text, token ids, or a list of either; one list of ids for each prompt."""
+    if value is None:
+        raise MissingField("is required", field="prompt")
+    if isinstance(value, str):
+        return [service.model.vocabulary.encode(value)]
+    if not isinstance(value, list) or not value:
+        raise InvalidType("must be a string, token ids, or a list of either, not empty", field="prompt")
+    if all(isinstance(each, int) and not isinstance(each, bool) for each in value):
+        return [list(value)]  # type: ignore[arg-type]
+    CHOICES.check(len(value), field="prompt")
+    prompts = []
+    for i, each in enumerate(value):
+        if isinstance(each, str):
+            prompts.append(service.model.vocabulary.encode(each))
+        elif isinstance(each, list) and all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in each):
+            prompts.append(list(each))  # type: ignore[arg-type]
+        else:
+            raise InvalidType("must be a string or token ids", field=f"prompt[{i}]")
+    return prompts
+
+
+async def create(service: Service, call: Call) -> Reply:
+    request = await service.prepare(lambda: read(service, call.body))
+    steps = service.steps(request.question, call)
+    writer = Writer(service, request)
+    if request.question.stream:
+        return Stream(writer.frames(steps))
+    return Document(writer.completion(await whole(steps, request.question)))
+
+
+class Writer:
+    def __init__(self, service: Service, request: CompletionRequest) -> None:
+        self._vocabulary = service.model.vocabulary
+        self._request = request
+        self._head: Object = {
+            "id": f"cmpl-{service.new_uid()}",
+            "object": "text_completion",
+            "created": int(service.now()),
+            "model": request.model,
+        }
+
+    def completion(self, answers: Whole) -> Json:
+        choices: list[Json] = []
+        for index, (answer, logprobs) in enumerate(zip(answers.answers, answers.logprobs, strict=True)):
+            wanted = self._request.question.top_logprobs is not None
+            choices.append(
+                {
+                    "index": index,
+                    "text": answer.content,
+                    "logprobs": legacy_logprobs(self._vocabulary, logprobs, 0) if wanted else None,
+                    "finish_reason": answer.finish_reason.value,
+                }
+            )
+        return {**self._head, "choices": choices, "usage": usage(answers.usage)}
+
+    async def frames(self, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:
+        request, question = self._request, self._request.question
+        latest: dict[int, Step] = {}
+        offsets = [0] * question.choices
+        async with aclosing(steps):  # type: ignore[type-var]
+            async for step in steps:
+                latest[step.choice] = step
+                text = "".join(event.text for event in step.events if isinstance(event, TextDelta))
+                logprobs = None
+                if question.top_logprobs is not None:
+                    logprobs = legacy_logprobs(self._vocabulary, step.logprobs, offsets[step.choice])
+                offsets[step.choice] += len(text)
+                if not (text or step.last or (logprobs and step.logprobs)):
+                    continue
+                choice: Object = {
+                    "index": step.choice,
+                    "text": text,
+                    "logprobs": logprobs,
+                    "finish_reason": finish_reason(step.events) if step.last else None,
+                }
+                chunk: Object = {**self._head, "choices": [choice]}
+                if request.include_usage:
+                    chunk["usage"] = usage(question.usage(latest)) if request.continuous_usage else None
+                yield sse.data(chunk)
+        if request.include_usage:
+            yield sse.data({**self._head, "choices": [], "usage": usage(question.usage(latest))})
+        yield sse.DONE

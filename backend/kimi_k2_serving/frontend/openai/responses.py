@@ -1,0 +1,201 @@
+"""`POST /v1/responses`: create, whole or streamed, with function calls; `store` is off, so there is nothing to fetch.
+
+Streams: `response.created` and `response.in_progress`; per item added, deltas, done; then `response.completed`, or
+`response.incomplete` when the length ran out, or `error`. Sequence numbers have no gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import assert_never
+
+from kimi_k2_serving.core.events import (
+    ArgumentsDelta,
+    CallRejected,
+    Event,
+    Finish,
+    FinishReason,
+    TextDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.shapes import Object
+from kimi_k2_serving.engine.port import Usage
+from kimi_k2_serving.frontend import sse
+from kimi_k2_serving.frontend.answer import Question, Step
+from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
+from kimi_k2_serving.frontend.model import Prompt
+from kimi_k2_serving.frontend.openai.responses_request import ResponsesRequest, read
+from kimi_k2_serving.frontend.service import Call, Service
+
+
+async def create(service: Service, call: Call) -> Reply:
+    def work() -> tuple[ResponsesRequest, Prompt]:
+        request = read(service, call.body)
+        return request, service.model.chat(request.conversation, request.sampling)
+
+    request, prompt = await service.prepare(work)
+    steps = service.steps(Question((prompt,), stream=request.stream), call)
+    writer = Writer(service, request, prompt)
+    if request.stream:
+        return Stream(writer.frames(steps))
+    async with aclosing(steps):  # type: ignore[type-var]
+        async for step in steps:
+            for event in step.events:
+                writer.items.feed(event)
+            usage = step.usage
+    return Document(writer.response(usage))
+
+
+class Writer:
+    """One request's answer as a response object and the events that lead to it."""
+
+    def __init__(self, service: Service, request: ResponsesRequest, prompt: Prompt) -> None:
+        source = request.source
+        self.items = ItemWriter(service.new_uid())
+        self._head: Object = {
+            "id": f"resp_{service.new_uid()}",
+            "object": "response",
+            "created_at": int(service.now()),
+            "model": request.model,
+            "instructions": source.get("instructions"),
+            "max_output_tokens": source.get("max_output_tokens"),
+            "metadata": source.get("metadata") or {},
+            "parallel_tool_calls": request.conversation.parallel_tool_calls,
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None},
+            "store": False,
+            "temperature": prompt.sampling.get("temperature", 1.0),
+            "text": source.get("text") or {"format": {"type": "text"}},
+            "tool_choice": source.get("tool_choice") or "auto",
+            "tools": source.get("tools") or [],
+            "top_p": prompt.sampling.get("top_p", 1.0),
+            "truncation": "disabled",
+        }
+        self._sequence = 0
+
+    def response(self, counts: Usage | None) -> Object:
+        """`counts` is None while the answer is being written."""
+        details: Json = None
+        if counts is None:
+            status = "in_progress"
+        elif self.items.finish is FinishReason.LENGTH:
+            status, details = "incomplete", {"reason": "max_output_tokens"}
+        else:
+            status = "completed"
+        return {
+            **self._head,
+            "status": status,
+            "error": None,
+            "incomplete_details": details,
+            "output": list(self.items.done),
+            "usage": None if counts is None else usage(counts),
+        }
+
+    async def frames(self, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:
+        began = False
+        async with aclosing(steps):  # type: ignore[type-var]
+            async for step in steps:
+                if not began:
+                    began = True
+                    yield self._frame({"type": "response.created", "response": self.response(None)})
+                    yield self._frame({"type": "response.in_progress", "response": self.response(None)})
+                for event in step.events:
+                    for each in self.items.feed(event):
+                        yield self._frame(each)
+                if step.last:
+                    response = self.response(step.usage)
+                    yield self._frame({"type": f"response.{response['status']}", "response": response})
+
+    def _frame(self, value: Object) -> bytes:
+        frame = sse.event(str(value["type"]), {**value, "sequence_number": self._sequence})
+        self._sequence += 1
+        return frame
+
+
+def usage(counts: Usage) -> Object:
+    return {
+        "input_tokens": counts.prompt,
+        "input_tokens_details": {"cached_tokens": counts.cached},
+        "output_tokens": counts.completion,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": counts.prompt + counts.completion,
+    }
+
+
+class ItemWriter:
+    """Core events to output items: one open at a time. `done` has those that are whole."""
+
+    def __init__(self, uid: str) -> None:
+        self.done: list[Json] = []
+        self.finish: FinishReason | None = None
+        self._uid = uid
+        self._item: Object | None = None
+        self._pieces: list[str] = []
+
+    def feed(self, event: Event) -> list[Object]:
+        match event:
+            case TextDelta(text):
+                opened = [] if self._kind() == "message" else self._start_message()
+                self._pieces.append(text)
+                place = {**self._place(), "content_index": 0}
+                return [*opened, {"type": "response.output_text.delta", **place, "delta": text, "logprobs": []}]
+            case ToolCallStart(_, id_, name):
+                call: Object = {"type": "function_call", "call_id": id_, "name": name, "arguments": ""}
+                return [*self._stop("completed"), *self._start(f"fc_{self._uid}_{len(self.done)}", call)]
+            case ArgumentsDelta(_, fragment):
+                self._pieces.append(fragment)
+                return [{"type": "response.function_call_arguments.delta", **self._place(), "delta": fragment}]
+            case ToolCallEnd(_, complete):
+                return self._stop("completed" if complete else "incomplete")
+            case Finish(reason):
+                self.finish = reason
+                return self._stop("incomplete" if reason is FinishReason.LENGTH else "completed")
+            case CallRejected():
+                return []
+        assert_never(event)
+
+    def _kind(self) -> Json:
+        return self._item["type"] if self._item is not None else None
+
+    def _place(self) -> Object:
+        assert self._item is not None
+        return {"item_id": self._item["id"], "output_index": len(self.done)}
+
+    def _start(self, id_: str, item: Object) -> list[Object]:
+        self._item = {"id": id_, "status": "in_progress", **item}
+        self._pieces = []
+        return [{"type": "response.output_item.added", "output_index": len(self.done), "item": dict(self._item)}]
+
+    def _start_message(self) -> list[Object]:
+        message: Object = {"type": "message", "role": "assistant", "content": []}
+        started = [*self._stop("completed"), *self._start(f"msg_{self._uid}_{len(self.done)}", message)]
+        place = {**self._place(), "content_index": 0}
+        return [*started, {"type": "response.content_part.added", **place, "part": _part("")}]
+
+    def _stop(self, status: str) -> list[Object]:
+        if self._item is None:
+            return []
+        item, text, place = self._item, "".join(self._pieces), self._place()
+        if item["type"] == "message":
+            item = {**item, "status": status, "content": [_part(text)]}
+            at = {**place, "content_index": 0}
+            ending: list[Object] = [
+                {"type": "response.output_text.done", **at, "text": text, "logprobs": []},
+                {"type": "response.content_part.done", **at, "part": _part(text)},
+            ]
+        else:
+            item = {**item, "status": status, "arguments": text}
+            ending = [
+                {"type": "response.function_call_arguments.done", **place, "name": item["name"], "arguments": text}
+            ]
+        ending.append({"type": "response.output_item.done", "output_index": len(self.done), "item": item})
+        self.done.append(item)
+        self._item = None
+        return ending
+
+
+def _part(text: str) -> Object:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}

@@ -1,0 +1,101 @@
+"""`GET /v1/models` and `/v1/models/{id}`, `POST /tokenize` and `/detokenize`: nothing here asks the engine."""
+
+from __future__ import annotations
+
+from kimi_k2_serving.core.chat import read_conversation
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.render import render
+from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string
+from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
+from kimi_k2_serving.frontend import fields
+from kimi_k2_serving.frontend.exchange import Document, Reply
+from kimi_k2_serving.frontend.openai.shapes import token_text
+from kimi_k2_serving.frontend.service import Call, Service
+
+TOKENIZE = frozenset({"model", "prompt", "messages", "tools", "return_token_strs"})
+# vLLM's and SGLang's switches: text is always encoded with control tokens off, a chat always with its template.
+TOKENIZE_IGNORED = frozenset({"add_special_tokens", "add_generation_prompt"})
+DETOKENIZE = frozenset({"model", "tokens", "skip_special_tokens"})
+
+
+def described(service: Service, name: str) -> Json:
+    return {
+        "id": name,
+        "object": "model",
+        # The server knows no date of the model; clients want a number.
+        "created": 0,
+        "owned_by": "moonshotai",
+        "root": service.model.names[0],
+        "max_model_len": service.model.context_length,
+    }
+
+
+async def models(service: Service, call: Call) -> Reply:
+    found: list[Json] = [described(service, name) for name in service.model.names]
+    return Document({"object": "list", "data": found})
+
+
+async def model(service: Service, call: Call) -> Reply:
+    return Document(described(service, service.served(call.parameters["id"])))
+
+
+async def tokenize(service: Service, call: Call) -> Reply:
+    return Document(await service.prepare(lambda: tokenized(service, call.body)))
+
+
+def tokenized(service: Service, body: Json) -> Json:
+    source = as_object(body, "body")
+    fields.check(source, known=TOKENIZE, ignored=TOKENIZE_IGNORED, refused={})
+    _served(service, source)
+    vocabulary = service.model.vocabulary
+    if (source.get("prompt") is None) == (source.get("messages") is None):
+        raise MissingField("give exactly one of prompt and messages", field="prompt")
+    if source.get("prompt") is not None and source.get("tools") is not None:
+        raise InvalidValue("are part of a chat: give messages", field="tools")
+    if source.get("prompt") is not None:
+        ids = vocabulary.encode(as_string(source["prompt"], "prompt"))
+    else:
+        conversation = read_conversation(messages=source["messages"], tools=source.get("tools"))
+        ids = vocabulary.encode_prompt(render(conversation, sort_tool_keys=vocabulary.sort_tool_keys).segments)
+    tokens: list[Json] = list(ids)
+    result: Object = {"tokens": tokens, "count": len(ids), "max_model_len": service.model.context_length}
+    if as_flag(source.get("return_token_strs"), "return_token_strs", default=False):
+        names = {token: name for name, token in vocabulary.controls.items()}
+        result["token_strs"] = [token_text(vocabulary, token, names) for token in ids]
+    return result
+
+
+async def detokenize(service: Service, call: Call) -> Reply:
+    source = as_object(call.body, "body")
+    fields.check(source, known=DETOKENIZE, ignored=(), refused={})
+    _served(service, source)
+    vocabulary = service.model.vocabulary
+    if "tokens" not in source:
+        raise MissingField("is required", field="tokens")
+    ids: list[int] = []
+    for i, token in enumerate(as_list(source["tokens"], "tokens")):
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise InvalidType("must be an integer", field=f"tokens[{i}]")
+        if not 0 <= token < vocabulary.size:
+            raise InvalidValue(f"must lie in 0 to {vocabulary.size - 1}", field=f"tokens[{i}]")
+        ids.append(token)
+    hidden = as_flag(source.get("skip_special_tokens"), "skip_special_tokens", default=False)
+    text = await service.prepare(lambda: _text(vocabulary, ids, hidden=hidden))
+    return Document({"prompt": text, "text": text})
+
+
+def _text(vocabulary: Vocabulary, ids: list[int], *, hidden: bool) -> str:
+    """Control tokens by their names, unless `hidden`."""
+    names = {} if hidden else {token: name for name, token in vocabulary.controls.items()}
+    written: list[str] = []
+    decoder = TextDecoder(vocabulary)
+    for token in ids:
+        written.append(decoder.finish() + names[token] if token in names else decoder.feed((token,)))
+    return "".join((*written, decoder.finish()))
+
+
+def _served(service: Service, source: Object) -> None:
+    """`model` is optional here."""
+    if source.get("model") is not None:
+        service.served(source["model"])

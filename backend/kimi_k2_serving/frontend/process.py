@@ -1,0 +1,178 @@
+"""The frontend's process: its flags, and as many workers as asked for.
+
+A worker that dies is started again. SIGTERM closes the port, lets what is in flight finish within `--grace` seconds,
+ends the rest with one error each, and exits 0. Exit code 2: the flags are wrong, and the line says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.supervisors import Multiprocess
+
+from kimi_k2_serving import settings
+from kimi_k2_serving.core.errors import ServingError
+from kimi_k2_serving.engine.config import CPU_PRESET, Preset, load_preset
+from kimi_k2_serving.frontend.app import create_app
+from kimi_k2_serving.frontend.keys import Keys
+from kimi_k2_serving.frontend.metrics import Metrics
+from kimi_k2_serving.frontend.model import ServedModel
+from kimi_k2_serving.frontend.service import Policy, Service
+from kimi_k2_serving.frontend.triton_engine import TritonEngine
+
+NAME = "kimi_k2"
+# prometheus_client's own variable, read when a worker imports it: where the workers' counters add up.
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The flags, checked. `names`: served model ids, the first is the model's own. `grace` in seconds."""
+
+    host: str
+    port: int
+    grpc_url: str
+    checkpoint: Path
+    preset: Preset
+    names: tuple[str, ...]
+    workers: int
+    keys: Keys
+    grace: int
+    policy: Policy
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m kimi_k2_serving.frontend",
+        description="OpenAI's and Anthropic's APIs in front of a Triton server with the kimi_k2_engine model.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to bind (%(default)s)")
+    add("--port", type=int, default=9000, help="port to bind (%(default)s)")
+    add("--grpc-url", metavar="HOST:PORT", default="127.0.0.1:8001", help="Triton's gRPC (%(default)s)")
+    add("--checkpoint", metavar="DIR", type=Path, help="the model's checkpoint (KIMI_K2_CHECKPOINT)")
+    add("--preset", metavar="NAME", help=f"the engine's preset (KIMI_K2_PRESET, else {CPU_PRESET})")
+    add("--model-alias", metavar="ID", action="append", default=[], help=f"serve {NAME} under this id too; repeatable")
+    add("--workers", metavar="N", type=int, default=1, help="processes (%(default)s)")
+    add("--api-key-file", metavar="FILE", type=Path, help="keys, one a line; see docs/api.md")
+    add("--grace", metavar="S", type=int, default=5, help="seconds for requests in flight at the end (%(default)s)")
+    add("--keep-alive", metavar="S", type=float, default=15.0, help="longest silence of a stream (%(default)s)")
+    add("--in-flight", metavar="N", type=int, default=1024, help="requests at once, per worker (%(default)s)")
+    add(
+        "--anthropic-temperature",
+        metavar="FACTOR",
+        type=float,
+        default=0.6,
+        help="what /v1/messages multiplies temperatures by (%(default)s, as Moonshot does; 1 is off)",
+    )
+    return parser
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
+    """Ends the process with code 2 and one line for flags that are wrong. Raises ServingError for files that are."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    inherited = settings.Settings.read(environ)
+    checkpoint = given.checkpoint or inherited.checkpoint
+    if checkpoint is None:
+        parser.error("give --checkpoint DIR")
+    for name in ("workers", "in_flight", "keep_alive"):
+        if getattr(given, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')} must be more than 0")
+    if not 0 < given.anthropic_temperature <= 2:
+        parser.error("--anthropic-temperature must be more than 0 and at most 2")
+    return Options(
+        host=given.host,
+        port=given.port,
+        grpc_url=given.grpc_url,
+        checkpoint=checkpoint,
+        preset=load_preset(given.preset or inherited.preset or CPU_PRESET, environ),
+        names=tuple(dict.fromkeys((NAME, *given.model_alias))),
+        workers=given.workers,
+        keys=Keys.load(given.api_key_file) if given.api_key_file else Keys(),
+        grace=given.grace,
+        policy=Policy(
+            keep_alive=given.keep_alive,
+            in_flight=given.in_flight,
+            workers=given.workers,
+            anthropic_temperature=given.anthropic_temperature,
+        ),
+    )
+
+
+def application(options: Options) -> ASGIApp:
+    """One worker's application."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    _end_with_parent()
+    model = ServedModel.load(options.checkpoint, options.preset, names=options.names)
+    engine = TritonEngine(options.grpc_url)
+    metrics = Metrics(shared=options.workers > 1)
+    service = Service(model, engine, options.keys, options.policy, metrics)
+    return create_app(service, opened=engine.open)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed has nobody left who would restart or stop it: it drains."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def configuration(options: Options) -> uvicorn.Config:
+    return uvicorn.Config(
+        functools.partial(application, options),
+        factory=True,
+        host=options.host,
+        port=options.port,
+        workers=options.workers,
+        timeout_graceful_shutdown=options.grace,
+        http="h11",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        backlog=2048,
+    )
+
+
+def serve(options: Options) -> None:
+    config = configuration(options)
+    if options.workers == 1:
+        uvicorn.Server(config).run()
+        return
+    with tempfile.TemporaryDirectory(prefix="kimi-k2-metrics-") as directory:
+        settings.export(METRICS_DIRECTORY, directory)
+        Multiprocess(config, sockets=[config.bind_socket()]).run()
+
+
+def main(argv: Sequence[str]) -> int:
+    try:
+        options = parse(argv, settings.inherited())
+    except ServingError as error:
+        print(f"frontend: {error}", file=sys.stderr)
+        return 2
+    serve(options)
+    return 0

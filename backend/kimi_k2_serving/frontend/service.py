@@ -1,0 +1,160 @@
+"""What every route shares: the model, the engine, who may ask, how much at once, and what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from kimi_k2_serving.core.errors import Overloaded
+from kimi_k2_serving.core.events import CallRejected
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.shapes import as_string
+from kimi_k2_serving.frontend import answer
+from kimi_k2_serving.frontend.answer import Question, Step
+from kimi_k2_serving.frontend.errors import ModelNotFound
+from kimi_k2_serving.frontend.keys import Key, Keys
+from kimi_k2_serving.frontend.metrics import Metrics
+from kimi_k2_serving.frontend.model import ServedModel
+from kimi_k2_serving.frontend.port import Engine
+
+T = TypeVar("T")
+# For the last errors to be written when the grace is over.
+CLOSING_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Seconds, counts and switches that a deployment may set.
+
+    keep_alive: longest silence of a stream; body_seconds: for a request's body to arrive; stalled_seconds: for a client
+    to take what was sent; in_flight: requests at once; workers: processes that share a key's concurrency;
+    anthropic_temperature: what Anthropic's temperatures are multiplied by.
+    """
+
+    keep_alive: float = 15.0
+    body_seconds: float = 60.0
+    stalled_seconds: float = 120.0
+    in_flight: int = 1024
+    workers: int = 1
+    anthropic_temperature: float = 0.6
+
+
+@dataclass(slots=True)
+class Record:
+    """What the access log and the metrics say of one request. No content."""
+
+    request_id: str
+    route: str
+    method: str
+    started: float
+    status: int = 0
+    key: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    first_token: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, authenticated and read. `body` is JSON, None where the method has none."""
+
+    body: Json
+    parameters: dict[str, str]
+    key: Key
+    record: Record
+
+
+def _uid() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass(slots=True)
+class Service:
+    model: ServedModel
+    engine: Engine
+    keys: Keys = field(default_factory=Keys)
+    policy: Policy = Policy()
+    metrics: Metrics = field(default_factory=Metrics)
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    new_uid: Callable[[], str] = _uid
+    # Requests whose last byte is not yet written.
+    exchanges: int = 0
+    _running: Counter[str] = field(default_factory=Counter)
+    # Two threads: tokenising releases the interpreter, grammars do not.
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "prepare"))
+
+    @contextmanager
+    def admitted(self, key: Key) -> Iterator[None]:
+        """Raises Overloaded when there is no room for another request, or not for this key."""
+        if self._running.total() >= self.policy.in_flight:
+            raise Overloaded("too many requests in flight; retry in 1 s")
+        if key.concurrency is not None:
+            # Each worker takes its share, rounded up: workers know nothing of each other.
+            share = -(-key.concurrency // self.policy.workers)
+            if self._running[key.name] >= share:
+                raise Overloaded("too many requests in flight for this API key; retry in 1 s")
+        self._running[key.name] += 1
+        self.metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self._running[key.name] -= 1
+            self.metrics.in_flight.dec()
+
+    def served(self, value: Json) -> str:
+        """The name under which the model was asked for. Raises ModelNotFound."""
+        name = as_string(value, "model")
+        if name not in self.model.names:
+            raise ModelNotFound(f"no such model; this server has {self.model.names[0]}", field="model")
+        return name
+
+    async def prepare(self, work: Callable[[], T]) -> T:
+        """Rendering, encoding and grammars, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def steps(self, question: Question, call: Call) -> AsyncIterator[Step]:
+        """The answers' steps, counted."""
+        record = call.record
+        question = replace(question, priority=call.key.priority, cache_salt=call.key.cache_salt)
+        latest: dict[int, Step] = {}
+        source = answer.steps(self.model, self.engine, question, new_uid=self.new_uid)
+        try:
+            async with aclosing(source):  # type: ignore[type-var]
+                async for step in source:
+                    if record.first_token is None:
+                        record.first_token = self.clock() - record.started
+                        self.metrics.first_token.observe(record.first_token)
+                    latest[step.choice] = step
+                    for event in step.events:
+                        if isinstance(event, CallRejected):
+                            self.metrics.rejected_calls.labels(event.reason.value).inc()
+                    yield step
+        finally:
+            self._count(question, latest, record)
+
+    def _count(self, question: Question, latest: dict[int, Step], record: Record) -> None:
+        usage = question.usage(latest)
+        record.prompt_tokens, record.cached_tokens = usage.prompt, usage.cached
+        record.completion_tokens = usage.completion
+        self.metrics.prompt_tokens.inc(usage.prompt)
+        self.metrics.cached_tokens.inc(usage.cached)
+        self.metrics.completion_tokens.inc(usage.completion)
+
+    async def close(self) -> None:
+        """The server has cancelled what was left: let it say so to its clients first."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_SECONDS):
+                while self.exchanges:  # noqa: ASYNC110 - asked once in a process's life
+                    await asyncio.sleep(0.01)
+        await self.engine.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)

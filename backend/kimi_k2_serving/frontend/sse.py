@@ -1,0 +1,71 @@
+"""Server-sent events: frames, and a stream of them that is never silent for long.
+
+`paced` reads ahead of the client by a bounded number of frames, hands over whatever has gathered as one piece, and ends
+its source however it ends itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from kimi_k2_serving.core.messages import Json
+
+# Frames that wait for a slow reader; past that the source waits too.
+WAITING_FRAMES = 64
+DONE = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"
+
+
+def data(value: Json) -> bytes:
+    return b"data: " + encode(value) + b"\n\n"
+
+
+def event(name: str, value: Json) -> bytes:
+    return b"event: " + name.encode() + b"\n" + data(value)
+
+
+def encode(value: Json) -> bytes:
+    """Compact JSON in UTF-8; it has no line breaks, so it is one line of a frame."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+async def paced(source: AsyncIterator[bytes], *, seconds: float, idle: bytes) -> AsyncIterator[bytes]:
+    """`idle` whenever nothing came for `seconds`. Raises the source's error in its place."""
+    inbox: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(WAITING_FRAMES)
+
+    async def pump() -> None:
+        try:
+            async with aclosing(source):  # type: ignore[type-var]
+                async for frame in source:
+                    await inbox.put(frame)
+            await inbox.put(None)
+        except Exception as error:
+            await inbox.put(error)
+
+    task = asyncio.create_task(pump())
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(seconds):
+                    item = await inbox.get()
+            except TimeoutError:
+                yield idle
+                continue
+            gathered = []
+            while isinstance(item, bytes):
+                gathered.append(item)
+                if inbox.empty():
+                    break
+                item = inbox.get_nowait()
+            if gathered:
+                yield b"".join(gathered)
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise item
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,183 @@
+"""The engine model `kimi_k2_engine` over Triton's gRPC: a bidirectional stream for each generation.
+
+Promises: closing the iterator cancels the call, which the engine model sees in every phase; what gRPC or Triton say
+never reaches a client as it is. Tensors: docs/tensors.md.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from array import array
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, Internal, Overloaded, ServingError, Unavailable
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, Usage
+from kimi_k2_serving.frontend.errors import from_engine
+from kimi_k2_serving.frontend.port import Health, Run
+
+MODEL = "kimi_k2_engine"
+# Seconds that a health check may take; it is asked on every probe.
+HEALTH_SECONDS = 2.0
+CHANNEL = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class TritonEngine:
+    """`address` is host:port. `open` has to be awaited before anything else, on the loop that will use it."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel: Any = None
+        self._stub: Any = None
+        self._inputs: frozenset[str] | None = None
+
+    async def open(self) -> None:
+        self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def close(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def health(self) -> Health:
+        """Ask for nothing: the engine model refuses an empty request only after it has looked at its engine.
+
+        Triton's own readiness stays true while an engine restarts, before its release 26.03.
+        """
+        call = self._stub.ModelStreamInfer(timeout=HEALTH_SECONDS)
+        try:
+            await call.write(empty_request())
+            await call.done_writing()
+            async for response in call:
+                error = from_engine(response.error_message)
+                down = isinstance(error, Unavailable | Internal) and not isinstance(error, Overloaded)
+                return Health(False, error.detail) if down else Health(True)
+        except grpc.RpcError:
+            return Health(False, "Triton does not answer")
+        finally:
+            call.cancel()
+        return Health(False, "the engine model gives no answer")
+
+    async def generate(self, run: Run) -> AsyncIterator[Chunk]:
+        began = False
+        call = self._stub.ModelStreamInfer()
+        try:
+            await call.write(request(run, await self._known_inputs()))
+            await call.done_writing()
+            async for response in call:
+                if response.error_message:
+                    raise from_engine(response.error_message)
+                chunk = read(response.infer_response)
+                began = True
+                yield chunk
+                if chunk.end is not None:
+                    return
+        except grpc.RpcError as error:
+            raise _broken(error, began) from None
+        finally:
+            call.cancel()
+
+    async def _known_inputs(self) -> frozenset[str]:
+        """The model's inputs, asked once: an older engine model lacks some."""
+        if self._inputs is None:
+            metadata = await self._stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=MODEL))
+            self._inputs = frozenset(each.name for each in metadata.inputs)
+        return self._inputs
+
+
+def _broken(error: Any, began: bool) -> ServingError:
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE if began:
+            return EngineLost("the connection to the engine broke; send the request again")
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.NOT_FOUND:
+            return EngineUnavailable("the engine can not be reached; retry in 5 s", retry_after=5.0)
+        case _:
+            return from_engine(error.details() or "")
+
+
+def empty_request() -> Any:
+    message = service_pb2.ModelInferRequest(model_name=MODEL)
+    _add(message, "stream", "BOOL", _flag(False))
+    return message
+
+
+def request(run: Run, known: frozenset[str]) -> Any:
+    """The request message. Raises Internal for a wish that the model has no input for and that must not be lost."""
+    message = service_pb2.ModelInferRequest(model_name=MODEL)
+    _add(message, "input_ids", "INT32", array("i", run.input_ids).tobytes(), len(run.input_ids))
+    _add(message, "stream", "BOOL", _flag(run.stream))
+    _add(message, "sampling_parameters", "BYTES", _text(json.dumps(run.sampling)))
+    _add(message, "request_context", "BYTES", _text(run.uid))
+    _add(message, "return_num_input_tokens", "BOOL", _flag(True))
+    if run.top_logprobs is not None:
+        _add(message, "return_logprobs", "BOOL", _flag(True))
+        _add(message, "top_logprobs", "INT32", struct.pack("<i", run.top_logprobs))
+    if run.priority is not None:
+        _need(known, "request_priority")
+        _add(message, "request_priority", "INT32", struct.pack("<i", run.priority))
+    if run.cache_salt is not None:
+        _need(known, "cache_salt")
+        _add(message, "cache_salt", "BYTES", _text(run.cache_salt))
+    return message
+
+
+def _need(known: frozenset[str], name: str) -> None:
+    if name not in known:
+        raise Internal(f"the engine model has no input {name}, which this API key asks for")
+
+
+def _add(message: Any, name: str, datatype: str, raw: bytes, size: int = 1) -> None:
+    message.inputs.add(name=name, datatype=datatype, shape=[size])
+    message.raw_input_contents.append(raw)
+
+
+def _flag(value: bool) -> bytes:
+    return b"\x01" if value else b"\x00"
+
+
+def _text(value: str) -> bytes:
+    """KServe's BYTES: each element behind its length."""
+    data = value.encode()
+    return struct.pack("<I", len(data)) + data
+
+
+def read(response: Any) -> Chunk:
+    """One response's tensors as a chunk."""
+    raw = {each.name: data for each, data in zip(response.outputs, response.raw_output_contents, strict=True)}
+    ids = array("i")
+    ids.frombytes(raw.get("output_ids", b""))
+    reason = _string(raw, "finish_reason")
+    usage = Usage(_number(raw, "num_input_tokens"), len(ids), _number(raw, "num_cached_tokens"))
+    end = None if reason is None else End(EndReason(reason), _string(raw, "stop_reason"))
+    return Chunk(tuple(ids), "", usage, end, _logprobs(_string(raw, "logprobs"), ids))
+
+
+def _string(raw: dict[str, bytes], name: str) -> str | None:
+    data = raw.get(name)
+    return data[4:].decode() if data else None
+
+
+def _number(raw: dict[str, bytes], name: str) -> int:
+    data = raw.get(name)
+    return int(struct.unpack("<I", data)[0]) if data else 0
+
+
+def _logprobs(text: str | None, ids: array[int]) -> tuple[TokenLogprob, ...]:
+    """Each id's own entry, and those that have a rank, best first."""
+    if not text:
+        return ()
+    found = []
+    for token, entries in zip(ids, json.loads(text), strict=False):
+        ranked = sorted((each["rank"], int(key), each["logprob"]) for key, each in entries.items() if each["rank"])
+        found.append(TokenLogprob(token, entries[str(token)]["logprob"], tuple((key, p) for _, key, p in ranked)))
+    return tuple(found)

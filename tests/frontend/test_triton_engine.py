@@ -1,0 +1,210 @@
+"""The engine model over real gRPC: what is sent, what is read back, what a broken server looks like."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from kimi_k2_serving.core import errors
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob
+from kimi_k2_serving.frontend.errors import from_engine
+from kimi_k2_serving.frontend.port import Run
+from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine
+from kimi_k2_serving.triton.table import ENGINE_INPUTS
+
+pytestmark = pytest.mark.anyio
+INPUTS = frozenset(tensor.name for tensor in ENGINE_INPUTS)
+Answer = dict[str, Any] | str | grpc.StatusCode | float
+
+
+class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Plays `answers` to each request: outputs, an error's text, a failing call, or a pause."""
+
+    def __init__(self, answers: list[Answer], inputs: frozenset[str]) -> None:
+        self.answers = answers
+        self.inputs = inputs
+        self.asked: list[dict[str, Any]] = []
+        self.cancelled = asyncio.Event()
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        assert request.name == MODEL
+        tensor = service_pb2.ModelMetadataResponse.TensorMetadata
+        return service_pb2.ModelMetadataResponse(inputs=[tensor(name=name) for name in self.inputs])
+
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        async for request in requests:
+            raws = zip(request.inputs, request.raw_input_contents, strict=True)
+            self.asked.append({each.name: decoded(each.datatype, raw) for each, raw in raws})
+            try:
+                for answer in self.answers:
+                    match answer:
+                        case str():
+                            yield service_pb2.ModelStreamInferResponse(error_message=answer)
+                        case grpc.StatusCode():
+                            await context.abort(answer, "/secret/path")
+                        case float():
+                            await asyncio.sleep(answer)
+                        case dict():
+                            yield service_pb2.ModelStreamInferResponse(infer_response=response(answer))
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+
+
+def decoded(datatype: str, raw: bytes) -> Any:
+    if datatype == "BYTES":
+        return raw[4:].decode()
+    kinds: dict[str, Any] = {"INT32": np.int32, "BOOL": np.bool_}
+    return np.frombuffer(raw, kinds[datatype]).tolist()
+
+
+def response(outputs: dict[str, Any]) -> Any:
+    message = service_pb2.ModelInferResponse(model_name=MODEL)
+    for name, value in outputs.items():
+        message.outputs.add(name=name)
+        if isinstance(value, str):
+            data = value.encode()
+            raw = len(data).to_bytes(4, "little") + data
+        else:
+            raw = np.array(value, np.int32).tobytes()
+        message.raw_output_contents.append(raw)
+    return message
+
+
+@asynccontextmanager
+async def triton(*answers: Answer, inputs: frozenset[str] = INPUTS) -> AsyncIterator[tuple[TritonEngine, Triton]]:
+    servicer = Triton(list(answers), inputs)
+    server = grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    engine = TritonEngine(f"127.0.0.1:{port}")
+    await engine.open()
+    try:
+        yield engine, servicer
+    finally:
+        await engine.close()
+        await server.stop(None)
+
+
+def run(**options: Any) -> Run:
+    return Run(**{"uid": "u1", "input_ids": [5, 6], "sampling": {"max_new_tokens": 3}, "stream": True, **options})
+
+
+async def chunks(engine: TritonEngine, asked: Run) -> list[Chunk]:
+    return [chunk async for chunk in engine.generate(asked)]
+
+
+async def test_a_generation_is_the_models_own_tensors() -> None:
+    last = {"output_ids": [8], "finish_reason": "stop", "num_input_tokens": [2], "num_cached_tokens": [1]}
+    async with triton({"output_ids": [7, 300_000]}, {**last, "stop_reason": "8"}) as (engine, servicer):
+        first, second = await chunks(engine, run(top_logprobs=2, priority=-3))
+    assert first.ids == (7, 300_000)
+    assert first.end is None
+    assert (second.ids, second.end) == ((8,), End(EndReason.STOP, "8"))
+    assert (second.usage.prompt, second.usage.cached) == (2, 1)
+    (asked,) = servicer.asked
+    assert asked["input_ids"] == [5, 6]
+    assert json.loads(asked["sampling_parameters"]) == {"max_new_tokens": 3}
+    assert asked["request_context"] == "u1"
+    assert (asked["stream"], asked["return_logprobs"], asked["top_logprobs"]) == ([True], [True], [2])
+    assert asked["request_priority"] == [-3]
+    assert set(asked) <= INPUTS
+
+
+async def test_log_probabilities_are_each_ids_own_and_the_best_in_order() -> None:
+    entries = [
+        {
+            "7": {"logprob": -3.0, "rank": None, "decoded_token": "g"},
+            "2": {"logprob": -1.0, "rank": 2, "decoded_token": "b"},
+            "1": {"logprob": -0.5, "rank": 1, "decoded_token": "a"},
+        }
+    ]
+    answer = {"output_ids": [7], "logprobs": json.dumps(entries), "finish_reason": "stop"}
+    async with triton(answer) as (engine, _):
+        (chunk,) = await chunks(engine, run(top_logprobs=2))
+    assert chunk.logprobs == (TokenLogprob(7, -3.0, ((1, -0.5), (2, -1.0))),)
+
+
+async def test_a_salt_that_the_model_can_not_take_is_never_dropped() -> None:
+    async with triton(inputs=INPUTS - {"cache_salt"}) as (engine, servicer):
+        with pytest.raises(errors.Internal):
+            await chunks(engine, run(cache_salt="pepper"))
+    assert servicer.asked == []
+
+
+async def test_closing_the_iterator_cancels_the_call_before_the_first_token() -> None:
+    async with triton(60.0) as (engine, servicer):
+        asking = asyncio.ensure_future(anext(aiter(engine.generate(run()))))
+        async with asyncio.timeout(5):
+            while not servicer.asked:  # noqa: ASYNC110 - the server tells by its list alone
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            await servicer.cancelled.wait()
+
+
+async def test_closing_the_iterator_in_mid_stream_cancels_the_call() -> None:
+    async with triton({"output_ids": [7]}, 60.0) as (engine, servicer), asyncio.timeout(5):
+        async with aclosing(engine.generate(run())) as answer:  # type: ignore[type-var]
+            await anext(answer)
+        await servicer.cancelled.wait()
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "field"),
+    [
+        ("invalid_value: temperature: too hot", errors.InvalidValue, "temperature"),
+        ("in ensemble 'x', overloaded: the queue is full", errors.Overloaded, ""),
+        ("engine_unavailable: the engine is restarting; retry in 12 s", errors.EngineUnavailable, ""),
+        ("deadline_exceeded: past timeout_ms", errors.DeadlineExceeded, ""),
+        ("Request for unknown model: 'kimi_k2_engine' is not found", errors.EngineUnavailable, ""),
+        ("something with a /path: in it", errors.Internal, ""),
+    ],
+)
+async def test_the_models_own_errors_come_back_into_the_tree(
+    message: str, kind: type[errors.ServingError], field: str
+) -> None:
+    async with triton(message) as (engine, _):
+        with pytest.raises(kind) as caught:
+            await chunks(engine, run())
+    assert caught.value.field == field
+    assert "/path" not in str(caught.value)
+
+
+def test_the_time_to_retry_is_read_from_the_sentence() -> None:
+    error = from_engine("engine_unavailable: the engine is restarting; retry in 12 s")
+    assert isinstance(error, errors.EngineUnavailable)
+    assert error.retry_after == 12
+    assert from_engine("overloaded: full").retry_after == 1  # type: ignore[attr-defined]
+
+
+async def test_a_connection_that_breaks_is_unavailable_before_and_lost_after_the_first_chunk() -> None:
+    async with triton(grpc.StatusCode.UNAVAILABLE) as (engine, _):
+        with pytest.raises(errors.EngineUnavailable):
+            await chunks(engine, run())
+    async with triton({"output_ids": [7]}, grpc.StatusCode.UNAVAILABLE) as (engine, _):
+        with pytest.raises(errors.EngineLost) as caught:
+            await chunks(engine, run())
+    assert "/secret" not in str(caught.value)
+
+
+async def test_health_is_the_engines_own_word_and_costs_no_generation() -> None:
+    async with triton("missing_field: input_ids: give exactly one") as (engine, servicer):
+        assert (await engine.health()).ready
+        assert set(servicer.asked[0]) == {"stream"}
+    async with triton("overloaded: full") as (engine, _):
+        assert (await engine.health()).ready
+    async with triton("engine_unavailable: the engine is restarting; retry in 12 s") as (engine, _):
+        health = await engine.health()
+        assert not health.ready
+        assert "restarting" in health.reason
+    async with triton(grpc.StatusCode.UNAVAILABLE) as (engine, _):
+        assert not (await engine.health()).ready
