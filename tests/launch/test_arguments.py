@@ -21,7 +21,9 @@ def refused(*argv: str) -> str:
 def test_the_defaults_are_the_documented_ones() -> None:
     options = cli.parse([])
     assert (options.host, options.grace, options.checkpoint, options.frontend) == ("127.0.0.1", 5, None, True)
-    assert options.ports == {"--http-port": 8000, "--grpc-port": 8001, "--metrics-port": 8002}
+    triton = {"--http-port": 8000, "--grpc-port": 8001, "--metrics-port": 8002}
+    assert options.ports == {**triton, "--frontend-port": 9000}
+    assert cli.parse(["--no-frontend"]).ports == triton
 
 
 @pytest.mark.parametrize(

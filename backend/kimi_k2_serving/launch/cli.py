@@ -41,6 +41,7 @@ class Options:
     metrics_port: int
     frontend_port: int
     frontend: bool
+    workers: int
     grace: int
     prepare_only: bool
     print_command: bool
@@ -53,8 +54,9 @@ class Options:
 
     @property
     def ports(self) -> dict[str, int]:
-        """The ports that Triton will listen on, by the flag that sets each."""
-        return {"--http-port": self.http_port, "--grpc-port": self.grpc_port, "--metrics-port": self.metrics_port}
+        """The ports that will be listened on, by the flag that sets each."""
+        triton = {"--http-port": self.http_port, "--grpc-port": self.grpc_port, "--metrics-port": self.metrics_port}
+        return triton | ({"--frontend-port": self.frontend_port} if self.frontend else {})
 
     @property
     def starts(self) -> bool:
@@ -85,6 +87,12 @@ def _seconds(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
+    return int(text)
+
+
 def _directory(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -107,10 +115,11 @@ def _parser() -> argparse.ArgumentParser:
         ("http", 8000, "Triton's HTTP: generate, generate_stream, health"),
         ("grpc", 8001, "Triton's gRPC"),
         ("metrics", 8002, "Prometheus metrics"),
-        ("frontend", 9000, "OpenAI and Anthropic APIs, once there is a frontend"),
+        ("frontend", 9000, "OpenAI and Anthropic APIs"),
     ):
         where.add_argument(f"--{name}-port", metavar="PORT", type=_port, default=port, help=f"{what} (default: {port})")
     where.add_argument("--no-frontend", dest="frontend", action="store_false", help="Triton's own ports only")
+    where.add_argument("--workers", metavar="N", type=_count, default=1, help="processes of the frontend (1)")
     guard = parser.add_argument_group("who may connect (needed when --host is not a loopback address)")
     guard.add_argument("--api-key-file", metavar="FILE", type=_directory, help="keys for the frontend, one a line")
     guard.add_argument("--insecure", action="store_true", help="accept that anyone who reaches the ports may use them")
@@ -140,8 +149,7 @@ def parse(argv: Sequence[str]) -> Options:
                 f"--host {options.host}", "not an IPv4 address", "give one, such as 127.0.0.1 or 0.0.0.0"
             ) from None
     taken: dict[int, str] = {}
-    wanted = options.ports | ({"--frontend-port": options.frontend_port} if options.frontend else {})
-    for flag, port in wanted.items():
+    for flag, port in options.ports.items():
         if port in taken:
             raise Refusal(f"{flag} {port}", f"{taken[port]} is the same port", "give each its own")
         taken[port] = flag

@@ -76,9 +76,16 @@ class Ready:
             "http_port": self.options.http_port,
             "grpc_port": self.options.grpc_port,
             "metrics_port": self.options.metrics_port,
+            "frontend_port": self.options.frontend_port if self.options.frontend else None,
             "log": str(self.log),
             "seconds": round(self.seconds, 1),
         }
+
+    def _apis(self) -> list[tuple[str, str]]:
+        if not self.options.frontend:
+            return []
+        base = f"http://{reachable(self.options.host)}:{self.options.frontend_port}"
+        return [("openai", f"{base}/v1, model kimi_k2"), ("anthropic", base)]
 
     def text(self) -> str:
         options = self.options
@@ -88,6 +95,7 @@ class Ready:
             ("context", f"{self.context:,} tokens" if self.context else "as the checkpoint says"),
             ("engine", self.engine),
             ("ports", ports),
+            *self._apis(),
             ("log", str(self.log)),
             ("try", self.curl()),
         )

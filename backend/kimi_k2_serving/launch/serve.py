@@ -19,9 +19,12 @@ import psutil
 
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine import checkpoint as engine_checkpoint
-from kimi_k2_serving.launch import backends, cli, command, linux, machine, preflight, ready, server, state
+from kimi_k2_serving.launch import backends, cli, linux, machine, preflight, ready, server, state
+from kimi_k2_serving.launch import command as triton_command
+from kimi_k2_serving.launch import frontend as frontend_process
 from kimi_k2_serving.launch.cli import DEMO_PRESETS, Options
 from kimi_k2_serving.launch.command import Command
+from kimi_k2_serving.launch.frontend import Frontend
 from kimi_k2_serving.launch.layout import Layout, checkout
 from kimi_k2_serving.launch.progress import Progress, symptoms
 from kimi_k2_serving.launch.refusal import Failure, Refusal
@@ -113,14 +116,14 @@ def build(options: Options, layout: Layout, model: Model, *, runtime_dir: Path |
             "this Python has no libpython", "Triton's stub needs it", "install libpython3.11 and remove .venv"
         )
     wheel = backends.wheel()
-    argv = command.arguments(
+    argv = triton_command.arguments(
         options,
         server=wheel.server,
         repository=model.repository,
         backends=layout.backends,
         key=secrets.token_hex(16),
     )
-    environment = command.environment(
+    environment = triton_command.environment(
         wheel=wheel,
         venv=Path(sys.prefix),
         libpython=library,
@@ -138,28 +141,53 @@ def run(options: Options, layout: Layout, model: Model, progress: Progress) -> i
     """Start Triton, announce it, watch it until it ends or a signal comes. Nothing is left behind in any case."""
     runtime_dir = server.make_runtime_dir(runtime_base())
     log = layout.logs / f"tritonserver-{options.http_port}.log"
+    command = build(options, layout, model, runtime_dir=runtime_dir)
     triton = Server(
-        build(options, layout, model, runtime_dir=runtime_dir),
+        command,
         log=log,
         run=layout.run,
         runtime_dir=runtime_dir,
         grace=options.grace,
     )
+    frontend = build_frontend(options, layout, model, command.merged(inherited()))
     try:
         triton.start(inherited())
         _wait_ready(triton, options, model, log, progress)
+        if options.frontend:
+            frontend.start()
+            _wait_frontend(triton, frontend, options, progress)
         _announce(ready.Ready(options, model.checkpoint, model.context, _engine(), log, progress.elapsed()))
-        while True:
-            if (status := triton.wait(3600.0)) is not None:
-                raise Failure(f"{server.ended(status).detail}; {log} says:\n{symptoms(log)}")
+        while (status := triton.wait(1.0)) is None:
+            if frontend.tend():
+                progress.line("the frontend died and was started again")
+        raise Failure(f"{server.ended(status).detail}; {log} says:\n{symptoms(log)}")
     except Stopped as stopped:
         progress.line(f"{stopped}: stopping, up to {options.grace} s for requests in flight")
         return 0
     finally:
         stopping = time.monotonic()
+        frontend.end()
         removed = triton.stop()
         left = f", {len(removed)} left in /dev/shm removed" if removed else ""
         progress.line(f"stopped in {time.monotonic() - stopping:.1f} s{left}")
+
+
+def build_frontend(options: Options, layout: Layout, model: Model, environment: dict[str, str]) -> Frontend:
+    command = frontend_process.arguments(options, python=Path(sys.executable), checkpoint=model.checkpoint)
+    # Triton's libraries are for its stubs alone.
+    own = {name: value for name, value in environment.items() if name != "LD_LIBRARY_PATH"}
+    return Frontend(command, own, layout.logs / f"frontend-{options.frontend_port}.log")
+
+
+def _wait_frontend(triton: Server, frontend: Frontend, options: Options, progress: Progress) -> None:
+    """Return when the frontend is ready. Raise Failure if it or Triton is not to be had."""
+    begun = time.monotonic()
+    while not ready.answers(options.host, options.frontend_port, "/health/ready"):
+        progress.status("starting the frontend")
+        if (status := triton.wait(0.2)) is not None:
+            raise server.ended(status)
+        if frontend.tend() or time.monotonic() - begun > _READY_SECONDS:
+            raise Failure(f"the frontend did not start; {frontend.log} says:\n{symptoms(frontend.log)}")
 
 
 def _wait_ready(triton: Server, options: Options, model: Model, log: Path, progress: Progress) -> None:

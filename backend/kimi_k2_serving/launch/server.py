@@ -68,7 +68,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 env=self._command.merged(inherited),
                 start_new_session=True,
-                preexec_fn=_in_child,
+                preexec_fn=in_child,
             )
 
     def wait(self, seconds: float) -> int | None:
@@ -148,7 +148,7 @@ class Server:
         return True
 
 
-def _in_child() -> None:
+def in_child() -> None:
     """Between fork and exec: usual signals, and an orderly end if the launcher is killed."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     linux.die_with_parent()
