@@ -57,9 +57,15 @@ def test_depth_is_bounded() -> None:
         schema.read(_nested(40), ROOT)
 
 
-def test_many_references_to_one_place_are_no_loop() -> None:
-    links = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(200)}
-    schema.read({"$defs": {**links, "d200": {"type": "string"}}, "$ref": "#/$defs/d0"}, ROOT)
+def _doubling(links: int) -> dict[str, Any]:
+    defs: dict[str, Any] = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(links)}
+    return {"$defs": {**defs, f"d{links}": {"type": "string"}}, "$ref": "#/$defs/d0"}
+
+
+def test_references_that_meet_again_are_counted_every_time() -> None:
+    schema.read(_doubling(8), ROOT)
+    with pytest.raises(InvalidSchema, match="too many schemas"):
+        schema.read(_doubling(200), ROOT)
 
 
 def test_earlier_drafts_are_read_as_2020_12() -> None:

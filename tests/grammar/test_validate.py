@@ -58,3 +58,11 @@ def test_answers_in_a_format_are_judged() -> None:
     assert validate_answer("1", ResponseFormat(FormatKind.JSON_OBJECT)) == ["answer: no JSON object"]
     assert validate_answer("x", counted) == ["answer: no JSON"]
     assert validate_answer("x", ResponseFormat()) == []
+
+
+def test_references_that_meet_again_do_not_double_the_work() -> None:
+    step: dict[str, Json] = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+    twice = tool({"anyOf": [step, {**step}, {"type": "string"}]})
+    began = time.process_time()
+    assert validate('{"a": ' * 60 + "1" + "}" * 60, twice) != []
+    assert time.process_time() - began < 5

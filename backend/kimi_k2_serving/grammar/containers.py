@@ -93,7 +93,7 @@ class Containers(ABC):
         for part in shape.parts:
             goals = [goal for listed, goal in part.names if listed == name]
             goals += [goal for pattern, goal in part.patterns if found(pattern, name) is not False]
-            seen = seen or bool(goals) or part.open
+            seen = seen or (bool(goals) and part.evaluates) or part.open
             if not goals:
                 if part.extra is None:
                     return None
@@ -198,7 +198,7 @@ class Containers(ABC):
     ) -> Expression:
         """Distinct elements: of a listed set, each once; else one element where that will do, else not held."""
         values = self._finite(rest) if not leading else None
-        if values is not None:
+        if values is not None and len(values) * (max(least, 1) if most is None else most) <= _STATES:
             return self._distinct(values, least, len(values) if most is None else min(most, len(values)))
         if least <= 1 and self.bounds.max_items is not None:
             return self._elements(leading, rest, least, 1, parent, level)
@@ -219,22 +219,46 @@ class Containers(ABC):
             return NOTHING
         if self.bounds.max_items is not None:
             most = max(least, min(most, self.bounds.max_items))
+        if len(values) <= _PERMUTED:
+            return Seq((Text("["), _WS, self._any_order(self._fresh(), values, least, most, (), {})))
         name = self._fresh()
-        any_order = len(values) <= _PERMUTED
+        cap = max(1, least) if most >= len(values) else most
+        for index in range(len(values), -1, -1):
+            for taken in range(min(index, cap) + 1):
+                options: list[Expression] = []
+                if index == len(values):
+                    options = [Seq((_WS, Text("]")))] if taken >= least else []
+                else:
+                    options.append(Ref(f"{name}_{index + 1}_{taken}"))
+                    if taken < most or most >= len(values):
+                        comma = Seq((Text(","), _WS)) if taken else EMPTY
+                        options.append(
+                            Seq((comma, Text(values[index]), Ref(f"{name}_{index + 1}_{min(taken + 1, cap)}")))
+                        )
+                self.rules[f"{name}_{index}_{taken}"] = ebnf.alt(options)
+        return Seq((Text("["), _WS, Ref(f"{name}_0_0")))
 
-        def state(left: tuple[int, ...], taken: int) -> Expression:
-            rule = f"{name}_{'_'.join(map(str, left))}x{taken}" if any_order else f"{name}_{len(left)}x{taken}"
-            if rule not in self.rules:
-                self.rules[rule] = NOTHING
-                options: list[Expression] = [Seq((_WS, Text("]")))] if taken >= least else []
-                for place, i in enumerate(left if taken < most else ()):
-                    after = tuple(j for j in left if j != i) if any_order else left[place + 1 :]
+    def _any_order(
+        self,
+        name: str,
+        values: tuple[str, ...],
+        least: int,
+        most: int,
+        taken: tuple[int, ...],
+        known: dict[frozenset[int], Expression],
+    ) -> Expression:
+        """What may follow when these values are taken: one rule per set of them."""
+        key = frozenset(taken)
+        if key not in known:
+            known[key] = Ref(f"{name}_{'_'.join(map(str, sorted(key)))}x")
+            options: list[Expression] = [Seq((_WS, Text("]")))] if len(taken) >= least else []
+            for i, value in enumerate(values):
+                if i not in key and len(taken) < most:
                     comma = Seq((Text(","), _WS)) if taken else EMPTY
-                    options.append(Seq((comma, Text(values[i]), state(after, taken + 1))))
-                self.rules[rule] = ebnf.alt(options)
-            return Ref(rule)
-
-        return Seq((Text("["), _WS, state(tuple(range(len(values))), 0)))
+                    rest = self._any_order(name, values, least, most, (*taken, i), known)
+                    options.append(Seq((comma, Text(value), rest)))
+            self.rules[f"{name}_{'_'.join(map(str, sorted(key)))}x"] = ebnf.alt(options)
+        return known[key]
 
 
 def _following(element: Expression, least: int, most: int | None) -> Expression:

@@ -320,7 +320,7 @@ def _break_object(shape: Object, schema: Members, pointer: Pointer) -> Iterator[
         with_name = shape.require((name,))
         if with_name is not None:
             against = Demand((*pointer, "properties", name), False)
-            part = ObjectPart(((name, frozenset({against})),), open=False)
+            part = ObjectPart(((name, frozenset({against})),), evaluates=False)
             changed = replace(with_name, parts=(*shape.parts, part))
             yield Branch(changed, clash=(name, frozenset({replace(against, holds=True)})))
     if schema.get("minProperties", 0) > 0:
@@ -343,7 +343,7 @@ def _break_extra(shape: Object, schema: Members, pointer: Pointer) -> Iterator[B
             if with_name is None or schema["additionalProperties"] is True:
                 continue
             against = Demand((*pointer, "additionalProperties"), False)
-            part = ObjectPart(((name, frozenset({against})),), open=False)
+            part = ObjectPart(((name, frozenset({against})),), evaluates=False)
             yield Branch(
                 replace(with_name, parts=(*shape.parts, part)), clash=(name, frozenset({replace(against, holds=True)}))
             )

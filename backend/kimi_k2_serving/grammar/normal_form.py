@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.messages import Json
@@ -156,6 +157,10 @@ class NormalForm:
             values = tuple(value for value in listed if keywords.is_kind(value, kind))
             shape = Values(tuple(v for v in values if not isinstance(shape, Values) or v in shape.values))
             return [Branch(shape)] if shape.values else []
+        for word in ("unevaluatedProperties", "unevaluatedItems"):
+            if word in schema and _combined(pointer):
+                # It sees what its own schema evaluates; a shape knows only what all schemas together do.
+                self.relaxed[describe(self.document, (*pointer, word))] = None
         narrowed = shape if isinstance(shape, Values) else keywords.narrow(kind, shape, schema, pointer)
         if narrowed is None or not keywords.allows(schema, kind):
             return []
@@ -176,14 +181,14 @@ class NormalForm:
             skipped.add(pointer)
         for way in broken:
             if self._already(way, shape):
-                return [shape]
+                return [way.shape if way.clash is None else shape]
         found: list[Shape] = []
         for way in broken:
             found.extend(self._narrowed_by(kind, way, skipped))
         return found[:ALTERNATIVES]
 
     def _already(self, way: Branch, shape: Shape) -> bool:
-        """Whether a way of breaking a schema is given by the shape as it is, so that nothing need be narrowed."""
+        """Whether a way of breaking a schema is given by the shape as it is, but for a name that it never has."""
         if way.demands:
             return False
         if way.shape == shape:
@@ -191,7 +196,8 @@ class NormalForm:
         if isinstance(shape, Object) and isinstance(way.shape, Object):
             new = way.shape.forbidden - shape.forbidden
             closed = not any(part.open or part.patterns for part in shape.parts)
-            if len(new) == 1 and closed and not new.intersection(shape.declared):
+            only = way.shape == replace(shape, forbidden=way.shape.forbidden)
+            if only and new and closed and not new.intersection(shape.declared):
                 return True
             if way.clash is not None and way.clash[0] in shape.required:
                 name, against = way.clash
@@ -217,6 +223,13 @@ def goal_of(shape: Object, name: str) -> Goal:
     for part in shape.parts:
         merged |= dict(part.names).get(name, part.extra or frozenset())
     return merged
+
+
+def _combined(pointer: Pointer) -> bool:
+    """Whether the schema here is one of several for the same value."""
+    return bool(pointer) and (
+        pointer[-1] in ("not", "if", "then", "else") or pointer[-2:-1] in (("allOf",), ("anyOf",), ("oneOf",))
+    )
 
 
 def describe(document: Document, pointer: Pointer) -> str:

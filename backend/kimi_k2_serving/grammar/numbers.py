@@ -75,12 +75,9 @@ def _digits(number: Number) -> tuple[int, int]:
     longest = max((len(str(abs(int(value)))) for value in bounds), default=1)
     if number.integer:
         return max(INTEGER_DIGITS, longest + (number.high is None or number.low is None)), 0
-    written = max((_places(value) for value in (*bounds, *number.multiples)), default=0)
-    places = min(9, max(1, SIGNIFICANT - longest)) if bounds else 9
-    if number.integer is False:
-        # A reader's rounding must leave a fraction part.
-        return max(9, longest + 1), max(min(places, 6), written)
-    return max(SIGNIFICANT, longest + 1), max(places, written)
+    written = max((_places(value) for value in (*bounds, *number.multiples, *number.not_multiples)), default=0)
+    places = max(1, min(6, SIGNIFICANT - longest), written)
+    return max(longest + 1, SIGNIFICANT - places), places
 
 
 def _places(value: Fraction) -> int:

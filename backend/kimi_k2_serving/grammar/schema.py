@@ -19,6 +19,8 @@ from kimi_k2_serving.core.messages import Json
 Schema = Mapping[str, Json] | bool
 Pointer = tuple[str | int, ...]
 
+# Schemas that one value may have to be held against, counted with every way to reach them.
+_APPLIED = 10_000
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 _ONE = frozenset(
@@ -100,23 +102,27 @@ def read(schema: Schema, path: str) -> Document:
 
 
 def _check_progress(document: Document) -> None:
-    """Refuse a schema that is applied to a value by being applied to the same value: it means nothing."""
-    finished: set[Pointer] = set()
+    """Refuse a schema that is applied to a value by being applied to the same value (it means nothing), and one that
+    applies more than _APPLIED schemas to one value (references can double them at every step).
+    """
+    applied: dict[Pointer, int] = {}
     for start in _places(document.root, ()):
         path: dict[Pointer, list[Pointer]] = {}
-        following: Pointer | None = start
-        while following is not None or path:
-            if following in path:
-                raise InvalidSchema("refers to itself without an end", field=document.where(following))
-            if following is not None and following not in finished:
-                path[following] = _in_place(document, following)
-            pointer = next(reversed(path), None)
-            if pointer is None:
-                break
-            following = path[pointer].pop() if path[pointer] else None
-            if following is None:
-                finished.add(pointer)
-                del path[pointer]
+        waiting = [start]
+        while waiting:
+            pointer = waiting[-1]
+            if pointer in applied:
+                waiting.pop()
+            elif pointer in path:
+                total = 1 + sum(applied[target] for target in path.pop(pointer))
+                if total > _APPLIED:
+                    raise InvalidSchema("applies too many schemas to one value", field=document.where(pointer))
+                applied[pointer] = total
+            else:
+                path[pointer] = _in_place(document, pointer)
+                if any(target in path for target in path[pointer]):
+                    raise InvalidSchema("refers to itself without an end", field=document.where(pointer))
+                waiting.extend(path[pointer])
 
 
 def _places(schema: Any, pointer: Pointer) -> Iterator[Pointer]:

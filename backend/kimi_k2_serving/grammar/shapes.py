@@ -138,13 +138,15 @@ class Array:
 class ObjectPart:
     """One schema's say: goals by name and by pattern, and one for any other name.
 
-    `extra` None: the schema forbids other names. `open`: it asked for other names in so many words.
+    `extra` None: the schema forbids other names. `open`: it asked for other names in so many words. `evaluates`: what
+    it names counts as evaluated; what only breaks another schema does not.
     """
 
     names: tuple[tuple[str, Goal], ...] = ()
     patterns: tuple[tuple[str, Goal], ...] = ()
     extra: Goal | None = frozenset()
     open: bool = False
+    evaluates: bool = True
 
 
 @dataclass(frozen=True, slots=True)

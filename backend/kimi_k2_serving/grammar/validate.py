@@ -80,18 +80,34 @@ Validator: Any = _extend(
 
 
 class Judge:
-    """Answers for the schemas of one document, by place."""
+    """Answers for the schemas of one document, by place.
+
+    What a reference says of a value is worked out once per question: without that, references that meet again would
+    double the work at every level of the value.
+    """
 
     def __init__(self, document: schemas.Document) -> None:
         self._document = document
-        self._root = Validator(document.root)
+        self._seen: dict[tuple[str, int], bool] = {}
+        self._root = _extend(Validator, {"$ref": self._reference})(document.root)
+
+    def _reference(self, validator: Any, reference: str, value: Any, _: Any) -> Iterator[ValidationError]:
+        key = (reference, id(value))
+        if key not in self._seen:
+            errors = list(validator._validate_reference(ref=reference, instance=value))
+            self._seen[key] = not errors
+            yield from errors
+        elif not self._seen[key]:
+            yield ValidationError("does not satisfy the schema referred to")
 
     def satisfied(self, value: Json, pointer: schemas.Pointer) -> bool:
+        self._seen.clear()
         return bool(self._root.evolve(schema=self._document.at(pointer)).is_valid(value))
 
     def problems(self, value: Any, *, name: str = "arguments") -> list[str]:
         """At most PROBLEMS lines `path: keyword`, paths beginning with `name`; no part of the value is repeated."""
         lines = []
+        self._seen.clear()
         for error in self._root.iter_errors(value):
             path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
             lines.append(f"{name}{path}: {error.validator}")
