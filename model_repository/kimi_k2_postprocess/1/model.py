@@ -10,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from kimi_k2_serving import settings
-from kimi_k2_serving.core.errors import Cancelled, Internal, ServingError
+from kimi_k2_serving.core.errors import Internal, ServingError
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.config import load_engine_config
@@ -35,7 +35,9 @@ class TritonPythonModel:
         context = tensors.value(request, "request_context") or ""
         try:
             if request.is_cancelled():
-                raise Cancelled("cancelled by the client")
+                # No error: after one, Triton 24.10 counts the ensemble's request as in flight for ever.
+                self._streams.drop(context)
+                return tensors.response([])
             return tensors.response(
                 self._streams.feed(
                     context,
