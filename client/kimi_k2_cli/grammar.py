@@ -13,13 +13,11 @@ import json
 import sys
 from typing import Any
 
+from kimi_k2_cli import request
 from kimi_k2_cli.checkpoint import add_option, load_vocabulary, resolve
-from kimi_k2_serving.core import strict_json
-from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.deltas import collect
 from kimi_k2_serving.core.events import FinishReason
 from kimi_k2_serving.core.messages import Conversation, FormatKind
-from kimi_k2_serving.core.shapes import as_flag, as_object
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.grammar import schema
@@ -40,14 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    request = as_object(strict_json.loads(sys.stdin.buffer.read(), field="stdin"), "stdin")
-    conversation = read_conversation(
-        messages=request.get("messages"),
-        tools=request.get("tools"),
-        tool_choice=request.get("tool_choice"),
-        response_format=request.get("response_format"),
-        parallel_tool_calls=as_flag(request.get("parallel_tool_calls"), "parallel_tool_calls", default=True),
-    )
+    conversation = request.from_stdin()
     vocabulary = load_vocabulary(args)
     constraint = constrain(conversation, vocabulary, bounds=_BOUNDS[args.bounds]())
     tag = constraint.structural_tag

@@ -10,11 +10,9 @@ import argparse
 import json
 import sys
 
+from kimi_k2_cli import request
 from kimi_k2_cli.checkpoint import add_option, load_vocabulary
-from kimi_k2_serving.core import strict_json
-from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.render import Control, Segment, render
-from kimi_k2_serving.core.shapes import as_flag, as_object
 
 HELP = "an OpenAI chat request on stdin -> the K2 prompt, its ids and its segments"
 
@@ -25,14 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    request = as_object(strict_json.loads(sys.stdin.buffer.read(), field="stdin"), "stdin")
-    conversation = read_conversation(
-        messages=request.get("messages"),
-        tools=request.get("tools"),
-        tool_choice=request.get("tool_choice"),
-        response_format=request.get("response_format"),
-        parallel_tool_calls=as_flag(request.get("parallel_tool_calls"), "parallel_tool_calls", default=True),
-    )
+    conversation = request.from_stdin()
     vocabulary = load_vocabulary(args)
     prompt = render(conversation, sort_tool_keys=vocabulary.sort_tool_keys)
     answer = {

@@ -6,7 +6,6 @@ SGLang's processes leave semaphores and snapshot files in /dev/shm when they are
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import time
@@ -15,7 +14,6 @@ from pathlib import Path
 
 from kimi_k2_serving.engine.shared_memory import Entry, held
 
-PR_SET_CHILD_SUBREAPER = 36
 RESOURCE_TRACKER = b"multiprocessing.resource_tracker"
 
 
@@ -79,11 +77,6 @@ def kill_workers(group: int) -> None:
 def kill(group: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-
-
-def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends: otherwise nobody may be there to collect them."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def collect(group: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -18,10 +17,9 @@ from typing import Any
 
 import setproctitle
 
-from kimi_k2_serving.engine import wire
+from kimi_k2_serving.engine import linux, wire
 
 TITLE = "sglang::host"
-PR_SET_PDEATHSIG = 1
 logger = logging.getLogger(TITLE)
 
 
@@ -41,7 +39,7 @@ def main(argv: list[str]) -> None:
 
 def bind_to_parent(parent: int) -> None:
     """Die when the parent does, also if it died before we asked."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    linux.die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
 

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kimi_k2_serving.engine import group, shared_memory, wire
+from kimi_k2_serving.engine import group, linux, shared_memory, wire
 from kimi_k2_serving.engine.shared_memory import Entry
 
 END_SECONDS = 5.0
@@ -125,7 +125,7 @@ async def spawn(command: Sequence[str], environment: Mapping[str, str], runtime:
     """Start `command FD PARENT` with a socket pair end as FD; `runtime` is the directory for its temporary
     directory.
     """
-    group.adopt_orphans()
+    linux.become_subreaper()
     directory = private_directory(runtime)
     ours, theirs = socket.socketpair()
     with theirs:

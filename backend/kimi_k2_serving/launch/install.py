@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kimi_k2_serving.launch import linux, lock
+from kimi_k2_serving.engine import linux
+from kimi_k2_serving.launch import lock
 from kimi_k2_serving.launch.layout import Layout, checkout
 from kimi_k2_serving.launch.progress import Progress, read_from, tail
 from kimi_k2_serving.launch.refusal import Failure, Refusal

@@ -19,7 +19,8 @@ import psutil
 
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine import checkpoint as engine_checkpoint
-from kimi_k2_serving.launch import backends, cli, linux, machine, preflight, ready, server, state
+from kimi_k2_serving.engine import linux
+from kimi_k2_serving.launch import backends, cli, machine, preflight, ready, server, state
 from kimi_k2_serving.launch import command as triton_command
 from kimi_k2_serving.launch import frontend as frontend_process
 from kimi_k2_serving.launch.cli import DEMO_PRESETS, Options

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from kimi_k2_serving.engine import shared_memory
-from kimi_k2_serving.launch import linux, state, traces
+from kimi_k2_serving.engine import linux, shared_memory
+from kimi_k2_serving.launch import state, traces
 from kimi_k2_serving.launch.command import Command
 from kimi_k2_serving.launch.refusal import Failure
 from kimi_k2_serving.launch.traces import Ident, Traces

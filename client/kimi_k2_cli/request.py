@@ -1,0 +1,22 @@
+"""An OpenAI chat request on standard input, for the commands that take one."""
+
+from __future__ import annotations
+
+import sys
+
+from kimi_k2_serving.core import strict_json
+from kimi_k2_serving.core.chat import read_conversation
+from kimi_k2_serving.core.messages import Conversation
+from kimi_k2_serving.core.shapes import as_flag, as_object
+
+
+def from_stdin() -> Conversation:
+    """Raises InvalidRequest's leaves, each naming the field; fields that shape no prompt are ignored."""
+    request = as_object(strict_json.loads(sys.stdin.buffer.read(), field="stdin"), "stdin")
+    return read_conversation(
+        messages=request.get("messages"),
+        tools=request.get("tools"),
+        tool_choice=request.get("tool_choice"),
+        response_format=request.get("response_format"),
+        parallel_tool_calls=as_flag(request.get("parallel_tool_calls"), "parallel_tool_calls", default=True),
+    )
