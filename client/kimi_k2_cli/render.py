@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = render(conversation, sort_tool_keys=vocabulary.sort_tool_keys)
     answer = {
         "prompt": prompt.text(),
-        "input_ids": vocabulary.encode_prompt(prompt.segments),
+        "input_ids": vocabulary.encode_prompt(prompt.segments).tolist(),
         "segments": [_shown(segment) for segment in prompt.segments],
     }
     sys.stdout.buffer.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")

@@ -15,6 +15,7 @@ import json
 import statistics
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def decode(body: str) -> Any:
     return strict_json.loads(body, field="body")
 
 
-def prompt_ids(vocabulary: Vocabulary, conversation: Conversation) -> list[int]:
+def prompt_ids(vocabulary: Vocabulary, conversation: Conversation) -> array[int]:
     return vocabulary.encode_prompt(render(conversation, sort_tool_keys=vocabulary.sort_tool_keys).segments)
 
 
@@ -127,13 +128,13 @@ def measure(checkpoint: Path, tokens: int, repeat: int, with_tokenizers: bool) -
         conversation = read_conversation(**decode(body))
         ids = clock.time("cold", prompt_ids, vocabulary, conversation)
         text = render(conversation).text()
-        assert clock.time("tiktoken", tiktoken.encode, text, allowed_special="all") == ids
+        assert clock.time("tiktoken", tiktoken.encode, text, allowed_special="all") == ids.tolist()
         value = clock.time("next_json", decode, next_body)
         following = clock.time("next_read", read_conversation, **value)
         clock.time("next", prompt_ids, vocabulary, following)
         clock.time("new_text", vocabulary.encode, NEW_TEXT)
         if converted is not None:
-            assert clock.time("tokenizers", converted, text) == ids
+            assert clock.time("tokenizers", converted, text) == ids.tolist()
     return report(clock, len(ids), len(text), len(request["messages"]))
 
 

@@ -106,6 +106,14 @@ def test_h4_results_with_and_without_ids_share_the_calls() -> None:
     assert result_ids(*messages) == ["functions.f:0", "functions.g:1", "functions.h:2"]
 
 
+def test_h4_other_messages_may_stand_between_a_call_and_its_result() -> None:
+    thinking = Message(Role.ASSISTANT, "One moment.")
+    assert result_ids(calls(("", "f"), ("", "g")), USER, result(None), thinking, result(None)) == [
+        "functions.f:0",
+        "functions.g:1",
+    ]
+
+
 def test_h4_position_is_within_the_last_message_with_calls() -> None:
     assert result_ids(calls(("a", "f")), calls(("b", "g")), result(None)) == ["functions.g:1"]
 

@@ -185,3 +185,28 @@ def test_time_is_linear_in_one_piece(unit: str) -> None:
     scanner, used = scan(text)
     assert (scanner.closed, scanner.valid, used) == (True, True, len(text))
     assert time.process_time() - started < 5
+
+
+def loads_strictly(text: str) -> bool:
+    def refuse(_: str) -> None:
+        raise ValueError
+
+    try:
+        return isinstance(json.loads(text, parse_constant=refuse), dict)
+    except ValueError:
+        return False
+
+
+TEMPLATES = ['{"a": -1.5e+10, "b": [0, true]}', '{"a": "\\u00e9 \\n", "b": {}}']
+
+
+@pytest.mark.parametrize(
+    "character", [chr(code) for code in range(0x20, 0x7F)] + ["\t", "\n", "\r", "\x0b", "\x00", "é"]
+)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_character_put_in_or_changed_anywhere_is_judged_as_json_is(template: str, character: str) -> None:
+    for place in range(1, len(template)):
+        for text in (template[:place] + character + template[place + rest :] for rest in (0, 1)):
+            scanner = ObjectScanner()
+            whole = scanner.feed(text) == len(text) and scanner.closed and scanner.valid
+            assert whole == loads_strictly(text), text

@@ -48,7 +48,12 @@ def test_a_hostile_replay_in_chunks_gives_its_events(case: hostile.Case, size: i
 
 
 # Ids say more than text where text spells a marker, where bytes are no text, and inside a string.
-INSIDE_A_STRING = ("next call begins inside a string", "call_end inside a string", "answer stops inside arguments")
+INSIDE_A_STRING = (
+    "next call begins inside a string",
+    "call_end inside a string",
+    "argument_begin inside a string",
+    "answer stops inside arguments",
+)
 ANSWERS = [
     case
     for case in hostile.load("answers")
@@ -86,3 +91,17 @@ def test_time_is_linear_in_one_piece(unit: str) -> None:
     started = time.process_time()
     MarkerTextParser(tools=[]).feed(unit * 100_000)
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("name", ["<|im_end|>", "<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|im_middle|>"])
+def test_control_tokens_of_messages_are_dropped_and_end_nothing(name: str) -> None:
+    """A2, A26: outside of strings they leave no trace."""
+    stream = MarkerTextParser(tools=["f"])
+    text = f"a{name}b<|tool_call_begin|>functions{name}.f:0<|tool_call_argument_begin|>{{{name}}}"
+    assert merged([*stream.feed(text), *stream.finish(FinishReason.STOP)]) == [
+        TextDelta("ab"),
+        ToolCallStart(0, "functions.f:0", "f"),
+        ArgumentsDelta(0, "{}"),
+        ToolCallEnd(0, True),
+        Finish(FinishReason.TOOL_CALLS),
+    ]

@@ -109,6 +109,11 @@ def test_p7_empty_content_is_no_segment() -> None:
     assert "<|im_user|>user<|im_middle|><|im_end|>" in prompt.text()
 
 
+def test_p10_empty_arguments_are_no_segment() -> None:
+    call = ToolCall("x", "f", "")
+    assert Text("") not in render(Conversation((SYSTEM, Message(Role.ASSISTANT, tool_calls=(call,))))).segments
+
+
 def test_p8_p9_calls_and_their_results() -> None:
     calls = (ToolCall("x", "f", '{"a":1 }'), ToolCall("y", "g", ""))
     text = shown(

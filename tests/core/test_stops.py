@@ -121,3 +121,22 @@ def test_a_stop_string_of_whitespace_matches_in_whitespace_that_is_kept() -> Non
     assert content.text("\n\n\n") == []
     assert content.finish() == []
     assert content.stop == "\n\n"
+
+
+def test_a_phrase_inside_a_longer_one_that_does_not_come_is_found() -> None:
+    scanner = PhraseScanner(["abcd", "bc"])
+    assert scanner.scan("abcx") == Scan("a", "bc", 3)
+    scanner = PhraseScanner(["xabcy", "abcz", "c"])
+    assert scanner.scan("xab") == Scan("", None, 3)
+    assert scanner.scan("c") == Scan("xab", "c", 1)
+
+
+@pytest.mark.parametrize("stops", [[], ["END"]])
+def test_a_run_begins_anew_behind_a_marker(stops: list[str]) -> None:
+    """A6: whitespace alone is dropped there, whatever came before the marker."""
+    content = Content(stops)
+    content.text("Hi")
+    content.marker()
+    assert content.text(" \n") == []
+    assert content.marker() == []
+    assert content.finish() == []

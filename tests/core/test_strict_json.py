@@ -103,7 +103,7 @@ def test_quotes_alone_are_counted_before_they_take_memory() -> None:
 
 
 def test_escaped_quotes_are_no_values() -> None:
-    text = "'" + '"' * (4 * JSON_NODES.value + 1)
+    text = "'" + '"' * (5 * JSON_NODES.value)
     assert strict_json.loads(json.dumps(text), field="f") == text
 
 
@@ -163,3 +163,31 @@ def test_text_that_is_no_json_is_refused_with_the_place_and_none_of_the_text() -
     with pytest.raises(InvalidJson) as caught:
         strict_json.loads('{"secret": secret}', field="tools")
     assert str(caught.value) == "invalid_json: tools: not JSON, at character 11 of 18"
+
+
+def test_objects_count_as_values() -> None:
+    """An empty one counts twice, as an empty array does."""
+    half = JSON_NODES.value // 2
+    for empty in ("{}", "[]"):
+        assert strict_json.loads(f"[{','.join([empty] * (half - 1))}]", field="f") == [json.loads(empty)] * (half - 1)
+        with pytest.raises(LimitExceeded):
+            strict_json.loads(f"[{','.join([empty] * (half + 1))}]", field="f")
+
+
+def test_escaped_quotes_are_no_strings() -> None:
+    """More quotes than the bound on values has room for, and one value."""
+    quotes = '"' * (5 * JSON_NODES.value)
+    assert strict_json.loads(json.dumps(quotes), field="f") == quotes
+
+
+@pytest.mark.parametrize("text", ['"?\\""', '"\\\\?\\""', '"a\\\\\\""'])
+def test_an_escaped_quote_does_not_end_a_string(text: str) -> None:
+    deep = "[" * (JSON_DEPTH.value + 1)
+    inside = text[:-1] + deep + '"'
+    assert strict_json.loads(inside, field="f") == json.loads(inside)
+
+
+def test_a_character_that_is_no_json_is_not_deep() -> None:
+    for character in map(chr, set(range(128)) - set(b'[{"')):
+        with pytest.raises(InvalidJson):
+            strict_json.loads(f"{character * 200}]", field="f")

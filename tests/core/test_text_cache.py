@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from kimi_k2_serving.core.text_cache import ENTRY_BYTES, ID_BYTES, TextCache
+from kimi_k2_serving.core.text_cache import ENTRY_BYTES, TextCache, packed
 
 
 class Encoder:
@@ -20,14 +20,14 @@ class Encoder:
 
 
 def cost(text: str) -> int:
-    return ENTRY_BYTES + sys.getsizeof(text) + ID_BYTES * len(text)
+    return ENTRY_BYTES + sys.getsizeof(text) + sys.getsizeof(b"") + 4 * len(text)
 
 
 def test_a_text_is_encoded_once() -> None:
     encode = Encoder()
     cache = TextCache(encode, 10_000)
-    assert cache.get_all(["ab", "c", "ab"]) == {"ab": (97, 98), "c": (99,)}
-    assert cache.get_all(["c", "ab"]) == {"c": (99,), "ab": (97, 98)}
+    assert cache.get_all(["ab", "c", "ab"]) == {"ab": packed([97, 98]), "c": packed([99])}
+    assert cache.get_all(["c", "ab"]) == {"c": packed([99]), "ab": packed([97, 98])}
     assert encode.asked == ["ab", "c"]
     assert cache.bytes == cost("ab") + cost("c")
 
@@ -57,7 +57,7 @@ def test_a_text_larger_than_the_bound_is_encoded_and_not_kept() -> None:
     encode = Encoder()
     cache = TextCache(encode, cost("a"))
     cache.get_all(["a"])
-    assert cache.get_all(["bcd"]) == {"bcd": (98, 99, 100)}
+    assert cache.get_all(["bcd"]) == {"bcd": packed([98, 99, 100])}
     assert cache.bytes == cost("a")
     cache.get_all(["a"])
     assert encode.asked == ["a", "bcd"]
@@ -88,7 +88,7 @@ def test_threads_get_the_same_ids_while_texts_come_and_go() -> None:
         for i in range(300):
             texts = [f"{(seed * i + j) % 50:02}" for j in range(10)]
             answer = cache.get_all(texts)
-            wrong.extend(text for text in texts if answer[text] != tuple(map(ord, text)))
+            wrong.extend(text for text in texts if answer[text] != packed(map(ord, text)))
 
     threads = [threading.Thread(target=ask, args=(seed,)) for seed in (3, 5, 7, 11)]
     for thread in threads:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kimi_k2_serving.core import tokens
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidValue, NotFound, ServingError
 from kimi_k2_serving.core.messages import Conversation, Message, Role
@@ -25,13 +26,13 @@ SECTION += [163599, 163596]
 
 def test_t1_the_published_prompt_ids(vocabulary: Vocabulary) -> None:
     prompt = render(Conversation((Message(Role.USER, "hi"),)))
-    assert vocabulary.encode_prompt(prompt.segments) == HI
+    assert vocabulary.encode_prompt(prompt.segments).tolist() == HI
 
 
 def test_t1_the_published_ids_of_a_section(vocabulary: Vocabulary) -> None:
     call = {"id": "call_1", "function": {"name": "get_weather", "arguments": {"city": "Beijing"}}}
     conversation = read_conversation(messages=[{"role": "assistant", "tool_calls": [call]}])  # type: ignore[list-item]
-    ids = vocabulary.encode_prompt(render(conversation).segments)
+    ids = vocabulary.encode_prompt(render(conversation).segments).tolist()
     begin = ids.index(SECTION[0])
     assert ids[begin : begin + len(SECTION)] == SECTION
 
@@ -100,6 +101,18 @@ def test_t9_a_missing_file_is_named_and_its_place_is_not(tmp_path: Path, name: s
         Vocabulary.load(tmp_path)
     assert caught.value.field == name
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_t9_every_name_belongs_to_one_control_id(tmp_path: Path) -> None:
+    write_small_checkpoint(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    names, first = config["added_tokens_decoder"], 256 + len(MERGES)
+    for identity, reason in ((first - 1, "ordinary text"), (first + 5, "two ids")):
+        changed = {"added_tokens_decoder": {**names, str(identity): {"content": "<|im_end|>"}}}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(changed))
+        with pytest.raises(InvalidValue, match=reason) as caught:
+            Vocabulary.load(tmp_path)
+        assert caught.value.field == "tokenizer_config.json"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +189,7 @@ def test_t3_the_cuts_change_ids(vocabulary: Vocabulary) -> None:
 def test_t4_a_text_has_the_same_ids_wherever_it_stands_in_the_prompt(small_vocabulary: Vocabulary) -> None:
     long, short = "word " * 79_990, "x" * 24_999
     ids = small_vocabulary.encode_prompt([Control("<|im_user|>"), Text(long), Control("<|im_end|>"), Text(short)])
-    assert ids[-len(small_vocabulary.encode(short)) :] == small_vocabulary.encode(short)
+    assert ids[-len(small_vocabulary.encode(short)) :].tolist() == small_vocabulary.encode(short)
 
 
 def test_t5_the_names_of_control_tokens_are_plain_text(vocabulary: Vocabulary) -> None:
@@ -251,3 +264,23 @@ def test_an_error_of_the_checkpoint_is_one_line() -> None:
         Vocabulary.load(Path("/nowhere"))
     assert "\n" not in str(caught.value)
     assert "/" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1234567", ["123", "456", "7"]),
+        ("HELLOworld", ["HEL", "LO", "world"]),
+        ("don't I'LL", ["don't", " I'", "LL"]),
+        ("  \n\n  x", ["  \n\n", " ", " x"]),
+        ("\n\n\nx", ["\n\n\n", "x"]),
+        ("a.b\r\n\r\n...", ["a", ".b", "\r\n\r\n", "..."]),
+        ("     ", ["     "]),
+    ],
+)
+def test_t1_words_are_as_long_as_the_pattern_allows(text: str, words: list[str], vocabulary: Vocabulary) -> None:
+    assert [vocabulary.token_bytes(token).decode() for token in vocabulary.encode(text)] == words
+
+
+def test_t7_the_cache_keeps_a_quarter_of_a_gigabyte() -> None:
+    assert tokens.CACHE_BYTES == 268_435_456

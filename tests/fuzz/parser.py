@@ -2,8 +2,9 @@
 
 Run n of a seed is the answer of `Random(f"{seed}:{n}")`, parsed at once and split: one id at a time in every fourth
 run, at random cuts in the others. Merged, the events have to be the same, and each stream's in order. The state file
-holds how many runs of each seed are done and is written after every batch, so that a later call goes on from there. A
-failure prints its run; `--only` repeats it.
+holds how many runs of each seed are done and is written after every batch, so that a later call goes on from there;
+`--fresh` begins at run 0 instead, so that the same runs are done by every call. A failure prints its run; `--only`
+repeats it.
 """
 
 from __future__ import annotations
@@ -80,13 +81,14 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     arguments.add_argument("--state", type=Path, default=Path(".cache/fuzz/parser.json"))
+    arguments.add_argument("--fresh", action="store_true", help="begin at run 0 and forget what the state file says")
     arguments.add_argument("--only", type=int, help="repeat one run by its number")
     args = arguments.parse_args()
     if args.only is not None:
         fault = check(args.seed, args.only)
         print(fault or "no fault")
         return 1 if fault else 0
-    done = load(args.state)
+    done = {} if args.fresh else load(args.state)
     first = done.get(str(args.seed), 0)
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")

@@ -214,8 +214,8 @@ def test_a_cached_prompt_has_the_ids_of_a_fresh_one(drawn: list[Message], small_
         fresh += (
             [small_vocabulary.control(part.name)] if isinstance(part, Control) else small_vocabulary.encode(part.text)
         )
-    assert small_vocabulary.encode_prompt(segments) == fresh
-    assert small_vocabulary.encode_prompt(segments) == fresh
+    assert small_vocabulary.encode_prompt(segments).tolist() == fresh
+    assert small_vocabulary.encode_prompt(segments).tolist() == fresh
 
 
 @settings(max_examples=500)

@@ -1,4 +1,4 @@
-"""The hostile answers of tests/core/hostile_cases.json, and the tables of docs/kimi_k2_answers.md that show them.
+"""The hostile answers of tests/core/hostile_cases.json, and the tables of docs/kimi_k2_format.md that show them.
 
 `python -m tests.support.hostile CHECKPOINT` writes the ids into the cases and the tables into the document, after a
 change of a case; what a case expects is written by hand.
@@ -32,7 +32,7 @@ from tests.support.answers import VOCABULARY, Part
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "tests" / "core" / "hostile_cases.json"
-DOCUMENT = ROOT / "docs" / "kimi_k2_answers.md"
+DOCUMENT = ROOT / "docs" / "kimi_k2_format.md"
 MARKERS = {marker.name.lower(): marker for marker in Marker}
 
 

@@ -6,7 +6,7 @@
     FINISHED   after the end: everything yields nothing
 
 Promises: events depend on the text and markers alone, not on how the text was split; no text is lost but what rules
-A6, A15 and A17 of docs/kimi_k2_answers.md name; nothing is added but `{}` for empty arguments. Linear, size unbounded.
+A6, A15 and A17 of docs/kimi_k2_format.md name; nothing is added but `{}` for empty arguments. Linear, size unbounded.
 Does not know where markers come from: ids are single tokens, in replayed text a marker also has a spelling.
 """
 

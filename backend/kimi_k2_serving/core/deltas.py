@@ -1,7 +1,7 @@
 """Events to OpenAI's shapes: one delta for each event that has one, and the whole answer.
 
 Promises: merging the deltas of a stream, as clients do, gives the message of the whole answer. A name is sent once,
-with the call's first delta; clients start a new call at every name. Rules A24 and A25 of docs/kimi_k2_answers.md.
+with the call's first delta; clients start a new call at every name. Rules A24 and A25 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations

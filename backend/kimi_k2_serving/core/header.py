@@ -1,7 +1,7 @@
 """Which declared tool a call's header names.
 
 The model writes `functions.{name}:{n}`; what else it has been seen to write is listed here, each with one outcome. The
-counter is never used: ids are issued anew. Knows names only, no schemas. Rules A12 and A13 of docs/kimi_k2_answers.md.
+counter is never used: ids are issued anew. Knows names only, no schemas. Rules A12 and A13 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ docs/kimi_k2_format.md.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kimi_k2_serving.core.errors import InvalidValue
@@ -59,14 +58,14 @@ class _Calls:
     def __init__(self) -> None:
         self.count = 0
         # The client's id -> our ids in the last message that used it, in order: reuse hides the calls before it.
-        self._by_id: dict[str, deque[str]] = {}
+        self._by_id: dict[str, Iterator[str]] = {}
         # Our id -> name, for the calls of the last message that made any, while they have no result; in order.
         self._open: dict[str, str] = {}
         self._answered: set[str] = set()
 
     def issue(self, calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
         issued = []
-        fresh: dict[str, deque[str]] = {}
+        fresh: dict[str, list[str]] = {}
         self._open = {}
         for call in calls:
             ours = call_id(call.name, self.count)
@@ -74,8 +73,9 @@ class _Calls:
             issued.append(ToolCall(ours, call.name, call.arguments))
             self._open[ours] = call.name
             if call.id:
-                fresh.setdefault(call.id, deque()).append(ours)
-        self._by_id.update(fresh)
+                fresh.setdefault(call.id, []).append(ours)
+        for theirs, waiting in fresh.items():
+            self._by_id[theirs] = iter(waiting)
         return tuple(issued)
 
     def answer(self, result: Message) -> str | None:
@@ -87,10 +87,8 @@ class _Calls:
         return ours
 
     def _by_its_id(self, theirs: str) -> str | None:
-        waiting = self._by_id.get(theirs)
-        while waiting and waiting[0] in self._answered:
-            waiting.popleft()
-        return waiting[0] if waiting else None
+        """The first unanswered call of this id; those passed over are answered, so they need not be seen again."""
+        return next((ours for ours in self._by_id.get(theirs, ()) if ours not in self._answered), None)
 
     def _by_order(self, name: str | None) -> str | None:
         """The first open call of this name, else the first open call."""

@@ -45,5 +45,6 @@ SCHEMA_NODES = Limit("schema_nodes", 4_000, "nodes", "compile time grows with it
 PATTERN_CHARACTERS = Limit("pattern_characters", 512, "characters", "a pattern becomes an automaton")
 TOOL_CALLS_PER_ANSWER = Limit("tool_calls_per_answer", 128, "calls", "an unbounded section never ends")
 REQUEST_ID_BYTES = Limit("request_id_bytes", 64, "bytes", "an id travels with every response")
+CACHE_SALT_BYTES = Limit("cache_salt_bytes", 256, "bytes", "every page of the prefix cache is keyed by it")
 
 TABLE: tuple[Limit, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, Limit))

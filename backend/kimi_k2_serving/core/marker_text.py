@@ -3,7 +3,7 @@
 For replays only: an answer's ids say more. In text a marker inside a JSON string can't be told from data and is data,
 and one anywhere else can't be told from content and is a marker. Recognises the five markers, the singular spelling of
 the section markers that is seen in the wild, and the control tokens of messages, which are dropped. The same events for
-every split of the text, up to merging neighbouring deltas; linear. Rules A26 and A27 of docs/kimi_k2_answers.md.
+every split of the text, up to merging neighbouring deltas; linear. Rules A26 and A27 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations

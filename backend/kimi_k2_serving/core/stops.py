@@ -3,7 +3,7 @@
 Promises: whitespace alone between two markers, or between a marker and the end, is dropped; all other text is passed on
 verbatim, held back only while it may still be such whitespace or become a stop string. A stop string lies within one
 run, the text between two markers; content ends before it, and nothing comes after. Rules A6, A7, A21 and A22 of
-docs/kimi_k2_answers.md. Linear. Never sees a call's name or arguments.
+docs/kimi_k2_format.md. Linear. Never sees a call's name or arguments.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ bounded in bytes, looked up by the text itself. Thread-safe. Rules T1 to T9 of d
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from tiktoken import Encoding
 
@@ -18,7 +19,7 @@ from kimi_k2_serving.core.decoder import TextDecoder
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.core.pieces import RUN_CHARACTERS, pieces
 from kimi_k2_serving.core.render import Segment, Text
-from kimi_k2_serving.core.text_cache import TextCache
+from kimi_k2_serving.core.text_cache import TextCache, packed
 from kimi_k2_serving.core.vocabulary_files import VocabularyFiles, read_vocabulary
 
 __all__ = ["TextDecoder", "Vocabulary"]
@@ -44,8 +45,11 @@ PATTERN = "|".join(
 CACHE_BYTES = 256 * 2**20
 
 
-class _Controls(dict[str, int]):
-    """Ids by name; a name that the checkpoint lacks is a clear error wherever it is looked up."""
+_Value = TypeVar("_Value")
+
+
+class _Controls(dict[str, _Value]):
+    """By a control token's name; one that the checkpoint lacks is a clear error wherever it is looked up."""
 
     def __missing__(self, name: str) -> NoReturn:
         raise InvalidValue(f"this checkpoint has no control token {name}", field="tokenizer_config.json")
@@ -70,6 +74,7 @@ class Vocabulary:
         self._bytes = (*files.tokens, *(b"" for _ in files.controls))
         ranks = {token: rank for rank, token in enumerate(files.tokens)}
         self._encoding = Encoding("kimi_k2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
+        self._packed_controls = _Controls({name: packed([control]) for name, control in files.controls.items()})
         self._cache = TextCache(self.encode, cache_bytes)
 
     @classmethod
@@ -93,18 +98,15 @@ class Vocabulary:
             ids += self._encoding.encode_ordinary(piece)
         return ids
 
-    def encode_prompt(self, segments: Iterable[Segment]) -> list[int]:
-        """Ids of a rendered prompt; only texts that were not seen lately are encoded."""
+    def encode_prompt(self, segments: Iterable[Segment]) -> array[int]:
+        """Ids of a rendered prompt, 32 bits each; only texts that were not seen lately are encoded.
+
+        Raises InvalidValue if the checkpoint lacks a control token of the prompt.
+        """
         parts = tuple(segments)
-        ids_of = self._cache.get_all([part.text for part in parts if isinstance(part, Text)])
-        controls = self._controls
-        ids: list[int] = []
-        for part in parts:
-            if isinstance(part, Text):
-                ids += ids_of[part.text]
-            else:
-                ids.append(controls[part.name])
-        return ids
+        texts = self._cache.get_all([part.text for part in parts if isinstance(part, Text)])
+        controls = self._packed_controls
+        return array("i", b"".join([texts[p.text] if isinstance(p, Text) else controls[p.name] for p in parts]))
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one id, b"" for a control id; raises InvalidValue outside 0 <= token < size."""

@@ -3,7 +3,7 @@
 Promises: the same events for every split of the ids, up to merging neighbouring deltas; markers are the control ids
 that the vocabulary names, so text spelled like one is text; no control id reaches content, a name or arguments; a
 character split over tokens is held back until it is whole. Linear; one dictionary look-up for a token seen before.
-The rules are docs/kimi_k2_answers.md (A1 to A5 here). Knows nothing of schemas, dialects or engines.
+The rules are docs/kimi_k2_format.md (A1 to A5 here). Knows nothing of schemas, dialects or engines.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Implementations: `triton_engine.TritonEngine` (the engine model over gRPC) and t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ class Run:
     """
 
     uid: str
-    input_ids: list[int]
+    input_ids: Sequence[int]
     sampling: dict[str, Any]
     stream: bool
     top_logprobs: int | None = None

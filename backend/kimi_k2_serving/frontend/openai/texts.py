@@ -57,7 +57,8 @@ def tokenized(service: Service, body: Json) -> Json:
         ids = vocabulary.encode(as_string(source["prompt"], "prompt"))
     else:
         conversation = read_conversation(messages=source["messages"], tools=source.get("tools"))
-        ids = vocabulary.encode_prompt(render(conversation, sort_tool_keys=vocabulary.sort_tool_keys).segments)
+        prompt = render(conversation, sort_tool_keys=vocabulary.sort_tool_keys)
+        ids = vocabulary.encode_prompt(prompt.segments).tolist()
     tokens: list[Json] = list(ids)
     result: Object = {"tokens": tokens, "count": len(ids), "max_model_len": service.model.context_length}
     if as_flag(source.get("return_token_strs"), "return_token_strs", default=False):

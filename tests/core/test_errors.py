@@ -1,0 +1,113 @@
+"""core/errors.py and core/limits.py: what a client is told, by every transport, and the bounds it is held to."""
+
+from __future__ import annotations
+
+import pytest
+
+from kimi_k2_serving.core import errors, limits
+from kimi_k2_serving.core.errors import LimitExceeded, Overloaded, ServingError, TritonCode, Unavailable
+from kimi_k2_serving.core.limits import Limit
+
+# Per leaf: code, Triton's code, HTTP status, OpenAI's and Anthropic's type.
+INVALID = ("INVALID_ARG", 400, "invalid_request_error", "invalid_request_error")
+LATER = ("UNAVAILABLE", 503, "server_error", "overloaded_error")
+TRANSPORTS = {
+    "ServingError": ("internal", "INTERNAL", 500, "server_error", "api_error"),
+    "InvalidRequest": ("invalid_request", *INVALID),
+    "InvalidJson": ("invalid_json", *INVALID),
+    "UnknownField": ("unknown_field", *INVALID),
+    "MissingField": ("missing_field", *INVALID),
+    "InvalidType": ("invalid_type", *INVALID),
+    "InvalidValue": ("invalid_value", *INVALID),
+    "LimitExceeded": ("limit_exceeded", *INVALID),
+    "InvalidSchema": ("invalid_schema", *INVALID),
+    "Unsupported": ("unsupported", *INVALID),
+    "ContextLengthExceeded": ("context_length_exceeded", *INVALID),
+    "NotFound": ("not_found", "NOT_FOUND", 404, "invalid_request_error", "not_found_error"),
+    "Unavailable": ("unavailable", *LATER),
+    "Overloaded": ("overloaded", "UNAVAILABLE", 429, "rate_limit_error", "overloaded_error"),
+    "EngineUnavailable": ("engine_unavailable", *LATER),
+    "EngineLost": ("engine_lost", *LATER),
+    "ShuttingDown": ("shutting_down", *LATER),
+    "Cancelled": ("cancelled", "CANCELLED", 499, "invalid_request_error", "invalid_request_error"),
+    "DeadlineExceeded": ("deadline_exceeded", "CANCELLED", 408, "timeout_error", "timeout_error"),
+    "Internal": ("internal", "INTERNAL", 500, "server_error", "api_error"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_every_error_has_its_status_on_every_transport(name: str) -> None:
+    kind = getattr(errors, name)
+    code, triton, *rest = TRANSPORTS[name]
+    assert (kind.code, kind.triton, kind.http, kind.openai_type, kind.anthropic_type) == (
+        code,
+        TritonCode(triton),
+        *rest,
+    )
+
+
+def test_the_tree_is_what_these_tests_know() -> None:
+    names = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert names == set(TRANSPORTS)
+
+
+def test_a_message_is_code_field_and_detail() -> None:
+    assert str(errors.InvalidValue("must be even", field="seed")) == "invalid_value: seed: must be even"
+    assert str(errors.Internal("look into the log")) == "internal: look into the log"
+    assert ServingError("x").args == ("x",)
+
+
+def test_what_may_work_later_says_when() -> None:
+    assert (Unavailable("busy").retry_after, Unavailable("busy").field) == (1.0, "")
+    error = Overloaded("busy", field="priority", retry_after=2.5)
+    assert (error.retry_after, error.field, error.detail) == (2.5, "priority", "busy")
+
+
+def test_a_bound_is_kept_to_the_last_value() -> None:
+    bound = Limit("things", 3, "pieces", "the shelf falls down")
+    bound.check(3)
+    with pytest.raises(LimitExceeded) as caught:
+        bound.check(4, field="box")
+    assert str(caught.value) == "limit_exceeded: box: 4 pieces, the limit (things) is 3"
+    with pytest.raises(LimitExceeded) as unnamed:
+        bound.check(4)
+    assert unnamed.value.field == ""
+
+
+def test_every_bound_is_in_the_table_under_its_own_name() -> None:
+    rows = {name: value for name, value in vars(limits).items() if isinstance(value, Limit)}
+    assert list(limits.TABLE) == list(rows.values())
+    assert {name.lower() for name in rows} == {row.name for row in limits.TABLE}
+    for row in limits.TABLE:
+        assert row.value > 0
+        assert row.unit
+        assert row.guards
+
+
+# What clients and operators rely on, written down a second time: a changed bound is a change for them.
+BOUNDS = {
+    "json_bytes": 16_777_216,
+    "json_depth": 64,
+    "json_nodes": 500_000,
+    "messages": 20_000,
+    "tools": 512,
+    "tool_calls_per_message": 1_000,
+    "name_bytes": 256,
+    "stop_strings": 16,
+    "stop_bytes": 1_024,
+    "stop_token_ids": 64,
+    "logit_bias": 1_024,
+    "top_logprobs": 20,
+    "choices": 32,
+    "schema_bytes": 262_144,
+    "schema_depth": 32,
+    "schema_nodes": 4_000,
+    "pattern_characters": 512,
+    "tool_calls_per_answer": 128,
+    "request_id_bytes": 64,
+    "cache_salt_bytes": 256,
+}
+
+
+def test_bounds_are_what_clients_were_told() -> None:
+    assert {row.name: row.value for row in limits.TABLE} == BOUNDS

@@ -1,0 +1,263 @@
+"""core/sampling.py: names, types and ranges of sampling parameters, and how long an answer may get."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from kimi_k2_serving.core import limits
+from kimi_k2_serving.core.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    InvalidType,
+    InvalidValue,
+    LimitExceeded,
+    UnknownField,
+)
+from kimi_k2_serving.core.sampling import ALIASES, FIELDS, SEED_MAXIMUM, TOKENS_MAXIMUM, limit_length, read
+
+# What SGLang calls each parameter, written down a second time.
+TARGETS = {
+    "max_tokens": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "seed": "sampling_seed",
+    "ignore_eos": "ignore_eos",
+    "stop": "stop",
+    "stop_token_ids": "stop_token_ids",
+    "logit_bias": "logit_bias",
+    "skip_special_tokens": "skip_special_tokens",
+    "json_schema": "json_schema",
+    "regex": "regex",
+    "ebnf": "ebnf",
+    "structural_tag": "structural_tag",
+}
+VALUES: dict[str, Any] = {
+    "max_tokens": 5,
+    "min_tokens": 2,
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "top_k": 40,
+    "min_p": 0.5,
+    "frequency_penalty": 0.5,
+    "presence_penalty": 0.5,
+    "repetition_penalty": 0.5,
+    "seed": 7,
+    "ignore_eos": True,
+    "stop": ["END"],
+    "stop_token_ids": [5],
+    "logit_bias": {"5": 1.0},
+    "skip_special_tokens": False,
+    "json_schema": "{}",
+    "regex": "a*",
+    "ebnf": "root ::= [a]",
+    "structural_tag": "{}",
+}
+
+
+def refused(name: str, value: Any, kind: type[InvalidRequest]) -> str:
+    """The message, which names the field as the client wrote it."""
+    with pytest.raises(kind) as caught:
+        read({name: value}, prefix="sampling_parameters.")
+    assert type(caught.value) is kind
+    assert caught.value.field.startswith(f"sampling_parameters.{name}")
+    return caught.value.detail
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_parameter_has_the_engines_name(name: str) -> None:
+    assert read({name: VALUES[name]}) == {TARGETS[name]: VALUES[name]}
+
+
+def test_the_table_is_what_these_tests_know() -> None:
+    assert set(FIELDS) == set(TARGETS) == set(VALUES)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("max_new_tokens", "max_tokens"),
+        ("max_completion_tokens", "max_tokens"),
+        ("min_new_tokens", "min_tokens"),
+        ("min_length", "min_tokens"),
+        ("sampling_seed", "seed"),
+        ("random_seed", "seed"),
+        ("stop_words", "stop"),
+    ],
+)
+def test_other_clients_names_mean_the_same(alias: str, name: str) -> None:
+    assert read({alias: VALUES[name]}) == read({name: VALUES[name]})
+    assert ALIASES[alias] == name
+
+
+def test_an_unknown_parameter_is_refused_and_the_known_ones_are_named() -> None:
+    detail = refused("temprature", 1, UnknownField)
+    for name in TARGETS:
+        assert name in detail
+
+
+def test_null_asks_for_nothing() -> None:
+    assert read(dict.fromkeys(TARGETS)) == {}
+    assert read({"max_tokens": 1, "max_new_tokens": None}) == {"max_new_tokens": 1}
+
+
+def test_one_parameter_under_two_names_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="twice") as caught:
+        read({"max_tokens": 1, "max_new_tokens": 1})
+    assert caught.value.field == "max_new_tokens"
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most", "too_low", "too_high"),
+    [
+        ("max_tokens", 1, TOKENS_MAXIMUM, 0, 2**31),
+        ("min_tokens", 0, TOKENS_MAXIMUM, -1, 2**31),
+        ("temperature", 0, 2, -0.001, 2.001),
+        ("top_p", 1e-9, 1, 0, 1.001),
+        ("top_k", -1, TOKENS_MAXIMUM, -2, 2**31),
+        ("min_p", 0, 1, -0.001, 1.001),
+        ("frequency_penalty", -2, 2, -2.001, 2.001),
+        ("presence_penalty", -2, 2, -2.001, 2.001),
+        ("repetition_penalty", 1e-9, 2, 0, 2.001),
+        ("seed", 0, SEED_MAXIMUM, -1, 2**63),
+    ],
+)
+def test_ranges_are_kept_to_the_last_value(name: str, least: float, most: float, too_low: Any, too_high: Any) -> None:
+    """Nothing is clamped."""
+    assert read({name: least}) == {TARGETS[name]: least}
+    assert read({name: most}) == {TARGETS[name]: most}
+    for value in (too_low, too_high):
+        detail = refused(name, value, InvalidValue)
+        assert str(value) in detail
+        assert str(FIELDS[name].maximum) in detail
+        assert ("more than 0 and" in detail) == (name in ("top_p", "repetition_penalty"))
+        assert ("at least " in detail) != ("more than " in detail)
+
+
+def test_what_is_no_number_is_refused() -> None:
+    refused("temperature", float("nan"), InvalidValue)
+    refused("temperature", float("inf"), InvalidValue)
+    assert refused("temperature", "1", InvalidType) == "must be a number"
+    assert refused("temperature", True, InvalidType) == "must be a number"
+    assert refused("max_tokens", 1.0, InvalidType) == "must be an integer"
+    assert refused("max_tokens", True, InvalidType) == "must be an integer"
+
+
+def test_a_number_is_a_float_and_an_integer_is_an_integer() -> None:
+    assert type(read({"temperature": 1})["temperature"]) is float
+    assert type(read({"top_k": 1})["top_k"]) is int
+
+
+def test_no_top_k_is_written_as_minus_one() -> None:
+    with pytest.raises(InvalidValue) as caught:
+        read({"top_k": 0}, prefix="p.")
+    assert caught.value.field == "p.top_k"
+
+
+@pytest.mark.parametrize("name", ["ignore_eos", "skip_special_tokens"])
+def test_flags_are_true_or_false(name: str) -> None:
+    assert read({name: True}) == {name: True}
+    assert read({name: False}) == {name: False}
+    assert refused(name, 1, InvalidType) == "must be true or false"
+
+
+def test_stop_is_a_string_or_strings() -> None:
+    assert read({"stop": "END"}) == {"stop": ["END"]}
+    assert read({"stop": ["a", "", "b"]}) == {"stop": ["a", "b"]}
+    for nothing in ("", [], [""]):
+        assert read({"stop": nothing}) == {}
+    for wrong in (5, [5], ["a", None], {"a": 1}):
+        assert refused("stop", wrong, InvalidType) == "must be a string or a list of strings"
+
+
+def test_stop_strings_are_bounded_in_number_and_in_bytes() -> None:
+    most, longest = limits.STOP_STRINGS.value, limits.STOP_BYTES.value
+    assert len(read({"stop": ["a"] * most})["stop"]) == most
+    assert "stop_strings" in refused("stop", ["a"] * (most + 1), LimitExceeded)
+    assert read({"stop": "a" * longest}) == {"stop": ["a" * longest]}
+    assert "stop_bytes" in refused("stop", ["a", "é" * (longest // 2 + 1)], LimitExceeded)
+
+
+def test_stop_token_ids_are_ids() -> None:
+    most = limits.STOP_TOKEN_IDS.value
+    assert read({"stop_token_ids": [0, TOKENS_MAXIMUM]}) == {"stop_token_ids": [0, TOKENS_MAXIMUM]}
+    assert len(read({"stop_token_ids": [1] * most})["stop_token_ids"]) == most
+    assert "stop_token_ids" in refused("stop_token_ids", [1] * (most + 1), LimitExceeded)
+    for value in ([-1], [TOKENS_MAXIMUM + 1]):
+        refused("stop_token_ids", value, InvalidValue)
+    for wrong in (5, ["5"], [True], [1.0]):
+        assert refused("stop_token_ids", wrong, InvalidType) == "must be a list of token ids"
+
+
+def test_a_bias_maps_ids_to_numbers() -> None:
+    assert read({"logit_bias": {"007": -100, "8": 100}}) == {"logit_bias": {"7": -100.0, "8": 100.0}}
+    assert refused("logit_bias", [[7, 1]], InvalidType) == "must be an object of token id to number"
+    for key in ("a", "-1", "", "²"):
+        refused("logit_bias", {key: 1}, InvalidValue)
+    with pytest.raises(InvalidValue) as caught:
+        read({"logit_bias": {"7": 100.001}})
+    assert caught.value.field == "logit_bias.7"
+    with pytest.raises(InvalidValue):
+        read({"logit_bias": {"7": -100.001}})
+    with pytest.raises(InvalidType) as wrong:
+        read({"logit_bias": {"7": "1"}})
+    assert wrong.value.field == "logit_bias.7"
+
+
+def test_a_bias_is_bounded() -> None:
+    most = limits.LOGIT_BIAS.value
+    assert len(read({"logit_bias": {str(i): 1 for i in range(most)}})["logit_bias"]) == most
+    assert "logit_bias" in refused("logit_bias", {str(i): 1 for i in range(most + 1)}, LimitExceeded)
+
+
+@pytest.mark.parametrize("name", ["json_schema", "regex", "ebnf", "structural_tag"])
+def test_a_grammar_is_bounded_text(name: str) -> None:
+    assert refused(name, {}, InvalidType) == "must be a string"
+    bound = limits.JSON_BYTES if name == "structural_tag" else limits.SCHEMA_BYTES
+    assert read({name: "é" * (bound.value // 2)})
+    assert bound.name in refused(name, "é" * (bound.value // 2) + "a", LimitExceeded)
+
+
+@pytest.mark.parametrize("pair", [*itertools.combinations(("json_schema", "regex", "ebnf", "structural_tag"), 2)])
+def test_one_grammar_at_a_time(pair: tuple[str, str]) -> None:
+    with pytest.raises(InvalidValue, match=r"give one of json_schema, regex, ebnf, structural_tag\Z") as caught:
+        read(dict.fromkeys(pair, "a"), prefix="sampling_parameters.")
+    assert caught.value.field == "sampling_parameters"
+
+
+def test_an_answer_gets_what_the_prompt_leaves_of_the_context() -> None:
+    sampling: dict[str, Any] = {}
+    limit_length(sampling, prompt_tokens=10, context_length=100)
+    assert sampling == {"max_new_tokens": 90}
+    sampling = {"max_new_tokens": 91}
+    limit_length(sampling, prompt_tokens=10, context_length=100)
+    assert sampling == {"max_new_tokens": 90}
+    sampling = {"max_new_tokens": 89, "min_new_tokens": 89}
+    limit_length(sampling, prompt_tokens=10, context_length=100)
+    assert sampling == {"max_new_tokens": 89, "min_new_tokens": 89}
+
+
+def test_a_prompt_that_leaves_one_token_is_answered() -> None:
+    sampling: dict[str, Any] = {}
+    limit_length(sampling, prompt_tokens=99, context_length=100)
+    assert sampling == {"max_new_tokens": 1}
+
+
+def test_a_prompt_that_leaves_nothing_is_refused_with_both_numbers() -> None:
+    for tokens in (100, 101):
+        with pytest.raises(ContextLengthExceeded, match=f"{tokens} tokens.* 100"):
+            limit_length({}, prompt_tokens=tokens, context_length=100)
+
+
+def test_no_answer_has_to_be_longer_than_it_may() -> None:
+    with pytest.raises(InvalidValue) as caught:
+        limit_length({"min_new_tokens": 91}, prompt_tokens=10, context_length=100)
+    assert caught.value.field == "min_tokens"
