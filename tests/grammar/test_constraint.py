@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from random import Random
+from typing import Any
 
 import pytest
 from xgrammar import GrammarMatcher
@@ -185,3 +186,95 @@ def test_an_index_has_three_digits_at_most(prover: Prover, small_vocabulary: Voc
         assert str(int(digits)) == digits
         assert len(digits) <= 3
     assert MOST_TOKENS > 0
+
+
+def _grammar(prover: Prover, schema: dict[str, Any], bounds: Bounds) -> tuple[GrammarMatcher, tuple[str, ...]]:
+    """A matcher that stands before the arguments of a call."""
+    constraint = prover.constraint(request(tool(schema), parallel_tool_calls=False), bounds)
+    matcher = GrammarMatcher(prover.grammars.compile_structural_tag(constraint.structural_tag))
+    control, encode = prover.vocabulary.control, prover.vocabulary.encode
+    head = [control(SECTION), control("<|tool_call_begin|>"), *encode("functions.f:0")]
+    for token in [*head, control("<|tool_call_argument_begin|>")]:
+        assert matcher.accept_token(token)
+    return matcher, constraint.relaxed
+
+
+def _takes(prover: Prover, schema: dict[str, Any], arguments: str) -> bool:
+    matcher, relaxed = _grammar(prover, schema, Bounds.production())
+    assert relaxed == ()
+    end = prover.vocabulary.control("<|tool_call_end|>")
+    return bool(matcher.accept_string(arguments) and matcher.accept_token(end))
+
+
+@pytest.mark.parametrize(
+    ("items", "holds", "breaks"),
+    [
+        ({"contains": {"const": 7}}, ["[7]", "[1,2,7,3]", "[1, 2, 3, 7]"], ["[]", "[1,2]"]),
+        ({"contains": {"const": 7}, "minContains": 2, "maxContains": 3}, ["[7,1,7]", "[7,7,7]"], ["[7]", "[7,7,7,7]"]),
+        ({"contains": {"const": 7}, "minContains": 0, "maxContains": 1}, ["[]", "[1]", "[1,7]"], ["[7,1,7]"]),
+        ({"contains": {"const": 7}, "minItems": 3}, ["[7,1,2]", "[1,2,7]"], ["[7,1]", "[1,2,3]"]),
+        (
+            {"prefixItems": [{"const": 1}], "contains": {"const": 7}, "unevaluatedItems": False},
+            ["[1,7]", "[1,7,7]"],
+            ["[1]", "[1,7,2]"],
+        ),
+    ],
+)
+def test_a_match_may_stand_anywhere_and_is_counted(
+    items: dict[str, Any], holds: list[str], breaks: list[str], prover: Prover
+) -> None:
+    schema = {"type": "object", "properties": {"v": {"type": "array", **items}}, "required": ["v"]}
+    for text in holds:
+        assert _takes(prover, schema, f'{{"v":{text}}}'), text
+    for text in breaks:
+        assert not _takes(prover, schema, f'{{"v":{text}}}'), text
+
+
+def test_fewer_matches_at_most_than_at_least_satisfy_nothing(prover: Prover) -> None:
+    items = {"type": "array", "contains": {"const": 7}, "minContains": 3, "maxContains": 1}
+    with pytest.raises(InvalidSchema):
+        prover.constraint(request(tool({"type": "object", "properties": {"v": items}, "required": ["v"]})))
+
+
+UNEVALUATED: list[tuple[dict[str, Any], list[str], list[str]]] = [
+    (
+        {"$ref": "#/$defs/d", "properties": {"a": {}}, "$defs": {"d": {"properties": {"b": {}}}}},
+        ['{"a":1,"b":2}', '{"b":2}'],
+        ['{"c":3}'],
+    ),
+    (
+        {"anyOf": [{"properties": {"a": {"const": 1}}, "required": ["a"]}, {"properties": {"b": {}}}]},
+        ['{"a":1}', '{"b":2}'],
+        ['{"c":3}'],
+    ),
+    ({"properties": {"a": {}}, "not": {"not": {"properties": {"b": {}}}}}, ['{"a":1}'], ['{"b":2}', '{"a":1,"b":2}']),
+    ({"allOf": [{"properties": {"a": {}}, "unevaluatedProperties": {"const": 7}}]}, ['{"a":1,"x":7}'], ['{"x":8}']),
+]
+
+
+@pytest.mark.parametrize(("rest", "holds", "breaks"), UNEVALUATED)
+def test_unevaluated_properties_see_their_own_schema_only(
+    rest: dict[str, Any], holds: list[str], breaks: list[str], prover: Prover
+) -> None:
+    schema = {"type": "object", "unevaluatedProperties": False, **rest}
+    for text in holds:
+        assert _takes(prover, schema, text), text
+    for text in breaks:
+        assert not _takes(prover, schema, text), text
+
+
+def test_lengths_beyond_what_compiles_in_time_are_relaxed_and_named(prover: Prover) -> None:
+    fields = {f"f{i}": {"type": "string", "pattern": "^[^<>]+$", "maxLength": 20 + i} for i in range(20)}
+    schema = {"type": "object", "properties": fields, "required": list(fields)}
+    _, relaxed = _grammar(prover, schema, Bounds.production())
+    given_up = {f"tools[0].function.parameters.properties.f{i}: maxLength" for i in range(20)}
+    assert relaxed
+    assert set(relaxed) < given_up
+
+
+def test_many_names_are_told_apart_from_undeclared_ones(prover: Prover) -> None:
+    names = [f"some_name_{i}" for i in range(300)]
+    schema: dict[str, Any] = {"type": "object", "properties": {name: {"type": "null"} for name in names}}
+    schema["additionalProperties"] = {"type": "integer"}
+    assert _takes(prover, schema, '{"some_name_7": null, "other": 1}')
+    assert not _takes(prover, schema, '{"some_name_7": 1}')

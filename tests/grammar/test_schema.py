@@ -83,3 +83,50 @@ def test_earlier_drafts_are_read_as_2020_12() -> None:
         "dependentRequired": {"a": ["b"]},
         "dependentSchemas": {"c": {"required": ["d"]}},
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "reference", "target"),
+    [
+        ({"$id": "https://a.test/x", "$ref": "y", "$defs": {"y": {"$id": "y"}}}, (), "#/$defs/y"),
+        ({"$ref": "#n", "definitions": {"n": {"$id": "#n"}}}, (), "#/definitions/n"),
+        ({"$ref": "#n", "definitions": {"n": {"id": "#n"}}}, (), "#/definitions/n"),
+        ({"items": [{}, {"$ref": "#/items/0"}]}, ("prefixItems", 1), "#/prefixItems/0"),
+        ({"items": [{}], "additionalItems": {"$ref": "#/items/0"}}, ("items",), "#/prefixItems/0"),
+        ({"dependencies": {"a": {}}, "allOf": [{"$ref": "#/dependencies/a"}]}, ("allOf", 0), "#/dependentSchemas/a"),
+        ({"$ref": "#/components/a~1b", "components": {"a/b": {}}}, (), "#/$defs/components.a~1b"),
+        (
+            {"properties": {"v": {"$id": "/v", "$ref": "#/$defs/n"}}, "$defs": {"n": {}}},
+            ("properties", "v"),
+            "#/$defs/n",
+        ),
+        ({"properties": {"a%b": {}}, "allOf": [{"$ref": "#/properties/a%25b"}]}, ("allOf", 0), "#/properties/a%25b"),
+    ],
+)
+def test_references_of_every_draft_become_pointers(
+    value: dict[str, Any], reference: tuple[str | int, ...], target: str
+) -> None:
+    document = schema.read(value, ROOT)
+    place = document.at(reference)
+    assert not isinstance(place, bool)
+    assert str(place["$ref"]).replace("%24", "$") == target
+    document.at(document.resolve(str(place["$ref"])))
+
+
+def test_what_a_reference_makes_a_schema_is_checked_as_one() -> None:
+    with pytest.raises(InvalidSchema) as caught:
+        schema.read({"$ref": "#/x/y", "x": {"y": {"type": "text"}}}, ROOT)
+    assert caught.value.field == f"{ROOT}.$defs.x.y.type"
+
+
+def test_a_dynamic_reference_that_depends_on_the_way_is_refused() -> None:
+    value = {
+        "$id": "https://a.test/root",
+        "anyOf": [{"$ref": "one"}, {"$ref": "two"}],
+        "$defs": {
+            "one": {"$id": "one", "$dynamicAnchor": "t", "items": {"$dynamicRef": "#t"}},
+            "two": {"$id": "two", "$dynamicAnchor": "t", "type": "string"},
+        },
+    }
+    with pytest.raises(InvalidSchema, match="refers to nothing"):
+        schema.read(value, ROOT)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.grammar import ebnf, numbers, schema, strings
-from kimi_k2_serving.grammar.automaton import TooLarge
+from kimi_k2_serving.grammar.arrays import Arrays
+from kimi_k2_serving.grammar.automaton import Automaton, TooLarge
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.components import components
-from kimi_k2_serving.grammar.containers import Containers
 from kimi_k2_serving.grammar.ebnf import EMPTY, NOTHING, Expression, OneOf, Ref, Repeat, Seq, Text
 from kimi_k2_serving.grammar.normal_form import NormalForm
+from kimi_k2_serving.grammar.objects import Objects
 from kimi_k2_serving.grammar.schema import Document
 from kimi_k2_serving.grammar.shapes import Array, Demand, Goal, Number, Object, Shape, String, Values
 
@@ -38,6 +40,8 @@ class Writer:
         self._relaxed: dict[str, None] = {}
         self._scalars: dict[Number | String, tuple[Expression, tuple[str, ...]]] = {}
         self._documents = 0
+        self._spelled: dict[Automaton, Expression] = {}
+        self.passes = 0.0
 
     @property
     def relaxed(self) -> tuple[str, ...]:
@@ -81,16 +85,16 @@ class Writer:
         self._documents += 1
         form = NormalForm(document)
         sort_keys = self.sort_keys and ordered
-        depth = self.bounds.max_depth
+        depth = None if self.bounds.max_depth is None else max(self.bounds.max_depth, 1)
         recursive: Mapping[Goal, int] = {}
+        page = _Page(self, form, f"s{self._documents}", sort_keys, None, recursive)
+        root = page.root(objects=objects)
         if depth is not None:
-            depth = max(depth, 1)
-            trial = _Page(self, form, "trial", sort_keys, None, {})
-            trial.root(objects=objects)
-            recursive = components(trial.edges)
+            recursive = components(page.edges)
         while True:
-            page = _Page(self, form, f"s{self._documents}", sort_keys, depth, recursive)
-            root = page.root(objects=objects)
+            if recursive:
+                page = _Page(self, form, f"s{self._documents}", sort_keys, depth, recursive)
+                root = page.root(objects=objects)
             kept = ebnf.pruned({**self.rules, **page.rules, "root": root}, "root")
             if kept:
                 break
@@ -125,24 +129,51 @@ class Writer:
         return NOTHING if found.empty else strings.spelled(found, name, self.rules, quoted=False)
 
     def _string(self, shape: String, name: str, given_up: dict[str, None]) -> Expression:
+        """What would take too long to compile is given up: first the longest length, then the patterns."""
+        plain = replace(shape, most=None)
         longest = self.bounds.max_string
-        found = strings.language(shape, longest, lambda keyword: given_up.setdefault(keyword))
-        if found is not None and found.empty and shape.formats:
-            # A format is an annotation: where it contradicts an assertion, the assertion wins.
-            plain = String(shape.least, shape.most, shape.patterns, frozenset(), shape.excluded)
-            return self._string(plain, name, given_up)
-        if found is not None:
-            return NOTHING if found.empty else strings.spelled(found, name, self.rules, quoted=True)
-        most = shape.most
+        attempts = [
+            (wanted, bound)
+            for wanted in dict.fromkeys((shape, plain, replace(plain, patterns=frozenset())))
+            for bound in ((None,) if longest is None else (longest, min(longest, 6), min(longest, 2)))
+        ]
+        for wanted, bound in attempts:
+            lost = {"maxLength": wanted.most != shape.most, "pattern": wanted.patterns != shape.patterns}
+            tried = {keyword: None for keyword, gone in lost.items() if gone}
+            found = strings.language(wanted, bound, tried.setdefault, spare=strings.PASSES - self.passes)
+            if found is not None and found.empty and shape.formats:
+                # A format is an annotation: where it contradicts an assertion, the assertion wins.
+                return self._string(replace(shape, formats=frozenset()), name, given_up)
+            cost = 0.0 if found is None or found in self._spelled else strings.passes(found)
+            # While a shorter bound is left to try, one string takes a quarter of what there is.
+            share = 1 if longest is None or bound == min(longest, 2) else 4
+            if cost <= (strings.PASSES - self.passes) / share or (wanted, bound) == attempts[-1]:
+                break
+        given_up.update(tried)
+        if found is None:
+            return self._counted(wanted, given_up)
+        self.passes += cost
+        if found not in self._spelled:
+            self._spelled[found] = NOTHING if found.empty else strings.spelled(found, name, self.rules, quoted=True)
+        return self._spelled[found]
+
+    def _counted(self, shape: String, given_up: dict[str, None]) -> Expression:
+        most, longest = shape.most, self.bounds.max_string
         if longest is not None:
             most = max(shape.least, longest) if most is None else max(shape.least, min(most, longest))
-        if most is not None and most - (shape.least if shape.least > strings.COUNTED else 0) > strings.COUNTED:
+        cost = strings.counted_passes(shape.least, most, self.rules)
+        if most is not None and (
+            most - (shape.least if shape.least > strings.COUNTED else 0) > strings.COUNTED
+            or (longest is None and self.passes + cost > strings.PASSES)
+        ):
             given_up["maxLength"] = None
             most = None
+            cost = strings.counted_passes(shape.least, most, self.rules)
+        self.passes += cost
         return strings.counted(shape.least, most, self.rules)
 
 
-class _Page(Containers):
+class _Page(Objects, Arrays):
     """The rules of one document, at one depth bound."""
 
     def __init__(
@@ -200,6 +231,13 @@ class _Page(Containers):
         for keyword in given_up:
             self.relax(goal, keyword)
         return body
+
+    def undeclared(self, key: String, goal: Goal) -> Expression:
+        _, given_up = self._writer.scalar(key)
+        if {"pattern", "not"}.intersection(given_up) and not any(holds for _, holds in key.patterns):
+            # A name that might be another's is rather not written than validated afterwards.
+            return NOTHING
+        return self.scalar(key, goal)
 
 
 def _only_objects(shape: Shape) -> list[Shape]:

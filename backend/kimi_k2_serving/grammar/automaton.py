@@ -248,21 +248,51 @@ def _sweep(edges: list[Edge]) -> list[tuple[int, int, frozenset[int]]]:
 
 
 def reduce(automaton: Automaton) -> Automaton:
-    """The smallest equal automaton: states that cannot accept removed, equal states merged (Moore's partition)."""
+    """The smallest equal automaton: states that cannot accept removed, equal states merged.
+
+    Blocks of states are split until all states of one have equal edges; a state is looked at again only when a block
+    that it leads to was split. A chain of n states, as lengths are, takes n looks.
+    """
     alive = _alive(automaton)
     if 0 not in alive:
         return Automaton(((),), frozenset())
     edges = [[edge for edge in state if edge[2] in alive] for state in automaton.edges]
-    block = [1 + (state in automaton.accepting) if state in alive else 0 for state in range(len(edges))]
-    count = 0
-    while True:
-        forms = [(block[s], _merged(edges[s], block)) if s in alive else None for s in range(len(edges))]
-        names = {form: i for i, form in enumerate(dict.fromkeys(forms))}
-        block = [names[form] for form in forms]
-        if len(names) == count:
-            break
-        count = len(names)
+    sources: list[set[int]] = [set() for _ in edges]
+    for state in alive:
+        for _, _, target in edges[state]:
+            sources[target].add(state)
+    block = [int(state in automaton.accepting) if state in alive else -1 for state in range(len(edges))]
+    members = [alive - automaton.accepting, alive & automaton.accepting]
+    pending = set(alive)
+    while pending:
+        by_block: dict[int, set[int]] = {}
+        for state in pending:
+            by_block.setdefault(block[state], set()).add(state)
+        # All of one round is compared by the blocks as they were before it.
+        leaving = [part for name, looked in by_block.items() for part in _parts(looked, edges, block, members[name])]
+        for part in leaving:
+            members[block[next(iter(part))]] -= part
+            for state in part:
+                block[state] = len(members)
+            members.append(part)
+        pending = {source for part in leaving for state in part for source in sources[state]}
     return _quotient(edges, block, automaton.accepting)
+
+
+def _parts(looked: set[int], edges: list[list[Edge]], block: list[int], members: set[int]) -> list[set[int]]:
+    """The sets of states that leave a block, by the edges of those to look at.
+
+    The others are equal still, and stay; if there are none, the largest part stays.
+    """
+    parts: dict[tuple[Edge, ...], set[int]] = {}
+    for state in looked:
+        parts.setdefault(_merged(edges[state], block), set()).add(state)
+    if len(looked) < len(members):
+        other = next(state for state in members if state not in looked)
+        parts.pop(_merged(edges[other], block), None)
+    else:
+        parts.pop(max(parts, key=lambda form: len(parts[form])))
+    return list(parts.values())
 
 
 def _quotient(edges: list[list[Edge]], block: list[int], accepting: frozenset[int]) -> Automaton:

@@ -65,7 +65,7 @@ def constrain(conversation: Conversation, vocabulary: Vocabulary, *, bounds: Bou
         section = _section(conversation, vocabulary, writer, bounds)
         free_text = mode is ToolMode.AUTO and answer.kind is FormatKind.TEXT
         options = [ebnf.seq(options[0], ebnf.optional(section))] if free_text else [*options, section]
-    rules = ebnf.pruned({"root": ebnf.alt(options), **writer.rules}, "root")
+    rules = ebnf.reached({"root": ebnf.alt(options), **writer.rules}, "root")
     if len(rules) > _RULES:
         raise InvalidSchema(f"takes {len(rules)} grammar rules, the limit is {_RULES}; simplify it", field="tools")
     tag = {"type": "structural_tag", "format": {"type": "grammar", "grammar": ebnf.write(expanded(rules))}}

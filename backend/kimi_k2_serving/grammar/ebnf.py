@@ -130,7 +130,7 @@ def _finishes(body: Expression, found: set[str]) -> bool:
 
 def pruned(rules: Mapping[str, Expression], root: str) -> dict[str, Expression]:
     """Only what can finish and is reached from `root`; empty if the root itself cannot finish."""
-    alive = productive(rules)
+    alive = productive(reached(rules, root))
     if root not in alive:
         return {}
     kept: dict[str, Expression] = {}
@@ -141,6 +141,18 @@ def pruned(rules: Mapping[str, Expression], root: str) -> dict[str, Expression]:
             kept[name] = _prune(rules[name], alive)
             waiting.extend(references(kept[name]))
     return kept
+
+
+def reached(rules: Mapping[str, Expression], root: str) -> dict[str, Expression]:
+    """The rules that `root` needs."""
+    found: dict[str, Expression] = {}
+    waiting = [root]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = rules[name]
+            waiting.extend(references(rules[name]))
+    return found
 
 
 def _prune(body: Expression, alive: frozenset[str]) -> Expression:

@@ -33,6 +33,13 @@ _NUMBER = r"[0-9]{1,4}"
 _TIME_PART = rf"T(?:{_NUMBER}H(?:{_NUMBER}M)?(?:{_NUMBER}S)?|{_NUMBER}M(?:{_NUMBER}S)?|{_NUMBER}S)"
 _DATE_PART = rf"(?:{_NUMBER}Y(?:{_NUMBER}M(?:{_NUMBER}D)?)?|{_NUMBER}M(?:{_NUMBER}D)?|{_NUMBER}D)"
 
+# Characters of other scripts that every reader of international forms takes: lower case, syllables and ideographs.
+_WORD = (
+    r"[a-z0-9\u00df-\u00f6\u00f8-\u00ff\u03b1-\u03c1\u0430-\u044f\u3042-\u3093\u30a2-\u30f3\u4e00-\u9fa5\uac00-\ud7a3]"
+)
+_RELATIVE = rf"(?:/?[A-Za-z0-9._~-]+(?:/{_REST})?)?{_QUERY}"
+_URI = rf"(?:[a-z][a-z0-9+.-]*://{_HOST}(?::[0-9]{{1,4}})?(?:/{_REST})?|(?:mailto|urn|tel|data):{_PATH}{_REST}){_QUERY}"
+
 PATTERNS: Mapping[str, str] = {
     "date": f"^{_DATE}$",
     "time": f"^{_CLOCK}{_ZONE}$",
@@ -43,6 +50,12 @@ PATTERNS: Mapping[str, str] = {
     "ipv4": f"^{_V4}$",
     "ipv6": f"^(?:{_V6})$",
     "uuid": "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$",
-    "uri": rf"^(?:[a-z][a-z0-9+.-]*://{_HOST}(?::[0-9]{{1,4}})?(?:/{_REST})?|(?:mailto|urn|tel|data):{_PATH}{_REST}){_QUERY}$",
+    "uri": f"^{_URI}$",
+    "iri": f"^{_URI}$",
+    "uri-reference": f"^(?:{_URI}|{_RELATIVE})$",
+    "iri-reference": f"^(?:{_URI}|{_RELATIVE})$",
+    "idn-email": rf"^{_WORD}+(?:\.{_WORD}+)*@{_WORD}+(?:\.{_WORD}+)+$",
+    "idn-hostname": rf"^{_WORD}+(?:\.{_WORD}+)*$",
+    "relative-json-pointer": r"^(?:0|[1-9][0-9]{0,3})(?:#|(?:/(?:[^/~]|~[01])*)*)$",
     "json-pointer": r"^(?:/(?:[^/~]|~[01])*)*$",
 }

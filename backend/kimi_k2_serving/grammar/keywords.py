@@ -18,8 +18,10 @@ from kimi_k2_serving.grammar.shapes import (
     Number,
     Object,
     ObjectPart,
+    Scopes,
     Shape,
     String,
+    Unevaluated,
     Values,
 )
 from kimi_k2_serving.grammar.validate import exactly
@@ -64,7 +66,7 @@ def conjuncts(document: Document, schema: Members, pointer: Pointer) -> list[Dem
     """Demands that hold whenever this schema does."""
     found = []
     if "$ref" in schema:
-        found.append(Demand(document.resolve(schema["$ref"], pointer)))
+        found.append(Demand(document.resolve(schema["$ref"])))
     found.extend(Demand((*pointer, "allOf", i)) for i in range(len(schema.get("allOf", ()))))
     if "not" in schema:
         found.append(Demand((*pointer, "not"), False))
@@ -109,7 +111,7 @@ def _dependent(branch: Branch, name: str, needed: tuple[str, ...], demands: tupl
         yield replace(branch, shape=absent)
 
 
-def narrow(kind: str, shape: Shape, schema: Members, pointer: Pointer) -> Shape | None:
+def narrow(shape: Shape, schema: Members, pointer: Pointer, scopes: Scopes) -> Shape | None:
     """The shape under the schema's plain keywords for its kind."""
     match shape:
         case Number():
@@ -117,9 +119,9 @@ def narrow(kind: str, shape: Shape, schema: Members, pointer: Pointer) -> Shape 
         case String():
             return _string(shape, schema)
         case Array():
-            return _array(shape, schema, pointer)
+            return _array(shape, schema, pointer, scopes)
         case Object():
-            return _object(shape, schema, pointer)
+            return _object(shape, schema, pointer, scopes)
         case Values():
             return shape
 
@@ -154,17 +156,19 @@ def _string(shape: String, schema: Members) -> String | None:
     return narrowed
 
 
-def _array(shape: Array, schema: Members, pointer: Pointer) -> Array | None:
+def _array(shape: Array, schema: Members, pointer: Pointer, scopes: Scopes) -> Array | None:
     most = schema.get("maxItems")
     narrowed = shape.sized(int(schema.get("minItems", 0)), None if most is None else int(most))
     if narrowed is None:
         return None
+    inside = inner_scopes("unevaluatedItems", schema, pointer, scopes)
     if "prefixItems" in schema or "items" in schema:
         prefix = tuple(_goal(pointer, "prefixItems", i) for i in range(len(schema.get("prefixItems", ()))))
-        part = ArrayPart(prefix, _rest(schema, "items", pointer), "items" in schema)
+        part = ArrayPart(prefix, _rest(schema, "items", pointer), "items" in schema, inside)
         narrowed = replace(narrowed, parts=(*narrowed.parts, part))
     if "unevaluatedItems" in schema:
-        narrowed = replace(narrowed, unevaluated=_goal(pointer, "unevaluatedItems"))
+        own = Unevaluated(pointer, _goal(pointer, "unevaluatedItems"), scopes)
+        narrowed = replace(narrowed, unevaluated=(*narrowed.unevaluated, own))
     if schema.get("uniqueItems"):
         narrowed = replace(narrowed, unique=True)
     if "contains" in schema:
@@ -174,30 +178,38 @@ def _array(shape: Array, schema: Members, pointer: Pointer) -> Array | None:
             frozenset({Demand((*pointer, "contains"), False)}),
             int(schema.get("minContains", 1)),
             None if at_most is None else int(at_most),
+            inside,
         )
         narrowed = replace(narrowed, contains=(*narrowed.contains, wanted))
     return narrowed
 
 
-def _object(shape: Object, schema: Members, pointer: Pointer) -> Object | None:
+def _object(shape: Object, schema: Members, pointer: Pointer, scopes: Scopes) -> Object | None:
     most = schema.get("maxProperties")
     narrowed = shape.sized(int(schema.get("minProperties", 0)), None if most is None else int(most))
     narrowed = narrowed and narrowed.require(tuple(schema.get("required", ())))
     if narrowed is None:
         return None
+    inside = inner_scopes("unevaluatedProperties", schema, pointer, scopes)
     if "properties" in schema or "patternProperties" in schema or "additionalProperties" in schema:
         part = ObjectPart(
             tuple((name, _goal(pointer, "properties", name)) for name in schema.get("properties", {})),
             tuple((name, _goal(pointer, "patternProperties", name)) for name in schema.get("patternProperties", {})),
             _rest(schema, "additionalProperties", pointer),
             schema.get("additionalProperties", False) is not False,
+            inside,
         )
         narrowed = replace(narrowed, parts=(*narrowed.parts, part))
     if "propertyNames" in schema:
         narrowed = replace(narrowed, keys=narrowed.keys | _goal(pointer, "propertyNames"))
     if "unevaluatedProperties" in schema:
-        narrowed = replace(narrowed, unevaluated=_goal(pointer, "unevaluatedProperties"))
+        own = Unevaluated(pointer, _goal(pointer, "unevaluatedProperties"), scopes)
+        narrowed = replace(narrowed, unevaluated=(*narrowed.unevaluated, own))
     return narrowed
+
+
+def inner_scopes(keyword: str, schema: Members, pointer: Pointer, scopes: Scopes) -> Scopes:
+    return scopes | {pointer} if keyword in schema else scopes
 
 
 def _rest(schema: Members, keyword: str, pointer: Pointer) -> Goal | None:
@@ -320,7 +332,7 @@ def _break_object(shape: Object, schema: Members, pointer: Pointer) -> Iterator[
         with_name = shape.require((name,))
         if with_name is not None:
             against = Demand((*pointer, "properties", name), False)
-            part = ObjectPart(((name, frozenset({against})),), evaluates=False)
+            part = ObjectPart(((name, frozenset({against})),))
             changed = replace(with_name, parts=(*shape.parts, part))
             yield Branch(changed, clash=(name, frozenset({replace(against, holds=True)})))
     if schema.get("minProperties", 0) > 0:
@@ -343,7 +355,7 @@ def _break_extra(shape: Object, schema: Members, pointer: Pointer) -> Iterator[B
             if with_name is None or schema["additionalProperties"] is True:
                 continue
             against = Demand((*pointer, "additionalProperties"), False)
-            part = ObjectPart(((name, frozenset({against})),), evaluates=False)
+            part = ObjectPart(((name, frozenset({against})),))
             yield Branch(
                 replace(with_name, parts=(*shape.parts, part)), clash=(name, frozenset({replace(against, holds=True)}))
             )

@@ -17,11 +17,13 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.grammar import keywords
 from kimi_k2_serving.grammar.keywords import Branch
 from kimi_k2_serving.grammar.schema import Document, Pointer
-from kimi_k2_serving.grammar.shapes import Array, Demand, Goal, Number, Object, Shape, String, Values
+from kimi_k2_serving.grammar.shapes import Array, Demand, Goal, Number, Object, Scopes, Shape, String, Values
 from kimi_k2_serving.grammar.validate import Judge
 
 ALTERNATIVES = 96
 STEPS = 100_000
+_WAYS = 128
+_Asked = tuple[Demand, Scopes]
 _STRUCTURED: dict[str, Shape] = {"number": Number(), "string": String(), "array": Array(), "object": Object()}
 
 
@@ -96,9 +98,10 @@ class NormalForm:
         found: list[Shape] = []
         for positive, negations in self._positive(kind, shape, goal):
             shapes = [positive]
+            # Any one way to break a schema is sound: where there are many to break, few ways of each are kept.
+            most = max(1, min(ALTERNATIVES, _WAYS // max(len(negations), 1)))
             for pointer in negations:
-                shapes = [kept for each in shapes for kept in self._negative(kind, each, pointer, skipped)]
-                shapes = shapes[:ALTERNATIVES]
+                shapes = [kept for each in shapes for kept in self._negative(kind, each, pointer, skipped)][:most]
             found.extend(self._filtered(each, goal) for each in shapes)
             if len(found) >= ALTERNATIVES:
                 break
@@ -118,8 +121,8 @@ class NormalForm:
     def _positive(self, kind: str, shape: Shape, goal: Goal) -> Iterator[tuple[Shape, tuple[Pointer, ...]]]:
         """Per branch of the choices: the shape of all that holds, and the places that are not to hold."""
         order = sorted(goal, key=lambda demand: (not demand.holds, str(demand.pointer)))
-        stack: list[tuple[Shape, tuple[Demand, ...], tuple[Pointer, ...], frozenset[Demand]]] = [
-            (shape, tuple(order), (), frozenset())
+        stack: list[tuple[Shape, tuple[_Asked, ...], tuple[Pointer, ...], frozenset[_Asked]]] = [
+            (shape, tuple((demand, frozenset()) for demand in order), (), frozenset())
         ]
         count = 0
         while stack and count < ALTERNATIVES:
@@ -129,18 +132,21 @@ class NormalForm:
                 count += 1
                 yield shape, negations
                 continue
-            demand, rest = agenda[0], agenda[1:]
-            if demand in seen:
+            (demand, scopes), rest = agenda[0], agenda[1:]
+            if agenda[0] in seen:
                 stack.append((shape, rest, negations, seen))
             elif not demand.holds:
-                stack.append((shape, rest, (*negations, demand.pointer), seen | {demand}))
+                negations = negations if demand.pointer in negations else (*negations, demand.pointer)
+                stack.append((shape, rest, negations, seen | {agenda[0]}))
             else:
-                branches = self._holding(kind, shape, demand.pointer)
+                branches = self._holding(kind, shape, demand.pointer, scopes)
+                inside = self._inside(demand.pointer, scopes)
                 # Reversed: the first alternative of the schema comes first.
                 for branch in reversed(branches):
                     if len(branches) + len(stack) > 1 and self._dead(branch.shape):
                         continue
-                    stack.append((branch.shape, (*branch.demands, *rest), negations, seen | {demand}))
+                    asked = tuple((each, inside) for each in branch.demands)
+                    stack.append((branch.shape, (*asked, *rest), negations, seen | {agenda[0]}))
 
     def _dead(self, shape: Shape) -> bool:
         """Whether a required property has no value left: such a branch is left before it forks again."""
@@ -148,7 +154,14 @@ class NormalForm:
             self.impossible(goal_of(shape, name)) for name in shape.required if name in shape.declared
         )
 
-    def _holding(self, kind: str, shape: Shape, pointer: Pointer) -> list[Branch]:
+    def _inside(self, pointer: Pointer, scopes: Scopes) -> Scopes:
+        """What the schemas that this one applies to the same value evaluate for."""
+        schema = self.document.at(pointer)
+        if isinstance(schema, bool) or not ("unevaluatedProperties" in schema or "unevaluatedItems" in schema):
+            return scopes
+        return scopes | {pointer}
+
+    def _holding(self, kind: str, shape: Shape, pointer: Pointer, scopes: Scopes) -> list[Branch]:
         schema = self.document.at(pointer)
         if isinstance(schema, bool):
             return [Branch(shape)] if schema else []
@@ -157,11 +170,7 @@ class NormalForm:
             values = tuple(value for value in listed if keywords.is_kind(value, kind))
             shape = Values(tuple(v for v in values if not isinstance(shape, Values) or v in shape.values))
             return [Branch(shape)] if shape.values else []
-        for word in ("unevaluatedProperties", "unevaluatedItems"):
-            if word in schema and _combined(pointer):
-                # It sees what its own schema evaluates; a shape knows only what all schemas together do.
-                self.relaxed[describe(self.document, (*pointer, word))] = None
-        narrowed = shape if isinstance(shape, Values) else keywords.narrow(kind, shape, schema, pointer)
+        narrowed = shape if isinstance(shape, Values) else keywords.narrow(shape, schema, pointer, scopes)
         if narrowed is None or not keywords.allows(schema, kind):
             return []
         return keywords.choices(self.document, schema, pointer, narrowed)
@@ -223,13 +232,6 @@ def goal_of(shape: Object, name: str) -> Goal:
     for part in shape.parts:
         merged |= dict(part.names).get(name, part.extra or frozenset())
     return merged
-
-
-def _combined(pointer: Pointer) -> bool:
-    """Whether the schema here is one of several for the same value."""
-    return bool(pointer) and (
-        pointer[-1] in ("not", "if", "then", "else") or pointer[-2:-1] in (("allOf",), ("anyOf",), ("oneOf",))
-    )
 
 
 def describe(document: Document, pointer: Pointer) -> str:

@@ -214,7 +214,7 @@ class _Reader:
         inside = self.text[self.at + 1 : end] if end > 0 else ""
         first, comma, last = inside.partition(",")
         if not first.isascii() or not first.isdigit() or (last and not (last.isascii() and last.isdigit())):
-            raise NotRegular
+            return None
         least = int(first)
         most = (int(last) if last else None) if comma else least
         if max(least, most or 0) > _REPEATS:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, cast
-from urllib.parse import unquote
 
 from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.limits import PATTERN_CHARACTERS, SCHEMA_BYTES, SCHEMA_DEPTH, SCHEMA_NODES, Limit
 from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.grammar.references import Places, Reference, Steps, pointer_text
 
 Schema = Mapping[str, Json] | bool
 Pointer = tuple[str | int, ...]
@@ -31,16 +31,25 @@ _ONE = frozenset(
 )
 _MANY = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
 _NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
-_DROPPED = frozenset(("$schema", "$id", "id", "$comment", "default", "examples", "example", "contentSchema"))
+_DROPPED = frozenset(
+    (
+        *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$comment"),
+        *("default", "examples", "example", "contentSchema"),
+    )
+)
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
 @dataclass(frozen=True)
 class Document:
-    """`root` in the 2020-12 vocabulary; `path` is where it stands in the request; `anchors` are names inside it."""
+    """`root` in the 2020-12 vocabulary; `path` is where it stands in the request.
+
+    Every `$ref` in it is the JSON pointer of a schema in it; `targets` are those pointers taken apart.
+    """
 
     root: Schema
     path: str
-    anchors: Mapping[str, Pointer] = field(default_factory=dict)
+    targets: Mapping[str, Pointer] = field(default_factory=dict)
 
     def at(self, pointer: Pointer) -> Schema:
         """The schema at a place that is known to exist."""
@@ -52,38 +61,8 @@ class Document:
     def where(self, pointer: Pointer) -> str:
         return self.path + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in pointer)
 
-    def resolve(self, reference: str, pointer: Pointer) -> Pointer:
-        """The place that a `$ref` standing at `pointer` means; raises InvalidSchema."""
-        target = self._find(reference)
-        if target is None:
-            raise InvalidSchema(
-                "refers to nothing in this schema; use #/$defs/NAME", field=self.where((*pointer, "$ref"))
-            )
-        return target
-
-    def _find(self, reference: str) -> Pointer | None:
-        if reference in self.anchors:
-            return self.anchors[reference]
-        if reference != "#" and not reference.startswith("#/"):
-            return None
-        node: Any = self.root
-        steps: list[str | int] = []
-        for part in reference.split("/")[1:]:
-            name = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(node, dict):
-                step: str | int = _RENAMED.get(name, name) if name not in node else name
-                if step not in node:
-                    return None
-            elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
-                step = int(name)
-            else:
-                return None
-            steps.append(step)
-            node = node[step]
-        return tuple(steps) if isinstance(node, dict | bool) else None
-
-
-_RENAMED = {"dependencies": "dependentSchemas"}
+    def resolve(self, reference: str) -> Pointer:
+        return self.targets[reference]
 
 
 def read(schema: Schema, path: str) -> Document:
@@ -94,9 +73,8 @@ def read(schema: Schema, path: str) -> Document:
         raise InvalidSchema("is no JSON document", field=path) from None
     _within(SCHEMA_BYTES, size, path)
     reader = _Reader(path)
-    document = Document(reader.schema(schema, (), 0), path, reader.anchors)
-    for pointer, reference in reader.references:
-        document.resolve(reference, pointer)
+    root = reader.schema(schema, _Place())
+    document = Document(root, path, reader.linked(schema, root))
     _check_progress(document)
     return document
 
@@ -152,7 +130,7 @@ def _in_place(document: Document, pointer: Pointer) -> list[Pointer]:
         found += [(*pointer, word, i) for i in range(len(schema.get(word, ())))]
     found += [(*pointer, "dependentSchemas", name) for name in schema.get("dependentSchemas", {})]
     if "$ref" in schema:
-        found.append(document.resolve(str(schema["$ref"]), pointer))
+        found.append(document.resolve(str(schema["$ref"])))
     return found
 
 
@@ -161,45 +139,97 @@ def _within(limit: Limit, actual: int, path: str) -> None:
         raise InvalidSchema(f"{actual} {limit.unit}, the limit ({limit.name}) is {limit.value}", field=path)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a schema is read: `pointer` in the modern document, `steps` as it was written."""
+
+    pointer: Pointer = ()
+    steps: Steps = ()
+    base: str = ""
+    depth: int = 0
+
+    def inside(self, keyword: str, written: str, *more: str | int) -> _Place:
+        steps = (*self.steps, written, *map(str, more))
+        return _Place((*self.pointer, keyword, *more), steps, self.base, self.depth + 1)
+
+
 class _Reader:
     def __init__(self, path: str) -> None:
         self.path = path
         self.nodes = 0
-        self.references: list[tuple[Pointer, str]] = []
-        self.anchors: dict[str, Pointer] = {}
+        self.places = Places()
+        self.read: dict[Steps, Pointer] = {}
+        self.references: list[tuple[dict[str, Any], _Place, Reference]] = []
 
-    def schema(self, value: Any, pointer: Pointer, depth: int) -> Schema:
+    def schema(self, value: Any, place: _Place) -> Schema:
         if isinstance(value, bool):
-            self._count(1, pointer)
+            self._count(1, place.pointer)
+            self.read[place.steps] = place.pointer
             return value
         if not isinstance(value, Mapping):
-            self._fail("must be a schema: an object, true or false", pointer)
-        self._count(1, pointer)
-        if depth > SCHEMA_DEPTH.value:
-            self._fail(f"nests deeper than the limit ({SCHEMA_DEPTH.name}) of {SCHEMA_DEPTH.value} levels", pointer)
-        modern = _modernise(value)
+            self._fail("must be a schema: an object, true or false", place.pointer)
+        self._count(1, place.pointer)
+        if place.depth > SCHEMA_DEPTH.value:
+            limit = SCHEMA_DEPTH
+            self._fail(f"nests deeper than the limit ({limit.name}) of {limit.value} levels", place.pointer)
+        self.read[place.steps] = place.pointer
+        place = replace(place, base=self.places.enter(value, place.base, place.steps))
+        modern, written = _modernise(value)
         result: dict[str, Any] = {}
         for keyword, inner in modern.items():
-            if keyword not in _DROPPED:
-                result[keyword] = self._keyword(keyword, inner, pointer, depth)
-        self._name(value, pointer)
+            if keyword in _REFERENCES:
+                self._reference(keyword, inner, place, result)
+            elif keyword not in _DROPPED:
+                result[keyword] = self._keyword(keyword, inner, place, written.get(keyword, keyword))
         return result
 
-    def _keyword(self, keyword: str, value: Any, pointer: Pointer, depth: int) -> Any:
-        here = (*pointer, keyword)
+    def _reference(self, keyword: str, value: Any, place: _Place, result: dict[str, Any]) -> None:
+        if not isinstance(value, str):
+            self._fail("must be a string", (*place.pointer, keyword))
+        if result.setdefault("$ref", "") == "":
+            self.references.append((result, place, Reference(value, place.base, keyword != "$ref")))
+
+    def linked(self, written: Schema, root: Schema) -> dict[str, Pointer]:
+        """Give every reference the pointer of what it means; schemas outside the vocabulary's places are read, too."""
+        targets: dict[str, Pointer] = {}
+        for result, place, reference in self.references:
+            pointer = self._target(reference, written, root)
+            if pointer is None:
+                self._fail("refers to nothing in this schema; use #/$defs/NAME", (*place.pointer, "$ref"))
+            result["$ref"] = pointer_text(pointer)
+            targets[result["$ref"]] = pointer
+        return targets
+
+    def _target(self, reference: Reference, written: Any, root: Any) -> Pointer | None:
+        candidates = self.places.candidates(reference)
+        for steps in candidates:
+            if steps in self.read:
+                return self.read[steps]
+        for steps in candidates:
+            node = _walked(written, steps)
+            if isinstance(node, Mapping | bool):
+                definitions = root.setdefault("$defs", {})
+                name = ".".join(steps)
+                place = _Place(("$defs", name), steps, reference.base, 1)
+                definitions[name] = self.schema(node, place)
+                return place.pointer
+        return None
+
+    def _keyword(self, keyword: str, value: Any, place: _Place, written: str) -> Any:
+        here = (*place.pointer, keyword)
         if keyword in _ONE:
-            return self.schema(value, here, depth + 1)
+            return self.schema(value, place.inside(keyword, written))
         if keyword in _MANY:
             if not isinstance(value, list) or not value:
                 self._fail("must be a list of one schema or more", here)
-            return [self.schema(item, (*here, i), depth + 1) for i, item in enumerate(value)]
+            return [self.schema(item, place.inside(keyword, written, i)) for i, item in enumerate(value)]
         if keyword in _NAMED:
             if not isinstance(value, dict):
                 self._fail("must be an object whose values are schemas", here)
             if keyword == "patternProperties":
                 for pattern in value:
                     self._pattern(pattern, here)
-            return {name: self.schema(item, (*here, name), depth + 1) for name, item in value.items()}
+            return {name: self.schema(item, place.inside(keyword, written, name)) for name, item in value.items()}
         if keyword in _CHECKS:
             problem = _CHECKS[keyword](value)
             if problem:
@@ -208,15 +238,7 @@ class _Reader:
             self._pattern(str(value), here)
         if keyword == "enum" and isinstance(value, list):
             self._count(len(value), here)
-        if keyword == "$ref":
-            self.references.append((pointer, str(value)))
         return value
-
-    def _name(self, value: Mapping[str, Json], pointer: Pointer) -> None:
-        for keyword, prefix in (("$anchor", "#"), ("$dynamicAnchor", "#"), ("$id", ""), ("id", "")):
-            name = value.get(keyword)
-            if isinstance(name, str):
-                self.anchors.setdefault(prefix + name, pointer)
 
     def _pattern(self, pattern: str, pointer: Pointer) -> None:
         if len(pattern) > PATTERN_CHARACTERS.value:
@@ -232,16 +254,31 @@ class _Reader:
         raise InvalidSchema(detail, field=Document(True, self.path).where(pointer))
 
 
-def _modernise(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of earlier drafts as 2020-12 has them; other keywords and their order stay."""
+def _walked(node: Any, steps: Steps) -> Any:
+    """What stands at an address of the document as it was written; None if nothing does."""
+    for step in steps:
+        if isinstance(node, Mapping) and step in node:
+            node = node[step]
+        elif isinstance(node, list) and step.isdecimal() and int(step) < len(node):
+            node = node[int(step)]
+        else:
+            return None
+    return node
+
+
+def _modernise(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Keywords of earlier drafts as 2020-12 has them, and where those were written; others and their order stay."""
     result = dict(value)
+    written: dict[str, str] = {}
     if isinstance(result.get("items"), list):
         rest = result.pop("additionalItems", None)
         result["prefixItems"] = result.pop("items")
+        written["prefixItems"] = "items"
         if not result["prefixItems"]:
             del result["prefixItems"]
         if rest is not None:
             result["items"] = rest
+            written["items"] = "additionalItems"
     elif "additionalItems" in result:
         del result["additionalItems"]
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
@@ -251,11 +288,9 @@ def _modernise(value: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(dependencies, dict):
         for name, needs in dependencies.items():
             word = "dependentRequired" if isinstance(needs, list) else "dependentSchemas"
-            result.setdefault(word, {})[name] = needs
-    for old in ("$recursiveRef", "$dynamicRef"):
-        if old in result:
-            result.setdefault("$ref", result.pop(old))
-    return result
+            result[word] = {**result.get(word, {}), name: needs}
+            written[word] = "dependencies"
+    return result, written
 
 
 def _is_number(value: Any) -> bool:
@@ -291,7 +326,6 @@ _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "required": _check(_is_names, "a list of property names"),
     "pattern": _check(lambda value: isinstance(value, str), "a string"),
     "format": _check(lambda value: isinstance(value, str), "a string"),
-    "$ref": _check(lambda value: isinstance(value, str), "a string"),
     "uniqueItems": _check(lambda value: isinstance(value, bool), "true or false"),
     "multipleOf": _check(lambda value: _is_number(value) and value > 0, "a number above 0"),
     "dependentRequired": _check(

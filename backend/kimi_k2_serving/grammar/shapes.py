@@ -87,6 +87,22 @@ class String:
         return replace(self, least=size[0], most=size[1]) if size else None
 
 
+Scopes = frozenset[Pointer]
+"""The schemas with an unevaluated* keyword within which, and for the same value, a part was met: it evaluates for them.
+
+What only breaks another schema, and what stands inside a negation, evaluates for none.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Unevaluated:
+    """What the members have to meet that nothing within the schema `owner` evaluates."""
+
+    owner: Pointer
+    goal: Goal
+    scopes: Scopes
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayPart:
     """One schema's say: a goal per leading element, and one for the rest (None: no more elements).
@@ -97,6 +113,7 @@ class ArrayPart:
     prefix: tuple[Goal, ...] = ()
     rest: Goal | None = frozenset()
     open: bool = False
+    scopes: Scopes = frozenset()
 
     def at(self, index: int) -> Goal | None:
         return self.prefix[index] if index < len(self.prefix) else self.rest
@@ -108,6 +125,7 @@ class Contains:
     negated: Goal
     least: int = 1
     most: int | None = None
+    scopes: Scopes = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +135,19 @@ class Array:
     most: int | None = None
     unique: bool = False
     contains: tuple[Contains, ...] = ()
-    unevaluated: Goal | None = None
+    unevaluated: tuple[Unevaluated, ...] = ()
 
     def sized(self, least: int = 0, most: int | None = None) -> Array | None:
         size = _size(self.least, self.most, least, most)
         return replace(self, least=size[0], most=size[1]) if size else None
 
-    def at(self, index: int) -> Goal | None:
-        """What element `index` has to meet; None if there may not be one."""
+    def at(self, index: int, matched: frozenset[Contains] = frozenset()) -> Goal | None:
+        """What element `index` has to meet, as one of those that `matched` ask for; None if there may not be one."""
         goal = _meet(part.at(index) for part in self.parts)
-        seen = index < self.prefix or self.unevaluated is None or any(part.open for part in self.parts)
-        return goal if seen or goal is None else goal | (self.unevaluated or frozenset())
+        if goal is None:
+            return None
+        seen = [part.scopes for part in self.parts if part.open or index < len(part.prefix)]
+        return goal | left_over(self.unevaluated, [*seen, *(each.scopes for each in matched)])
 
     @property
     def prefix(self) -> int:
@@ -138,15 +158,14 @@ class Array:
 class ObjectPart:
     """One schema's say: goals by name and by pattern, and one for any other name.
 
-    `extra` None: the schema forbids other names. `open`: it asked for other names in so many words. `evaluates`: what
-    it names counts as evaluated; what only breaks another schema does not.
+    `extra` None: the schema forbids other names. `open`: it asked for other names in so many words.
     """
 
     names: tuple[tuple[str, Goal], ...] = ()
     patterns: tuple[tuple[str, Goal], ...] = ()
     extra: Goal | None = frozenset()
     open: bool = False
-    evaluates: bool = True
+    scopes: Scopes = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +176,7 @@ class Object:
     least: int = 0
     most: int | None = None
     keys: Goal = frozenset()
-    unevaluated: Goal | None = None
+    unevaluated: tuple[Unevaluated, ...] = ()
 
     def sized(self, least: int = 0, most: int | None = None) -> Object | None:
         size = _size(self.least, self.most, least, most)
@@ -179,6 +198,17 @@ class Object:
 
 
 Shape = Values | Number | String | Array | Object
+
+
+def left_over(unevaluated: tuple[Unevaluated, ...], seen: Iterable[Scopes]) -> Goal:
+    """What a member has to meet that was seen by schemas with these scopes, and by no others."""
+    known = frozenset[Pointer]().union(*seen)
+    merged: Goal = frozenset()
+    for each in unevaluated:
+        # An unevaluated* keyword further in evaluates all that is left.
+        if each.owner not in known and not any(each.owner in inner.scopes for inner in unevaluated):
+            merged |= each.goal
+    return merged
 
 
 def _meet(goals: Iterable[Goal | None]) -> Goal | None:
