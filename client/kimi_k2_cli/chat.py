@@ -153,6 +153,8 @@ class Screen:
         if answer.usage is not None:
             used = f"{answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens"
             self.note(f"[{answer.finish_reason.value}, {used}]", colour="2")
+        if answer.enforcement is not None:
+            self.note(f"[enforcement: {json.dumps(answer.enforcement, ensure_ascii=False)}]", colour="33")
 
     def end_line(self) -> None:
         """An answer, whole or cut short, leaves the cursor at the beginning of a line."""
@@ -178,9 +180,10 @@ class JsonLines:
                 self._line({"type": "content", "text": text})
             case ToolCallDelta():
                 self._line({"type": "tool_call", **asdict(event)})
-            case Finished(reason, usage):
+            case Finished(reason, usage, enforcement):
                 counts = asdict(usage) if usage is not None else None
-                self._line({"type": "finished", "finish_reason": reason.value, "usage": counts})
+                report = {} if enforcement is None else {"enforcement": enforcement}
+                self._line({"type": "finished", "finish_reason": reason.value, "usage": counts, **report})
             case _:
                 assert_never(event)
 

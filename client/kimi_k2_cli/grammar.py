@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         "relaxed": list(constraint.relaxed),
     }
     if args.compile is not None and tag is not None:
-        answer["compiled"] = _compile(args, conversation, vocabulary, tag)
+        answer["compiled"] = _compile(args, conversation, vocabulary)
     sys.stdout.buffer.write(json.dumps(answer, ensure_ascii=False, indent=2).encode() + b"\n")
     return 1 if answer.get("compiled", {}).get("problems") else 0
 
@@ -66,11 +66,12 @@ def _schemas(conversation: Conversation) -> dict[str, Any]:
     return found
 
 
-def _compile(args: argparse.Namespace, conversation: Conversation, vocabulary: Vocabulary, tag: str) -> dict[str, Any]:
-    from kimi_k2_serving.grammar.compiler import Compiler
+def _compile(args: argparse.Namespace, conversation: Conversation, vocabulary: Vocabulary) -> dict[str, Any]:
+    from kimi_k2_serving.grammar.enforcer import Enforcer
+    from kimi_k2_serving.grammar.worker_process import WorkerProcess
 
-    with Compiler(resolve(args.checkpoint)) as compiler:
-        compiled = compiler.walk(tag, walks=args.compile, most=args.max_tokens, seed=args.seed)
+    with Enforcer(WorkerProcess(resolve(args.checkpoint)), bounds=_BOUNDS[args.bounds]()) as enforcer:
+        compiled = enforcer.walk(conversation, walks=args.compile, most=args.max_tokens, seed=args.seed)
     problems: list[str] = []
     calls = 0
     for ids, ended in compiled.walks:

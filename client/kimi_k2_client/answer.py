@@ -6,7 +6,7 @@ same by construction.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -50,10 +50,15 @@ class TokensDelta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Always the last event, exactly once. `usage` is None if the server sent none."""
+    """Always the last event, exactly once. `usage` is None if the server sent none.
+
+    `enforcement` is the server's report of what no grammar could hold, None where everything was held: `relaxed` lists
+    `path: keyword`, `invalid` has `{"index", "problems"}` of calls, `invalid_content` the problems of content.
+    """
 
     finish_reason: FinishReason
     usage: Usage | None = None
+    enforcement: Mapping[str, Any] | None = None
 
 
 ChatEvent = ContentDelta | ToolCallDelta | Finished
@@ -62,10 +67,13 @@ TokensEvent = TokensDelta | Finished
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
+    """`enforcement` as in `Finished`."""
+
     content: str
     tool_calls: tuple[ToolCall, ...]
     finish_reason: FinishReason
     usage: Usage | None
+    enforcement: Mapping[str, Any] | None = None
 
     def message(self) -> dict[str, Any]:
         """The answer as the assistant message to append to the conversation, in OpenAI's shape."""
@@ -105,9 +113,9 @@ def collect(events: Iterable[ChatEvent]) -> ChatAnswer:
                 content.append(text)
             case ToolCallDelta():
                 _add(calls, event)
-            case Finished(reason, usage):
+            case Finished(reason, usage, enforcement):
                 whole = tuple(ToolCall(call.id, call.name, "".join(call.fragments)) for call in calls.values())
-                return ChatAnswer("".join(content), whole, reason, usage)
+                return ChatAnswer("".join(content), whole, reason, usage, enforcement)
             case _:
                 assert_never(event)
     raise lost()

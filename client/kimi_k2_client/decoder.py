@@ -41,6 +41,7 @@ class ChatDecoder:
     def __init__(self) -> None:
         self._reason: FinishReason | None = None
         self._usage: Usage | None = None
+        self._enforcement: Mapping[str, Any] | None = None
 
     def feed(self, outputs: Outputs) -> list[ChatEvent]:
         events: list[ChatEvent] = []
@@ -52,12 +53,14 @@ class ChatDecoder:
             self._reason = _finish_reason(reason)
         if usage := _first(outputs, "usage", str):
             self._usage = _usage(usage)
+        if report := _first(outputs, "enforcement", str):
+            self._enforcement = _report(report)
         return events
 
     def finish(self) -> list[ChatEvent]:
         if self._reason is None:
             raise lost()
-        return [Finished(self._reason, self._usage)]
+        return [Finished(self._reason, self._usage, self._enforcement)]
 
 
 class TokensDecoder:
@@ -153,6 +156,13 @@ def _usage(text: str) -> Usage:
         case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **rest}:
             return Usage(prompt, completion, prompt + completion, _cached_tokens(rest))
     raise UnexpectedAnswer("usage has no token counts")
+
+
+def _report(text: str) -> Mapping[str, Any]:
+    report = _parse("enforcement", text)
+    if not isinstance(report, dict):
+        raise UnexpectedAnswer("enforcement is no JSON object")
+    return report
 
 
 def _cached_tokens(usage: Mapping[Any, Any]) -> int:

@@ -90,6 +90,15 @@ def test_streamed_deltas_put_together_equal_the_whole_answer(peer: Peer) -> None
     assert collect(peer.call(script(STREAMED), "chat_stream", "hi")) == peer.call(script(WHOLE), "chat", "hi")
 
 
+def test_what_no_grammar_held_comes_with_the_end_whole_and_streamed(peer: Peer) -> None:
+    report = {"relaxed": ["tools[0].function.parameters.x: pattern"], "invalid": [{"index": 0, "problems": ["y"]}]}
+    tensor = {"enforcement": json.dumps(report)}
+    answer = peer.call(script([*WHOLE[:-1], {**WHOLE[-1], **tensor}]), "chat", "hi")
+    assert answer.enforcement == report
+    *_, last = peer.call(script([*STREAMED[:-1], {**STREAMED[-1], **tensor}]), "chat_stream", "hi")
+    assert last.enforcement == report
+
+
 def test_every_option_reaches_its_tensor(peer: Peer) -> None:
     wanted = script(WHOLE)
     peer.call(

@@ -22,7 +22,9 @@ from kimi_k2_serving.core import errors as core
 
 
 def leaves(kind: type[core.ServingError]) -> list[type[core.ServingError]]:
-    return [kind, *(leaf for child in kind.__subclasses__() for leaf in leaves(child))]
+    """Those that a model can answer with: the frontend's own never come through Triton."""
+    own = [child for child in kind.__subclasses__() if child.__module__ == core.__name__]
+    return [kind, *(leaf for child in own for leaf in leaves(child))]
 
 
 FAMILY = {

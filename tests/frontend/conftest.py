@@ -10,11 +10,10 @@ import pytest
 
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.frontend.app import create_app
-from kimi_k2_serving.frontend.model import ServedModel
 from kimi_k2_serving.frontend.service import Service
-from kimi_k2_serving.grammar.constraint import Bounds
 from tests.frontend.scripted import ScriptedEngine
 from tests.support.demo import demo
+from tests.support.enforcer import chat_model
 from tests.support.vocabulary import small_checkpoint, small_vocabulary
 
 __all__ = ["demo", "small_checkpoint", "small_vocabulary"]
@@ -38,9 +37,7 @@ def engine(small_vocabulary: Vocabulary) -> ScriptedEngine:
 @pytest.fixture
 def make_service(small_vocabulary: Vocabulary, engine: ScriptedEngine) -> Callable[..., Service]:
     def make(**options: Any) -> Service:
-        model = ServedModel(
-            ("kimi_k2", "kimi-k2-alias"), small_vocabulary, CONTEXT, Bounds.demo(), {"temperature": 0.6}
-        )
+        model = chat_model(small_vocabulary, names=("kimi_k2", "kimi-k2-alias"), context=CONTEXT)
         return Service(model, engine, now=lambda: 1_700_000_000.0, **options)
 
     return make

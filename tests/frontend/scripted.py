@@ -3,6 +3,7 @@
     say TEXT             answers TEXT                    call NAME JSON     one call; more behind ` ; `
     wait SECONDS REST    does REST after a while         fail CODE          raises that error of the tree
     break CODE           "one two", then that error      raw TEXT           TEXT, {marker} for control tokens
+    once CODE ID REST    fails the first time that it sees this ID, and does REST from then on
 
 Anything else, a tool's result included, is answered with `echo: ` and itself. Answers come one id at a time.
 """
@@ -36,6 +37,7 @@ class ScriptedEngine:
         self._vocabulary = vocabulary
         self._names = {token: name for name, token in vocabulary.controls.items()}
         self._pause = pause
+        self._seen: set[str] = set()
         self.runs: list[Run] = []
         self.in_flight = 0
         self.ended_early = 0
@@ -76,6 +78,12 @@ class ScriptedEngine:
         if verb == "wait":
             seconds, _, rest = rest.partition(" ")
             await asyncio.sleep(float(seconds))
+            verb, _, rest = rest.partition(" ")
+        if verb == "once":
+            code, word, rest = rest.split(" ", 2)
+            if word not in self._seen:
+                self._seen.add(word)
+                raise ERRORS[code]("as the script says")
             verb, _, rest = rest.partition(" ")
         if verb == "fail":
             raise ERRORS[rest]("as the script says")
@@ -126,7 +134,7 @@ class ScriptedEngine:
             yield Chunk(
                 (token,),
                 "",
-                Usage(len(run.input_ids), 1, CACHED if last else 0),
+                Usage(len(run.input_ids), 1, CACHED),
                 End(reason) if last else None,
                 self._logprobs(run, token),
             )

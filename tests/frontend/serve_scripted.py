@@ -14,10 +14,9 @@ import uvicorn
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.frontend.app import create_app
 from kimi_k2_serving.frontend.keys import Keys
-from kimi_k2_serving.frontend.model import ServedModel
 from kimi_k2_serving.frontend.service import Policy, Service
-from kimi_k2_serving.grammar.constraint import Bounds
 from tests.frontend.scripted import ScriptedEngine
+from tests.support.enforcer import chat_model
 from tests.support.vocabulary import write_small_checkpoint
 
 
@@ -31,7 +30,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     with tempfile.TemporaryDirectory() as directory:
         vocabulary = Vocabulary.load(write_small_checkpoint(Path(directory)))
-    model = ServedModel(("kimi_k2",), vocabulary, 262_144, Bounds.demo(), {"temperature": 0.6})
+    model = chat_model(vocabulary, context=262_144)
     keys = Keys.load(given.api_key_file) if given.api_key_file else Keys()
     engine = ScriptedEngine(vocabulary, pause=given.pause)
     app = create_app(Service(model, engine, keys, Policy(keep_alive=1.0)))

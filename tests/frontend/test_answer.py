@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kimi_k2_serving.chat.prompt import Prompt
 from kimi_k2_serving.core.deltas import collect
 from kimi_k2_serving.core.errors import EngineLost, Internal
 from kimi_k2_serving.core.events import Event, Finish, FinishReason
@@ -18,10 +19,9 @@ from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, Usage
 from kimi_k2_serving.frontend.answer import Question, Step, steps, whole
 from kimi_k2_serving.frontend.anthropic.messages import blocks
-from kimi_k2_serving.frontend.model import Prompt, ServedModel
 from kimi_k2_serving.frontend.openai.responses import ItemWriter
 from kimi_k2_serving.frontend.port import Health, Run
-from kimi_k2_serving.grammar.constraint import Bounds
+from tests.support.enforcer import chat_model
 
 MARKERS = (
     "<|tool_calls_section_begin|>",
@@ -57,12 +57,8 @@ class Given:
         pass
 
 
-def model(vocabulary: Vocabulary) -> ServedModel:
-    return ServedModel(("m",), vocabulary, 1000, Bounds.demo(), {})
-
-
 def chat(stops: tuple[str, ...] = ()) -> Prompt:
-    return Prompt([1, 2], "", {}, stops, tools=("look",), first_call=0)
+    return Prompt([1, 2], {}, stops, tools=("look",), first_call=0)
 
 
 def chunks(ids: list[int], cuts: list[int], reason: EndReason = EndReason.STOP) -> list[Chunk]:
@@ -72,7 +68,7 @@ def chunks(ids: list[int], cuts: list[int], reason: EndReason = EndReason.STOP) 
 
 
 async def collected(engine: Given, vocabulary: Vocabulary, question: Question) -> list[Step]:
-    async with aclosing(steps(model(vocabulary), engine, question, new_uid=lambda: "u")) as source:  # type: ignore[type-var]
+    async with aclosing(steps(chat_model(vocabulary), engine, question, new_uid=lambda: "u")) as source:  # type: ignore[type-var]
         return [step async for step in source]
 
 
@@ -93,7 +89,9 @@ def test_however_it_is_cut_an_answer_is_the_same_in_every_dialect(
 
     async def run() -> None:
         once = Given(chunks(ids, []))
-        expected = (await whole(steps(model(small_vocabulary), once, question, new_uid=lambda: "u"), question)).answers
+        expected = (
+            await whole(steps(chat_model(small_vocabulary), once, question, new_uid=lambda: "u"), question)
+        ).answers
         engine = Given(chunks(ids, cuts))
         found = await collected(engine, small_vocabulary, question)
         for choice in range(n):

@@ -117,6 +117,17 @@ async def test_a_stop_string_ends_the_answer_and_the_generation(
     assert (engine.in_flight, engine.ended_early) == (0, 1)
 
 
+@pytest.mark.parametrize("choice", ["auto", "none"])
+async def test_a_stop_string_that_the_engine_does_not_know_is_watched_for_while_it_runs(
+    http: httpx.AsyncClient, engine: ScriptedEngine, choice: str
+) -> None:
+    answer = await post(http, chat("say one STOP two", stop="STOP", tools=[LOOK], tool_choice=choice))
+    assert "stop" not in engine.runs[0].sampling
+    assert engine.runs[0].stream, "the engine would say nothing before its own end"
+    assert answer["usage"]["completion_tokens"] < len("one STOP two")
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": CACHED}
+
+
 async def test_a_stop_string_in_arguments_is_data(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     answer = await post(http, chat('call look {"city":"STOP"}', stop="STOP", tools=[LOOK]))
     assert answer["choices"][0]["finish_reason"] == "tool_calls"
@@ -289,6 +300,6 @@ async def test_render_shows_what_would_be_sent(http: httpx.AsyncClient, engine: 
     shown = (await http.post(f"{PATH}/render", json=body)).json()
     assert engine.runs == []
     await post(http, body)
-    assert shown["token_ids"] == engine.runs[0].input_ids
+    assert shown["token_ids"] == list(engine.runs[0].input_ids)
     header = "<|im_assistant|>assistant<|im_middle|>"
     assert shown["prompt"].endswith(f"<|im_user|>user<|im_middle|>say ab<|im_end|>{header}")

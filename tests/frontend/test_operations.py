@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from kimi_k2_serving.core.errors import InvalidValue, NotFound
+from kimi_k2_serving.core.errors import InvalidRequest, NotFound
 from kimi_k2_serving.core.limits import JSON_BYTES
 from kimi_k2_serving.frontend.app import PUBLIC, ROUTES, create_app
 from kimi_k2_serving.frontend.keys import Keys
@@ -128,13 +128,14 @@ async def test_a_key_brings_its_priority_salt_and_bound(
         f"{KEY} priority=x\n",
         f"{KEY} concurrency=0\n",
         f"{KEY} priority=101\n",
+        f"{KEY} cache_salt={'x' * 257}\n",
         f"{KEY} name=a\n{OTHER} name=a\n",
     ],
 )
 def test_a_key_file_that_is_wrong_is_refused_without_a_key_in_the_message(tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys"
     file.write_text(text)
-    with pytest.raises(InvalidValue) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         Keys.load(file)
     assert "sk-" not in str(caught.value)
     with pytest.raises(NotFound):

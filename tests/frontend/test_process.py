@@ -79,11 +79,11 @@ def test_flags_and_environment_are_read(small_checkpoint: Path, tmp_path: Path) 
         ["--port", "1", "--model-alias", "a", "--workers", "2", "--api-key-file", str(keys), "--grace", "7"],
         {"KIMI_K2_CHECKPOINT": str(small_checkpoint)},
     )
-    assert options.checkpoint == small_checkpoint
+    assert options.engine.checkpoint == small_checkpoint
     assert options.names == ("kimi_k2", "a")
     assert (options.workers, options.policy.workers, options.grace) == (2, 2, 7)
     assert len(options.keys.keys) == 1
-    assert options.preset.name == "demo"
+    assert options.engine.preset.name == "demo"
 
 
 @pytest.mark.parametrize(

@@ -28,16 +28,10 @@ Answer = dict[str, Any] | str | grpc.StatusCode | float
 class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Plays `answers` to each request: outputs, an error's text, a failing call, or a pause."""
 
-    def __init__(self, answers: list[Answer], inputs: frozenset[str]) -> None:
+    def __init__(self, answers: list[Answer]) -> None:
         self.answers = answers
-        self.inputs = inputs
         self.asked: list[dict[str, Any]] = []
         self.cancelled = asyncio.Event()
-
-    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
-        assert request.name == MODEL
-        tensor = service_pb2.ModelMetadataResponse.TensorMetadata
-        return service_pb2.ModelMetadataResponse(inputs=[tensor(name=name) for name in self.inputs])
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         async for request in requests:
@@ -80,8 +74,8 @@ def response(outputs: dict[str, Any]) -> Any:
 
 
 @asynccontextmanager
-async def triton(*answers: Answer, inputs: frozenset[str] = INPUTS) -> AsyncIterator[tuple[TritonEngine, Triton]]:
-    servicer = Triton(list(answers), inputs)
+async def triton(*answers: Answer) -> AsyncIterator[tuple[TritonEngine, Triton]]:
+    servicer = Triton(list(answers))
     server = grpc.aio.server()
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -104,13 +98,13 @@ async def chunks(engine: TritonEngine, asked: Run) -> list[Chunk]:
 
 
 async def test_a_generation_is_the_models_own_tensors() -> None:
-    last = {"output_ids": [8], "finish_reason": "stop", "num_input_tokens": [2], "num_cached_tokens": [1]}
+    last = {"output_ids": [8], "finish_reason": "stop", "num_cached_tokens": [1]}
     async with triton({"output_ids": [7, 300_000]}, {**last, "stop_reason": "8"}) as (engine, servicer):
         first, second = await chunks(engine, run(top_logprobs=2, priority=-3))
     assert first.ids == (7, 300_000)
     assert first.end is None
     assert (second.ids, second.end) == ((8,), End(EndReason.STOP, "8"))
-    assert (second.usage.prompt, second.usage.cached) == (2, 1)
+    assert (second.usage.completion, second.usage.cached) == (1, 1)
     (asked,) = servicer.asked
     assert asked["input_ids"] == [5, 6]
     assert json.loads(asked["sampling_parameters"]) == {"max_new_tokens": 3}
@@ -134,11 +128,20 @@ async def test_log_probabilities_are_each_ids_own_and_the_best_in_order() -> Non
     assert chunk.logprobs == (TokenLogprob(7, -3.0, ((1, -0.5), (2, -1.0))),)
 
 
-async def test_a_salt_that_the_model_can_not_take_is_never_dropped() -> None:
-    async with triton(inputs=INPUTS - {"cache_salt"}) as (engine, servicer):
+async def test_what_is_known_of_the_cache_comes_before_the_answers_end() -> None:
+    first = {"output_ids": [7], "num_cached_tokens": [1]}
+    async with triton(first, {"output_ids": [8], "finish_reason": "stop"}) as (engine, servicer):
+        chunk, _ = await chunks(engine, run())
+    assert servicer.asked[0]["return_num_input_tokens"] == [True]
+    assert chunk.usage.cached == 1
+
+
+async def test_a_salt_is_sent_and_one_that_the_model_can_not_take_is_never_dropped() -> None:
+    message = "[request id: <id_unknown>] unexpected inference input 'cache_salt' for model 'kimi_k2_engine'"
+    async with triton(message) as (engine, servicer):
         with pytest.raises(errors.Internal):
             await chunks(engine, run(cache_salt="pepper"))
-    assert servicer.asked == []
+    assert servicer.asked[0]["cache_salt"] == "pepper"
 
 
 async def test_closing_the_iterator_cancels_the_call_before_the_first_token() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -19,17 +18,7 @@ from kimi_k2_serving.grammar.constraint import Bounds, Constraint, constrain
 from kimi_k2_serving.grammar.masks import compiler, token_info, walk
 from kimi_k2_serving.grammar.schema import Schema
 
-CORPUS = Path(__file__).parent / "corpus"
 MOST_TOKENS = 20_000
-
-
-def corpus() -> dict[str, Schema]:
-    """Every schema of the corpus by `feature: name`."""
-    found: dict[str, Schema] = {}
-    for path in sorted(CORPUS.glob("*.json")):
-        for name, schema in json.loads(path.read_text()).items():
-            found[f"{path.stem}: {name}"] = schema
-    return found
 
 
 def request(*tools: Tool, mode: ToolMode = ToolMode.REQUIRED, name: str | None = None, **rest: Any) -> Conversation:

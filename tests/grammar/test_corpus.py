@@ -8,7 +8,8 @@ import pytest
 
 from kimi_k2_serving.grammar.schema import Schema
 from kimi_k2_serving.grammar.validate import validate
-from tests.grammar.prover import Prover, corpus, request, stock_problems, tool
+from tests.grammar.prover import Prover, request, stock_problems, tool
+from tests.support.schemas import corpus
 
 SCHEMAS = corpus()
 

@@ -113,3 +113,29 @@ def baseline(server: Server) -> float:
         if time.monotonic() - started < 1.0:
             return time.monotonic() - begin
     return time.monotonic() - begin
+
+
+def grammar(**wanted: str) -> dict[str, Any]:
+    return {"text_input": "x", "max_tokens": 30, "sampling_parameters": json.dumps(wanted)}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "answers"),
+    [({"ebnf": 'root ::= "yes" | "no"'}, {"yes", "no"}), ({"regex": "yes|no"}, {"yes", "no"})],
+    ids=["ebnf", "regex"],
+)
+def test_a_grammar_of_a_direct_client_is_heeded_whole_and_streamed(
+    server: Server, wanted: dict[str, str], answers: set[str]
+) -> None:
+    assert whole(server, grammar(**wanted), MODEL)["text_output"] in answers
+    assert "".join(part["text_output"] for part in streamed(server, grammar(**wanted), MODEL)) in answers
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"regex": "a(b"}, {"regex": r"(a)\1"}, {"ebnf": "root ::= nothing"}, {"ebnf": 'root = "a'}]
+)
+def test_a_broken_grammar_is_the_client_s_mistake_and_hurts_nobody(server: Server, wanted: dict[str, str]) -> None:
+    answer = httpx.post(server.generate(MODEL), json=grammar(**wanted), timeout=30)
+    assert answer.status_code == 400, answer.text
+    assert "xgrammar" not in answer.text.lower()
+    assert whole(server, grammar(regex="ok"), MODEL)["text_output"] == "ok"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+
+from kimi_k2_serving.triton.table import ENGINE_OUTPUTS
 
 TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 
@@ -98,13 +101,24 @@ class Sender:
 class Request:
     """`inputs` by name: str, bool, int, float or a list of them."""
 
-    def __init__(self, inputs: dict[str, Any], parameters: str = "", sender: Sender | None = None) -> None:
+    def __init__(
+        self,
+        inputs: dict[str, Any],
+        parameters: str = "",
+        sender: Sender | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
+        self.outputs = outputs
         self.inputs = {name: Tensor(name, as_array(value)) for name, value in inputs.items()}
         self._parameters = parameters
         self.sender = sender or Sender()
 
     def parameters(self) -> str:
         return self._parameters
+
+    def requested_output_names(self) -> list[str]:
+        """All of the model's where the client did not say."""
+        return [tensor.name for tensor in ENGINE_OUTPUTS] if self.outputs is None else list(self.outputs)
 
     def get_response_sender(self) -> Sender:
         return self.sender

@@ -6,10 +6,14 @@ import json
 from typing import Any
 
 import pytest
+from fake_pb_utils import MetricFamily
+from tests.support.enforcer import CheckingWorker
 
 from kimi_k2_serving.core.errors import EngineLost
+from kimi_k2_serving.grammar.inspection import Relaxed
 from kimi_k2_serving.triton.chat_response import IDLE_SECONDS, MOST_STREAMS, Streams
 from kimi_k2_serving.triton.context import RequestContext
+from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
 
 
 class Bytes:
@@ -49,15 +53,28 @@ class Harness:
     def __init__(self) -> None:
         self.now = 0.0
         self.aborted: list[str] = []
-        self.streams = Streams(Bytes(), abort=self.aborted.append, clock=lambda: self.now)  # type: ignore[arg-type]
+        self.worker = CheckingWorker()
+        self.streams = Streams(
+            Bytes(),  # type: ignore[arg-type]
+            abort=self.aborted.append,
+            clock=lambda: self.now,
+            worker=self.worker,
+            metrics=EnforcementMetrics("kimi_k2_postprocess"),
+        )
 
     def feed(self, context: str, ids: list[int], finish: str | None = None) -> dict[str, Any]:
         outputs = self.streams.feed(context, ids, finish=finish, prompt_tokens=10, cached_tokens=4)
         return {tensor.name: value[0] for tensor, value in outputs}
 
 
-def context(*, stream: bool = True, tools: tuple[str, ...] = ("look",), stops: tuple[str, ...] = ()) -> str:
-    return RequestContext("uid", stream, tools, 4, True, stops).encode()
+def context(
+    *,
+    stream: bool = True,
+    tools: tuple[str, ...] = ("look",),
+    stops: tuple[str, ...] = (),
+    relaxed: Relaxed | None = None,
+) -> str:
+    return RequestContext("uid", stream, tools, 4, True, stops, relaxed).encode()
 
 
 def merged(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -147,3 +164,62 @@ def test_without_tools_declared_no_marker_shows_and_nothing_is_called() -> None:
     assert "tool_calls" not in answer
     assert "<|" not in answer["text_output"]
     assert answer["finish_reason"] == "stop"
+
+
+PLACE = "tools[0].function.parameters.properties.city: maxLength"
+RELAXED = Relaxed((PLACE,), {"look": {"properties": {"city": {"maxLength": 3}}}})
+REPORT = {"relaxed": [PLACE], "invalid": [{"index": 0, "problems": ["arguments.city: maxLength"]}]}
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_what_no_grammar_held_is_reported_with_the_last_response_streamed_as_whole(size: int) -> None:
+    whole = Harness().feed(context(stream=False, relaxed=RELAXED), TOOL_ANSWER, "stop")
+    assert json.loads(whole["enforcement"]) == REPORT
+    harness, parts = Harness(), []
+    for start in range(0, len(TOOL_ANSWER), size):
+        last = start + size >= len(TOOL_ANSWER)
+        given = context(relaxed=RELAXED) if start == 0 else "uid"
+        parts.append(harness.feed(given, TOOL_ANSWER[start : start + size], "stop" if last else None))
+    assert ["enforcement" in part for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert json.loads(parts[-1]["enforcement"]) == REPORT
+    # Reported, and delivered all the same.
+    assert merged(parts) == json.loads(whole["tool_calls"])
+    assert parts[-1]["finish_reason"] == whole["finish_reason"] == "tool_calls"
+
+
+def test_a_call_that_the_length_cut_off_is_not_judged() -> None:
+    answer = Harness().feed(context(relaxed=RELAXED), TOOL_ANSWER[:-5], "length")
+    assert answer["finish_reason"] == "length"
+    assert json.loads(answer["enforcement"]) == {"relaxed": [PLACE]}
+
+
+def test_where_everything_was_held_nothing_is_reported_and_no_worker_started() -> None:
+    harness = Harness()
+    assert "enforcement" not in harness.feed(context(), TOOL_ANSWER, "stop")
+    assert not harness.worker.started
+    harness.feed(context(relaxed=RELAXED), [65])
+    assert harness.worker.started
+
+
+def test_relaxed_requests_and_what_was_judged_are_counted() -> None:
+    harness = Harness()
+    harness.feed(context(relaxed=RELAXED), TOOL_ANSWER, "stop")
+    harness.feed(context(), TOOL_ANSWER, "stop")
+    counted = {
+        (name, metric.labels.get("kind")): metric.value
+        for name, metrics in MetricFamily.made.items()
+        for metric in metrics
+        if name.startswith("kimi_k2:")
+    }
+    assert counted == {
+        ("kimi_k2:relaxed_requests", None): 1,
+        ("kimi_k2:inspected", "call"): 1,
+        ("kimi_k2:inspected", "content"): 0,
+        ("kimi_k2:invalid", "call"): 1,
+        ("kimi_k2:invalid", "content"): 0,
+    }
+
+
+def test_a_server_without_metrics_is_served_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MetricFamily, "available", False)
+    assert json.loads(Harness().feed(context(relaxed=RELAXED), TOOL_ANSWER, "stop")["enforcement"]) == REPORT

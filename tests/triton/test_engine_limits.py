@@ -97,6 +97,7 @@ def test_heartbeats_are_empty_responses_while_nothing_comes(tmp_path: Path) -> N
         ({"heartbeat_ms": 99, "stream": True}, "invalid_value: heartbeat_ms: "),
         ({"heartbeat_ms": 1000}, "invalid_value: heartbeat_ms: needs stream true"),
         ({"request_priority": 101}, "invalid_value: request_priority: "),
+        ({"cache_salt": "é" * 129}, "limit_exceeded: cache_salt: "),
     ],
 )
 def test_serving_tensors_out_of_range_are_refused_by_name(
@@ -106,6 +107,17 @@ def test_serving_tensors_out_of_range_are_refused_by_name(
         message, code = error(ask(running, input_ids=[1], **inputs))
         assert message.startswith(expected)
         assert code == triton.TritonError.INVALID_ARG
+
+
+@pytest.mark.parametrize(
+    ("given", "salt"), [({"cache_salt": "pepper"}, "pepper"), ({"cache_salt": ""}, None), ({}, None)]
+)
+def test_a_salt_reaches_the_engine_and_an_empty_one_is_none(
+    tmp_path: Path, given: dict[str, str], salt: str | None
+) -> None:
+    with service(tmp_path) as (running, engine):
+        answers(ask(running, input_ids=[1], **given))
+        assert engine.generations[0].cache_salt == salt
 
 
 class StuckSender(triton.Sender):

@@ -119,6 +119,27 @@ def test_streamed_responses_put_together_are_the_whole_answer_and_the_last_is_fi
         assert ["finish_reason" in each for each in responses] == [False] * (len(responses) - 1) + [True]
 
 
+def test_the_counts_of_the_prompt_come_with_every_response_where_asked_for(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, _):
+        counts = {"num_input_tokens": 7, "num_cached_tokens": 3}
+        asked = answers(ask(running, input_ids=[1], stream=True, return_num_input_tokens=True))
+        assert len(asked) > 1
+        assert all(counts.items() <= each.items() for each in asked)
+        *earlier, last = answers(ask(running, input_ids=[1], stream=True))
+        assert not any(counts.keys() & each.keys() for each in earlier)
+        assert counts.items() <= last.items()
+
+
+def test_only_the_outputs_that_are_asked_for_are_sent(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, _):
+        request = triton.Request({"input_ids": [1], "stream": True}, outputs=["output_ids", "finish_reason"])
+        running.execute([request])
+        *earlier, last = answers(request.sender)
+        assert earlier
+        assert all(set(each) == {"output_ids"} for each in earlier)
+        assert set(last) == {"output_ids", "finish_reason"}
+
+
 def test_the_request_context_is_whole_once_and_then_its_uid(tmp_path: Path) -> None:
     with service(tmp_path) as (running, engine):
         responses = answers(ask(running, input_ids=[1], stream=True, request_context="u1\nanything\nat all"))

@@ -113,6 +113,12 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
     )
 
 
+def engine_of_preset(checkpoint: Path, preset: str, environ: Mapping[str, str]) -> EngineConfig:
+    """What an engine.yaml that names these two and nothing else says."""
+    found = load_preset(preset, environ)
+    return EngineConfig(checkpoint, found, False, found.server_args, read_capacity(found.admission))
+
+
 def read_capacity(given: Mapping[str, Any]) -> Capacity:
     check_keys(given, ADMISSION_KEYS, "admission")
     for key in ADMISSION_KEYS:

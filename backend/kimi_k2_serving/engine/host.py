@@ -78,10 +78,13 @@ async def serve(engine: Any, stream: socket.socket) -> None:
                     tasks[message.uid] = task
                     task.add_done_callback(lambda done: tasks.pop(done.get_name(), None))
                 case wire.Abort(uid=uid) if uid in tasks:
-                    engine.tokenizer_manager.abort_request(rid=uid)
+                    # SGLang forgets an abort of what it does not have yet: first the task's turn, then this.
+                    await asyncio.sleep(0)
+                    engine.tokenizer_manager.abort_request(rid=request_id(uid))
                 case _:
                     pass
     beating.cancel()
+    writer.close()
 
 
 async def beat(engine: Any, writer: asyncio.StreamWriter) -> None:
@@ -117,6 +120,11 @@ def started(engine: Any) -> wire.Started:
     )
 
 
+def request_id(uid: str) -> str:
+    """SGLang's scheduler aborts every request whose id begins with the one given: ours begin with no other."""
+    return f"{uid}\n"
+
+
 async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) -> None:
     """One generation, from Submit to its last Output or its Failed."""
     import fastapi
@@ -127,10 +135,11 @@ async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) ->
             input_ids=submit.input_ids,
             sampling_params=submit.sampling,
             stream=True,
-            rid=submit.uid,
+            rid=request_id(submit.uid),
             return_logprob=submit.top_logprobs is not None,
             top_logprobs_num=submit.top_logprobs or 0,
             priority=submit.priority,
+            cache_salt=submit.cache_salt,
         )
         async for raw in generator:
             message = output(submit.uid, raw, sent)

@@ -42,7 +42,7 @@ class EngineInfo:
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One request. `uid` is ours and unique; `input_ids` are final; `sampling` has SGLang's sampling parameter
-    names.
+    names. Generations share a prefix cache only with those of the same `cache_salt`.
     """
 
     uid: str
@@ -51,6 +51,7 @@ class Generation:
     stream: bool
     top_logprobs: int | None = None
     priority: int | None = None
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     stream: bool
     top_logprobs: int | None
     priority: int | None
+    cache_salt: str | None = None
 
 
 class Abort(msgspec.Struct, tag=True, frozen=True):

@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from kimi_k2_serving.chat.model import ChatModel
+from kimi_k2_serving.chat.prompt import Prompt
 from kimi_k2_serving.core.deltas import Answer, collect
 from kimi_k2_serving.core.errors import EngineLost, Internal, InvalidValue
 from kimi_k2_serving.core.events import Event, FinishReason
 from kimi_k2_serving.engine.port import EndReason, TokenLogprob, Usage
-from kimi_k2_serving.frontend.model import Prompt, ServedModel
 from kimi_k2_serving.frontend.port import Engine, Run
+from kimi_k2_serving.grammar.inspection import Inspector, Report
 
 # Steps that wait for a slow reader before its generation is left to gRPC's flow control.
 WAITING_STEPS = 64
@@ -24,13 +26,16 @@ WAITING_STEPS = 64
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is new of one choice. `usage` is that choice's so far; `last` exactly when `events` ends with Finish."""
+    """What is new of one choice. `usage` is that choice's so far; `last` exactly when `events` ends with Finish, and
+    then `report` says what the grammar did not hold, None if it held everything.
+    """
 
     choice: int
     events: tuple[Event, ...]
     logprobs: tuple[TokenLogprob, ...]
     usage: Usage
     last: bool
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,10 @@ class Whole:
     answers: tuple[Answer, ...]
     logprobs: tuple[tuple[TokenLogprob, ...], ...]
     usage: Usage
+    reports: tuple[Report | None, ...]
 
 
-def steps(model: ServedModel, engine: Engine, question: Question, *, new_uid: Callable[[], str]) -> AsyncIterator[Step]:
+def steps(model: ChatModel, engine: Engine, question: Question, *, new_uid: Callable[[], str]) -> AsyncIterator[Step]:
     """Close the iterator to end the generations. Raises what `Engine.generate` does."""
     runs = [_run(question, choice, new_uid()) for choice in range(question.choices)]
     each = [
@@ -87,7 +93,8 @@ async def whole(source: AsyncIterator[Step], question: Question) -> Whole:
             logprobs[step.choice] += step.logprobs
             latest[step.choice] = step
     answers = tuple(map(collect, events))
-    return Whole(tuple(map(tuple, events)), answers, tuple(map(tuple, logprobs)), question.usage(latest))
+    reports = tuple(latest[choice].report for choice in range(question.choices))
+    return Whole(tuple(map(tuple, events)), answers, tuple(map(tuple, logprobs)), question.usage(latest), reports)
 
 
 def _run(question: Question, choice: int, uid: str) -> Run:
@@ -99,15 +106,17 @@ def _run(question: Question, choice: int, uid: str) -> Run:
         uid=uid,
         input_ids=prompt.ids,
         sampling=sampling,
-        stream=question.stream or bool(prompt.stops and prompt.tools),
+        # Stops that the engine does not know of have to be seen while it still runs.
+        stream=question.stream or (bool(prompt.stops) and "stop" not in sampling),
         top_logprobs=question.top_logprobs,
         priority=question.priority,
         cache_salt=question.cache_salt,
     )
 
 
-async def _choice(model: ServedModel, engine: Engine, prompt: Prompt, run: Run, choice: int) -> AsyncIterator[Step]:
+async def _choice(model: ChatModel, engine: Engine, prompt: Prompt, run: Run, choice: int) -> AsyncIterator[Step]:
     parser = model.parser(prompt)
+    inspector = None if prompt.relaxed is None else Inspector(prompt.relaxed)
     usage = Usage(prompt=len(prompt.ids))
     async with aclosing(engine.generate(run)) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
@@ -118,13 +127,19 @@ async def _choice(model: ServedModel, engine: Engine, prompt: Prompt, run: Run, 
             completion = usage.completion + len(chunk.ids)
             usage = replace(usage, completion=completion, cached=max(usage.cached, chunk.usage.cached))
             if chunk.end is None and not parser.stopped:
+                if inspector is not None:
+                    inspector.feed(events)
                 yield Step(choice, tuple(events), chunk.logprobs, usage, last=False)
                 continue
             if chunk.end is not None and chunk.end.reason is EndReason.ABORT and not parser.stopped:
                 raise EngineLost("the engine gave this request up; send it again")
             length = chunk.end is not None and chunk.end.reason is EndReason.LENGTH
             events += parser.finish(FinishReason.LENGTH if length else FinishReason.STOP)
-            yield Step(choice, tuple(events), chunk.logprobs, usage, last=True)
+            report = None
+            if inspector is not None:
+                inspector.feed(events)
+                report = await asyncio.to_thread(inspector.report, model.enforcer.worker)
+            yield Step(choice, tuple(events), chunk.logprobs, usage, last=True, report=report)
             return
     raise EngineLost("the answer broke off before its end; send it again")
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kimi_k2_serving.core.errors import InvalidValue, NotFound
+from kimi_k2_serving.core.limits import CACHE_SALT_BYTES
 from kimi_k2_serving.frontend.errors import Unauthenticated
 
 # Short keys can be guessed.
@@ -48,7 +49,7 @@ class Keys:
 
     @classmethod
     def load(cls, path: Path) -> Keys:
-        """Raises NotFound or InvalidValue with the line's number, never with its text."""
+        """Raises NotFound, InvalidValue or LimitExceeded with the line's number, never with its text."""
         try:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
@@ -99,12 +100,15 @@ def _key(words: list[str], line: int) -> Key:
     priority = _number(options.get("priority"), where)
     if priority is not None and abs(priority) > PRIORITY:
         raise InvalidValue(f"priority lies in -{PRIORITY} to {PRIORITY}", field=where)
+    salt = options.get("cache_salt") or None
+    if salt is not None:
+        CACHE_SALT_BYTES.check(len(salt.encode()), field=where)
     return Key(
         name=options.get("name") or f"line-{line}",
         digest=_digest(key),
         priority=priority,
         concurrency=concurrency,
-        cache_salt=options.get("cache_salt") or None,
+        cache_salt=salt,
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from kimi_k2_serving.grammar.inspection import Report
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 
 
@@ -40,6 +42,24 @@ class Metrics:
         self.rejected_calls = Counter(
             "kimi_k2_frontend_rejected_calls", "Calls that became content", ["reason"], registry=registry
         )
+
+        self.relaxed_requests = Counter(
+            "kimi_k2_frontend_relaxed_requests",
+            "Requests with a part of a schema that no grammar holds",
+            registry=registry,
+        )
+        self._inspected = Counter(
+            "kimi_k2_frontend_inspected", "Their calls and contents that were validated", ["kind"], registry=registry
+        )
+        self._invalid = Counter(
+            "kimi_k2_frontend_invalid", "Those of them that their schema refuses", ["kind"], registry=registry
+        )
+
+    def inspected(self, report: Report) -> None:
+        self._inspected.labels("call").inc(report.calls)
+        self._inspected.labels("content").inc(report.contents)
+        self._invalid.labels("call").inc(len(report.invalid))
+        self._invalid.labels("content").inc(bool(report.invalid_content))
 
     def text(self) -> bytes:
         registry = self._registry

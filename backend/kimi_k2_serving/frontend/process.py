@@ -25,12 +25,12 @@ from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from kimi_k2_serving import settings
+from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.core.errors import ServingError
-from kimi_k2_serving.engine.config import CPU_PRESET, Preset, load_preset
+from kimi_k2_serving.engine.config import CPU_PRESET, EngineConfig, engine_of_preset, load_engine_config
 from kimi_k2_serving.frontend.app import create_app
 from kimi_k2_serving.frontend.keys import Keys
 from kimi_k2_serving.frontend.metrics import Metrics
-from kimi_k2_serving.frontend.model import ServedModel
 from kimi_k2_serving.frontend.service import Policy, Service
 from kimi_k2_serving.frontend.triton_engine import TritonEngine
 
@@ -41,13 +41,14 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The flags, checked. `names`: served model ids, the first is the model's own. `grace` in seconds."""
+    """The flags, checked. `engine` is what the engine model was told, as far as it is known here; `names`: served model
+    ids, the first is the model's own; `grace` in seconds.
+    """
 
     host: str
     port: int
     grpc_url: str
-    checkpoint: Path
-    preset: Preset
+    engine: EngineConfig
     names: tuple[str, ...]
     workers: int
     keys: Keys
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--grpc-url", metavar="HOST:PORT", default="127.0.0.1:8001", help="Triton's gRPC (%(default)s)")
     add("--checkpoint", metavar="DIR", type=Path, help="the model's checkpoint (KIMI_K2_CHECKPOINT)")
     add("--preset", metavar="NAME", help=f"the engine's preset (KIMI_K2_PRESET, else {CPU_PRESET})")
+    add("--model-repository", metavar="DIR", type=Path, help="Triton's, where its engine.yaml differs from the preset")
     add("--model-alias", metavar="ID", action="append", default=[], help=f"serve {NAME} under this id too; repeatable")
     add("--workers", metavar="N", type=int, default=1, help="processes (%(default)s)")
     add("--api-key-file", metavar="FILE", type=Path, help="keys, one a line; see docs/api.md")
@@ -100,8 +102,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         host=given.host,
         port=given.port,
         grpc_url=given.grpc_url,
-        checkpoint=checkpoint,
-        preset=load_preset(given.preset or inherited.preset or CPU_PRESET, environ),
+        engine=_engine(given.model_repository, checkpoint, given.preset or inherited.preset or CPU_PRESET, environ),
         names=tuple(dict.fromkeys((NAME, *given.model_alias))),
         workers=given.workers,
         keys=Keys.load(given.api_key_file) if given.api_key_file else Keys(),
@@ -115,11 +116,18 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     )
 
 
+def _engine(repository: Path | None, checkpoint: Path, preset: str, environ: Mapping[str, str]) -> EngineConfig:
+    if repository is None:
+        return engine_of_preset(checkpoint, preset, environ)
+    told = {**environ, settings.CHECKPOINT: str(checkpoint), settings.PRESET: preset}
+    return load_engine_config(repository / "kimi_k2_engine" / "1" / "engine.yaml", told)
+
+
 def application(options: Options) -> ASGIApp:
     """One worker's application."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     _end_with_parent()
-    model = ServedModel.load(options.checkpoint, options.preset, names=options.names)
+    model = ChatModel.load(options.engine, names=options.names)
     engine = TritonEngine(options.grpc_url)
     metrics = Metrics(shared=options.workers > 1)
     service = Service(model, engine, options.keys, options.policy, metrics)

@@ -12,6 +12,8 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from kimi_k2_serving.chat.model import ChatModel
+from kimi_k2_serving.chat.prompt import Draft, Prompt
 from kimi_k2_serving.core.errors import Overloaded
 from kimi_k2_serving.core.events import CallRejected
 from kimi_k2_serving.core.messages import Json
@@ -21,7 +23,6 @@ from kimi_k2_serving.frontend.answer import Question, Step
 from kimi_k2_serving.frontend.errors import ModelNotFound
 from kimi_k2_serving.frontend.keys import Key, Keys
 from kimi_k2_serving.frontend.metrics import Metrics
-from kimi_k2_serving.frontend.model import ServedModel
 from kimi_k2_serving.frontend.port import Engine
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ def _uid() -> str:
 
 @dataclass(slots=True)
 class Service:
-    model: ServedModel
+    model: ChatModel
     engine: Engine
     keys: Keys = field(default_factory=Keys)
     policy: Policy = Policy()
@@ -90,7 +91,7 @@ class Service:
     # Requests whose last byte is not yet written.
     exchanges: int = 0
     _running: Counter[str] = field(default_factory=Counter)
-    # Two threads: tokenising releases the interpreter, grammars do not.
+    # Two threads: tokenising releases the interpreter, the rest does not.
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "prepare"))
 
     @contextmanager
@@ -119,13 +120,20 @@ class Service:
         return name
 
     async def prepare(self, work: Callable[[], T]) -> T:
-        """Rendering, encoding and grammars, off the event loop."""
+        """Rendering and encoding, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def draft(self, work: Callable[[], tuple[T, Draft]]) -> tuple[T, Prompt]:
+        """`prepare`, and the constraint, for which no thread waits. A client that leaves waits for it no longer."""
+        request, draft = await self.prepare(work)
+        await asyncio.wrap_future(draft.constraint)
+        return request, draft.held()
 
     async def steps(self, question: Question, call: Call) -> AsyncIterator[Step]:
         """The answers' steps, counted."""
         record = call.record
         question = replace(question, priority=call.key.priority, cache_salt=call.key.cache_salt)
+        self.metrics.relaxed_requests.inc(any(prompt.relaxed for prompt in question.prompts))
         latest: dict[int, Step] = {}
         source = answer.steps(self.model, self.engine, question, new_uid=self.new_uid)
         try:
@@ -138,6 +146,8 @@ class Service:
                     for event in step.events:
                         if isinstance(event, CallRejected):
                             self.metrics.rejected_calls.labels(event.reason.value).inc()
+                    if step.report is not None:
+                        self.metrics.inspected(step.report)
                     yield step
         finally:
             self._count(question, latest, record)
@@ -157,4 +167,5 @@ class Service:
                 while self.exchanges:  # noqa: ASYNC110 - asked once in a process's life
                     await asyncio.sleep(0.01)
         await self.engine.close()
+        await asyncio.to_thread(self.model.close)
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -21,6 +21,8 @@ from kimi_k2_serving.frontend.errors import from_engine
 from kimi_k2_serving.frontend.port import Health, Run
 
 MODEL = "kimi_k2_engine"
+# What `read` reads: every tensor costs on every token, and text is made from the ids here.
+OUTPUTS = ("output_ids", "finish_reason", "stop_reason", "num_cached_tokens", "logprobs")
 # Seconds that a health check may take; it is asked on every probe.
 HEALTH_SECONDS = 2.0
 CHANNEL = (
@@ -39,7 +41,6 @@ class TritonEngine:
         self._address = address
         self._channel: Any = None
         self._stub: Any = None
-        self._inputs: frozenset[str] | None = None
 
     async def open(self) -> None:
         self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL)
@@ -72,7 +73,7 @@ class TritonEngine:
         began = False
         call = self._stub.ModelStreamInfer()
         try:
-            await call.write(request(run, await self._known_inputs()))
+            await call.write(request(run))
             await call.done_writing()
             async for response in call:
                 if response.error_message:
@@ -86,13 +87,6 @@ class TritonEngine:
             raise _broken(error, began) from None
         finally:
             call.cancel()
-
-    async def _known_inputs(self) -> frozenset[str]:
-        """The model's inputs, asked once: an older engine model lacks some."""
-        if self._inputs is None:
-            metadata = await self._stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=MODEL))
-            self._inputs = frozenset(each.name for each in metadata.inputs)
-        return self._inputs
 
 
 def _broken(error: Any, began: bool) -> ServingError:
@@ -111,8 +105,8 @@ def empty_request() -> Any:
     return message
 
 
-def request(run: Run, known: frozenset[str]) -> Any:
-    """The request message. Raises Internal for a wish that the model has no input for and that must not be lost."""
+def request(run: Run) -> Any:
+    """The request message. Nothing of it can be lost: Triton refuses an input that its model lacks."""
     message = service_pb2.ModelInferRequest(model_name=MODEL)
     _add(message, "input_ids", "INT32", array("i", run.input_ids).tobytes(), len(run.input_ids))
     _add(message, "stream", "BOOL", _flag(run.stream))
@@ -123,17 +117,12 @@ def request(run: Run, known: frozenset[str]) -> Any:
         _add(message, "return_logprobs", "BOOL", _flag(True))
         _add(message, "top_logprobs", "INT32", struct.pack("<i", run.top_logprobs))
     if run.priority is not None:
-        _need(known, "request_priority")
         _add(message, "request_priority", "INT32", struct.pack("<i", run.priority))
     if run.cache_salt is not None:
-        _need(known, "cache_salt")
         _add(message, "cache_salt", "BYTES", _text(run.cache_salt))
+    for name in OUTPUTS:
+        message.outputs.add(name=name)
     return message
-
-
-def _need(known: frozenset[str], name: str) -> None:
-    if name not in known:
-        raise Internal(f"the engine model has no input {name}, which this API key asks for")
 
 
 def _add(message: Any, name: str, datatype: str, raw: bytes, size: int = 1) -> None:
@@ -157,7 +146,7 @@ def read(response: Any) -> Chunk:
     ids = array("i")
     ids.frombytes(raw.get("output_ids", b""))
     reason = _string(raw, "finish_reason")
-    usage = Usage(_number(raw, "num_input_tokens"), len(ids), _number(raw, "num_cached_tokens"))
+    usage = Usage(completion=len(ids), cached=_number(raw, "num_cached_tokens"))
     end = None if reason is None else End(EndReason(reason), _string(raw, "stop_reason"))
     return Chunk(tuple(ids), "", usage, end, _logprobs(_string(raw, "logprobs"), ids))
 

@@ -1,4 +1,4 @@
-"""The ensemble's last step: the engine's ids in, content, tool calls, finish reason and usage out.
+"""The ensemble's last step: the engine's ids in, content, tool calls, finish reason, usage and enforcement out.
 
 An ensemble step is called once per engine response, so a parser's state lives here by uid, from the first response to
 the last; one that never comes (the client left, the engine died) is dropped after `IDLE_SECONDS`. One instance only:
@@ -17,7 +17,10 @@ from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.core.events import Event, Finish, FinishReason, TextDelta
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
+from kimi_k2_serving.grammar.inspection import Inspector, Report
+from kimi_k2_serving.grammar.worker_process import Worker
 from kimi_k2_serving.triton.context import RequestContext
+from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
 from kimi_k2_serving.triton.table import CHAT_OUTPUTS, Tensor
 
 OUTPUTS = {tensor.name: tensor for tensor in CHAT_OUTPUTS}
@@ -34,6 +37,7 @@ class Stream:
     def __init__(self, context: RequestContext, vocabulary: Vocabulary, now: float) -> None:
         self.context = context
         self.touched = now
+        self._inspector = Inspector(context.relaxed) if context.relaxed is not None else None
         self._completion_tokens = 0
         self._parser = ToolCallParser(
             vocabulary,
@@ -47,14 +51,24 @@ class Stream:
     def stopped(self) -> bool:
         return self._parser.stopped
 
+    def report(self, worker: Worker) -> Report | None:
+        """After the last `feed`; None where everything was held. May take CHECK_SECONDS of `inspection`."""
+        return None if self._inspector is None else self._inspector.report(worker)
+
+    def _events(self, ids: Sequence[int], finish: str | None) -> list[Event]:
+        events = self._parser.feed(ids)
+        if finish is not None:
+            # An abort that nobody but this step asked for follows a matched stop string.
+            events += self._parser.finish(FinishReason.LENGTH if finish == "length" else FinishReason.STOP)
+        if self._inspector is not None:
+            self._inspector.feed(events)
+        return events
+
     def feed(self, ids: Sequence[int], finish: str | None, prompt_tokens: int, cached_tokens: int) -> Outputs:
         self._completion_tokens += len(ids)
-        events = self._parser.feed(ids)
+        events = self._events(ids, finish)
         if finish is None:
             return streamed(events)
-        # An abort that nobody but this step asked for follows a matched stop string.
-        reason = FinishReason.LENGTH if finish == "length" else FinishReason.STOP
-        events += self._parser.finish(reason)
         outputs = streamed(events) if self.context.stream else whole(events)
         usage = {
             "prompt_tokens": prompt_tokens,
@@ -66,12 +80,24 @@ class Stream:
 
 
 class Streams:
-    """Every answer in flight. `abort` tells the engine that nobody waits for a uid any more."""
+    """Every answer in flight. `abort` tells the engine that nobody waits for a uid any more; `worker` is started when
+    an answer first needs to be inspected, and checks what is large.
+    """
 
-    def __init__(self, vocabulary: Vocabulary, *, abort: Callable[[str], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        abort: Callable[[str], None],
+        clock: Callable[[], float],
+        worker: Worker,
+        metrics: EnforcementMetrics,
+    ) -> None:
         self._vocabulary = vocabulary
         self._abort = abort
         self._clock = clock
+        self._worker = worker
+        self._metrics = metrics
         # Least recently touched first.
         self._streams: OrderedDict[str, Stream] = OrderedDict()
 
@@ -86,6 +112,10 @@ class Streams:
         outputs = stream.feed(ids, finish, prompt_tokens, cached_tokens)
         if finish is not None:
             del self._streams[stream.context.uid]
+            if (report := stream.report(self._worker)) is not None:
+                self._metrics.reported(report)
+                document = json.dumps(report.document(), ensure_ascii=False)
+                outputs.append((OUTPUTS["enforcement"], [document]))
         elif stream.stopped:
             self._abort(stream.context.uid)
         return outputs
@@ -102,6 +132,9 @@ class Streams:
         self._expire(now)
         if isinstance(context, RequestContext):
             stream = self._streams[context.uid] = Stream(context, self._vocabulary, now)
+            if context.relaxed is not None:
+                self._worker.start()
+                self._metrics.began()
             if len(self._streams) > MOST_STREAMS:
                 self._streams.popitem(last=False)
             return stream

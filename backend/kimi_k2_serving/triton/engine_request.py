@@ -25,7 +25,8 @@ SHORTEST_HEARTBEAT_MS = 100
 @dataclass(frozen=True, slots=True)
 class Job:
     """`echo` goes before the text; `context` is the request_context as it came; `stops` are matched on the text
-    here. `timeout` and `heartbeat` are in seconds, None where there is none.
+    here. `timeout` and `heartbeat` are in seconds, None where there is none. `outputs`: what the client asked for, all
+    where it did not say.
     """
 
     generation: Generation
@@ -39,6 +40,7 @@ class Job:
     num_output_tokens: bool
     timeout: float | None
     heartbeat: float | None
+    outputs: frozenset[str]
 
 
 def read_job(request: Any, encoder: TextEncoder, *, context_length: int, new_uid: Callable[[], str]) -> Job:
@@ -63,6 +65,7 @@ def read_job(request: Any, encoder: TextEncoder, *, context_length: int, new_uid
             stream=stream,
             top_logprobs=0 if top is None and cumulative else top,
             priority=read_integer(request, "request_priority", *PRIORITIES) or 0,
+            cache_salt=read_salt(request),
         ),
         stream=stream,
         echo=read_echo(request, text, stream),
@@ -74,6 +77,7 @@ def read_job(request: Any, encoder: TextEncoder, *, context_length: int, new_uid
         num_output_tokens=tensors.flag(request, "return_num_output_tokens", False),
         timeout=read_seconds(request, "timeout_ms", 1),
         heartbeat=read_heartbeat(request, stream),
+        outputs=frozenset(request.requested_output_names()),
     )
 
 
@@ -130,6 +134,14 @@ def read_integer(request: Any, name: str, least: int, most: int) -> int | None:
     if not least <= given <= most:
         raise InvalidValue(f"must lie in {least} to {most}, got {given}", field=name)
     return int(given)
+
+
+def read_salt(request: Any) -> str | None:
+    """Empty is none: SGLang makes no difference either."""
+    salt = tensors.value(request, "cache_salt")
+    if salt is not None:
+        limits.CACHE_SALT_BYTES.check(len(salt.encode()), field="cache_salt")
+    return salt or None
 
 
 def context_uid(context: str) -> str:

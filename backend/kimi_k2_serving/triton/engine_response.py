@@ -67,14 +67,20 @@ class Answer:
             values["num_output_tokens"] = len(chunk.ids)
         if job.num_input_tokens or last:
             values["num_input_tokens"] = chunk.usage.prompt
+            if chunk.ids or last:  # a heartbeat knows nothing of the cache
+                values["num_cached_tokens"] = chunk.usage.cached
         if chunk.end is not None:
-            values["num_cached_tokens"] = chunk.usage.cached
             values["finish_reason"] = chunk.end.reason.value
             if chunk.end.matched is not None:
                 values["stop_reason"] = str(chunk.end.matched)
             if job.cumulative_logprob:
                 values["cumulative_logprob"] = self._cumulative
-        return [(OUTPUTS[name], each if name == "output_ids" else [each]) for name, each in values.items()]
+        # Every tensor costs, on every token, all the way to the client.
+        return [
+            (OUTPUTS[name], each if name == "output_ids" else [each])
+            for name, each in values.items()
+            if name in job.outputs
+        ]
 
     def _described(self, logprob: TokenLogprob) -> dict[str, dict[str, Any]]:
         """vllm_backend's shape: {token_id: {logprob, rank, decoded_token}}; the chosen id's rank is null beyond

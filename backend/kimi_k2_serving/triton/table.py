@@ -76,10 +76,11 @@ ENGINE_INPUTS: tuple[Tensor, ...] = (
     scalar("return_finish_reason", "BOOL", "accepted: finish_reason always comes with the last response"),
     scalar("return_logprobs", "BOOL", "fill `logprobs`"),
     scalar("return_cumulative_logprob", "BOOL", "fill `cumulative_logprob` on the last response"),
-    scalar("return_num_input_tokens", "BOOL", "num_input_tokens on every response, not only on the last"),
+    scalar("return_num_input_tokens", "BOOL", "num_input_tokens and num_cached_tokens on every response"),
     scalar("return_num_output_tokens", "BOOL", "num_output_tokens on every response"),
     scalar("top_logprobs", "INT32", "alternatives per token in `logprobs`, 0 to 20"),
     scalar("request_context", "STRING", "a uid of at most 64 bytes, a newline, anything: see the output of that name"),
+    scalar("cache_salt", "STRING", "at most 256 bytes: the prefix cache is shared only between requests of one salt"),
     *SERVING,
 )
 
@@ -108,7 +109,7 @@ CHAT_INPUTS: tuple[Tensor, ...] = (
     *SAMPLING,
 )
 
-# The ensemble passes SERVING to its engine step directly.
+# Triton refuses a step that has inputs both of a decoupled step and of the ensemble: SERVING goes through the first.
 ENSEMBLE_INPUTS: tuple[Tensor, ...] = (*CHAT_INPUTS, *SERVING)
 
 CHAT_OUTPUTS: tuple[Tensor, ...] = (
@@ -118,6 +119,9 @@ CHAT_OUTPUTS: tuple[Tensor, ...] = (
     series(
         "usage", "STRING", "JSON: prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details; on the last"
     ),
+    series(
+        "enforcement", "STRING", "JSON: what no grammar held and what is wrong with it; on the last, absent if all held"
+    ),
 )
 
 PREPROCESS_OUTPUTS: tuple[Tensor, ...] = (
@@ -125,6 +129,10 @@ PREPROCESS_OUTPUTS: tuple[Tensor, ...] = (
     series("engine_stream", "BOOL", "`stream`, checked"),
     series("engine_sampling", "STRING", "JSON: sampling parameters and grammar"),
     series("request_context", "STRING", "uid, newline, JSON: what postprocess has to know of the request"),
+    *(
+        series(f"engine_{tensor.name}", tensor.data_type.removeprefix("TYPE_"), f"`{tensor.name}`")
+        for tensor in SERVING
+    ),
 )
 
 POSTPROCESS_INPUTS: tuple[Tensor, ...] = (
@@ -138,7 +146,7 @@ POSTPROCESS_INPUTS: tuple[Tensor, ...] = (
 # model -> (inputs, outputs), in the order of config.pbtxt.
 MODELS: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
     "kimi_k2": (ENSEMBLE_INPUTS, CHAT_OUTPUTS),
-    "kimi_k2_preprocess": (CHAT_INPUTS, PREPROCESS_OUTPUTS),
+    "kimi_k2_preprocess": (ENSEMBLE_INPUTS, PREPROCESS_OUTPUTS),
     "kimi_k2_engine": (ENGINE_INPUTS, ENGINE_OUTPUTS),
     "kimi_k2_postprocess": (POSTPROCESS_INPUTS, CHAT_OUTPUTS),
 }

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import assert_never
 
+from kimi_k2_serving.chat.prompt import Draft
 from kimi_k2_serving.core.events import (
     ArgumentsDelta,
     CallRejected,
@@ -29,18 +30,18 @@ from kimi_k2_serving.frontend.answer import Question, Step, whole
 from kimi_k2_serving.frontend.anthropic.request import MessagesRequest, read
 from kimi_k2_serving.frontend.anthropic.shapes import usage
 from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
-from kimi_k2_serving.frontend.model import Prompt
+from kimi_k2_serving.frontend.reports import enforcement
 from kimi_k2_serving.frontend.service import Call, Service
 
 EMPTY: Object = {"type": "text", "text": ""}
 
 
 async def create(service: Service, call: Call) -> Reply:
-    def work() -> tuple[MessagesRequest, Prompt]:
+    def work() -> tuple[MessagesRequest, Draft]:
         request = read(service, call.body)
         return request, service.model.chat(request.conversation, request.sampling)
 
-    request, prompt = await service.prepare(work)
+    request, prompt = await service.draft(work)
     question = Question((prompt,), stream=request.stream)
     steps = service.steps(question, call)
     head: Object = {"id": f"msg_{service.new_uid()}", "type": "message", "role": "assistant", "model": request.model}
@@ -59,6 +60,7 @@ async def create(service: Service, call: Call) -> Reply:
             "stop_reason": reason,
             "stop_sequence": stop,
             "usage": usage(answers.usage),
+            **enforcement(answers.reports),
         }
     )
 
@@ -148,6 +150,7 @@ def closing(step: Step) -> Object:
         "type": "message_delta",
         "delta": {"stop_reason": reason, "stop_sequence": stop},
         "usage": usage(step.usage),
+        **enforcement((step.report,)),
     }
 
 

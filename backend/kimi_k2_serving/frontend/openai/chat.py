@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from kimi_k2_serving.chat.prompt import Draft, Prompt
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.deltas import delta, message
 from kimi_k2_serving.core.errors import Unsupported
@@ -20,8 +21,8 @@ from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, req
 from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
 from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
-from kimi_k2_serving.frontend.model import Prompt
 from kimi_k2_serving.frontend.openai.shapes import ContentLogprobs, usage
+from kimi_k2_serving.frontend.reports import enforcement
 from kimi_k2_serving.frontend.service import Call, Service
 
 KNOWN = frozenset(
@@ -120,11 +121,11 @@ def read(service: Service, body: Json) -> ChatRequest:
 
 
 async def prepare(service: Service, call: Call) -> tuple[ChatRequest, Prompt]:
-    def work() -> tuple[ChatRequest, Prompt]:
+    def work() -> tuple[ChatRequest, Draft]:
         request = read(service, call.body)
         return request, service.model.chat(request.conversation, request.sampling)
 
-    return await service.prepare(work)
+    return await service.draft(work)
 
 
 async def create(service: Service, call: Call) -> Reply:
@@ -141,11 +142,12 @@ async def show(service: Service, call: Call) -> Reply:
     """The prompt that `create` would send: as text for people, as ids for the engine."""
     request, prompt = await prepare(service, call)
     ids: list[Json] = list(prompt.ids)
+    text = await service.prepare(lambda: service.model.text(request.conversation))
     return Document(
         {
             "object": "chat.completion.render",
             "model": request.model,
-            "prompt": prompt.text,
+            "prompt": text,
             "token_ids": ids,
             "prompt_tokens": len(prompt.ids),
             "sampling_parameters": prompt.sampling,
@@ -177,7 +179,13 @@ class Writer:
             if self._request.top_logprobs is not None:
                 choice["logprobs"] = {"content": ContentLogprobs(self._vocabulary).feed(logprobs), "refusal": None}
             choices.append(choice)
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage(answers.usage)}
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": usage(answers.usage),
+            **enforcement(answers.reports),
+        }
 
     async def frames(self, steps: AsyncIterator[Step], question: Question) -> AsyncIterator[bytes]:
         latest: dict[int, Step] = {}
@@ -220,7 +228,7 @@ class Writer:
         chunk: Object = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
         if self._request.include_usage:
             chunk["usage"] = usage(question.usage(latest)) if self._request.continuous_usage else None
-        return sse.data(chunk)
+        return sse.data({**chunk, **(enforcement((step.report,)) if finish else {})})
 
 
 def merged(events: Iterable[Event]) -> Iterable[Object]:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import assert_never
 
+from kimi_k2_serving.chat.prompt import Draft, Prompt
 from kimi_k2_serving.core.events import (
     ArgumentsDelta,
     CallRejected,
@@ -26,17 +27,18 @@ from kimi_k2_serving.engine.port import Usage
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Question, Step
 from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
-from kimi_k2_serving.frontend.model import Prompt
 from kimi_k2_serving.frontend.openai.responses_request import ResponsesRequest, read
+from kimi_k2_serving.frontend.reports import enforcement
 from kimi_k2_serving.frontend.service import Call, Service
+from kimi_k2_serving.grammar.inspection import Report
 
 
 async def create(service: Service, call: Call) -> Reply:
-    def work() -> tuple[ResponsesRequest, Prompt]:
+    def work() -> tuple[ResponsesRequest, Draft]:
         request = read(service, call.body)
         return request, service.model.chat(request.conversation, request.sampling)
 
-    request, prompt = await service.prepare(work)
+    request, prompt = await service.draft(work)
     steps = service.steps(Question((prompt,), stream=request.stream), call)
     writer = Writer(service, request, prompt)
     if request.stream:
@@ -45,8 +47,8 @@ async def create(service: Service, call: Call) -> Reply:
         async for step in steps:
             for event in step.events:
                 writer.items.feed(event)
-            usage = step.usage
-    return Document(writer.response(usage))
+            last = step
+    return Document(writer.response(last.usage, last.report))
 
 
 class Writer:
@@ -76,7 +78,7 @@ class Writer:
         }
         self._sequence = 0
 
-    def response(self, counts: Usage | None) -> Object:
+    def response(self, counts: Usage | None, report: Report | None = None) -> Object:
         """`counts` is None while the answer is being written."""
         details: Json = None
         if counts is None:
@@ -92,6 +94,7 @@ class Writer:
             "incomplete_details": details,
             "output": list(self.items.done),
             "usage": None if counts is None else usage(counts),
+            **enforcement((report,)),
         }
 
     async def frames(self, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:
@@ -106,7 +109,7 @@ class Writer:
                     for each in self.items.feed(event):
                         yield self._frame(each)
                 if step.last:
-                    response = self.response(step.usage)
+                    response = self.response(step.usage, step.report)
                     yield self._frame({"type": f"response.{response['status']}", "response": response})
 
     def _frame(self, value: Object) -> bytes:

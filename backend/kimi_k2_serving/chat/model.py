@@ -1,145 +1,120 @@
 """The served model: from a conversation to what the engine is asked, and to the parser that reads its answer.
 
-The same core as the ensemble's first and last step. Nothing here waits; `chat` may take long for large prompts and
-schemas, so it belongs on a worker thread. Thread-safe.
+The ensemble's first step and the frontend both ask here, so both serve the same model. Only an unknown schema is ever
+waited for, by whoever asks for the constraint; the rest is a processor's work. Thread-safe.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kimi_k2_serving.chat.parsers import Parser, TextParser
+from kimi_k2_serving.chat.prompt import Draft, Prompt
 from kimi_k2_serving.core import sampling as core_sampling
 from kimi_k2_serving.core.errors import InvalidValue
-from kimi_k2_serving.core.events import Event, Finish, FinishReason, TextDelta
 from kimi_k2_serving.core.messages import Conversation, ToolMode
-from kimi_k2_serving.core.phrases import PhraseScanner
 from kimi_k2_serving.core.render import render
-from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
+from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.engine.checkpoint import inspect, require_k2
-from kimi_k2_serving.engine.config import Preset
-from kimi_k2_serving.grammar.constraint import Bounds, constrain
+from kimi_k2_serving.engine.config import EngineConfig
+from kimi_k2_serving.engine.sglang import python
+from kimi_k2_serving.grammar.constraint import Bounds, Constraint
+from kimi_k2_serving.grammar.enforcer import Enforcer
+from kimi_k2_serving.grammar.worker_process import Worker, WorkerProcess
 
 # What a checkpoint may recommend in its generation_config.json.
 RECOMMENDED = ("temperature", "top_p", "top_k", "repetition_penalty")
 
 
-class Parser(Protocol):
-    """An answer's ids to events; `stopped`: whatever the engine still says is of no use."""
+class Constrainer(Protocol):
+    """`grammar.enforcer.Enforcer`; `worker` checks what it had to relax."""
 
     @property
-    def stopped(self) -> bool: ...
+    def worker(self) -> Worker: ...
 
-    def feed(self, ids: Sequence[int]) -> list[Event]: ...
+    def ask(self, conversation: Conversation) -> Future[Constraint]: ...
 
-    def finish(self, reason: FinishReason) -> list[Event]: ...
-
-
-class TextParser:
-    """A completion without a chat: text up to the first stop string; control ids have no text."""
-
-    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str]) -> None:
-        self._decoder = TextDecoder(vocabulary)
-        self._scanner = PhraseScanner(stops)
-        self._stop: str | None = None
-
-    @property
-    def stopped(self) -> bool:
-        return self._stop is not None
-
-    def feed(self, ids: Sequence[int]) -> list[Event]:
-        return self._text(self._decoder.feed(ids))
-
-    def finish(self, reason: FinishReason) -> list[Event]:
-        events = self._text(self._decoder.finish())
-        held = self._scanner.release() if self._stop is None else ""
-        if held:
-            events.append(TextDelta(held))
-        return [*events, Finish(FinishReason.STOP if self._stop is not None else reason, self._stop)]
-
-    def _text(self, text: str) -> list[Event]:
-        if self._stop is not None or not text:
-            return []
-        settled, self._stop, _ = self._scanner.scan(text)
-        return [TextDelta(settled)] if settled else []
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """`first_call` is None for a completion without a chat, whose answer holds no calls; `tools` may be called."""
-
-    ids: list[int]
-    text: str
-    sampling: dict[str, Any]
-    stops: tuple[str, ...]
-    tools: tuple[str, ...] = ()
-    first_call: int | None = None
-    parallel: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
+class ChatModel:
     """`names`: the ids under which it is served, the first is its own. `defaults`: sampling by SGLang's names."""
 
     names: tuple[str, ...]
     vocabulary: Vocabulary
     context_length: int
-    bounds: Bounds
     defaults: Mapping[str, Any]
+    enforcer: Constrainer
 
     @classmethod
-    def load(cls, checkpoint: Path, preset: Preset, *, names: tuple[str, ...]) -> ServedModel:
-        """Raises NotFound or InvalidValue for a directory that holds no K2 checkpoint."""
-        found = inspect(checkpoint)
+    def load(cls, config: EngineConfig, *, names: tuple[str, ...] = ()) -> ChatModel:
+        """The model of an engine.yaml, its worker still loading. Raises NotFound or InvalidValue for a directory that
+        holds no K2 checkpoint.
+        """
+        found = inspect(config.checkpoint)
         require_k2(found)
+        worker = WorkerProcess(found.path, python=python())
+        worker.start()
+        bounds = Bounds.demo() if config.preset.grammar == "demo" else Bounds.production()
         return cls(
             names=names,
             vocabulary=Vocabulary.load(found.path),
-            context_length=int(preset.server_args.get("context_length", found.context_length)),
-            bounds=Bounds.demo() if preset.grammar == "demo" else Bounds.production(),
+            context_length=int(config.server_args.get("context_length", found.context_length)),
             defaults=recommended(found.path),
+            enforcer=Enforcer(worker, bounds=bounds),
         )
 
-    def chat(self, conversation: Conversation, given: Mapping[str, Any]) -> Prompt:
+    def wait(self) -> None:
+        """Until the worker takes jobs. Raises Internal if it does not start."""
+        self.enforcer.worker.wait()
+
+    def close(self) -> None:
+        self.enforcer.close()
+
+    def chat(self, conversation: Conversation, given: Mapping[str, Any]) -> Draft:
         """`given`: sampling parameters by SGLang's names. Raises InvalidRequest's leaves."""
         rendered = render(conversation, sort_tool_keys=self.vocabulary.sort_tool_keys)
         ids = self.vocabulary.encode_prompt(rendered.segments)
         sampling = self._sampling(given, len(ids))
-        constraint = constrain(conversation, self.vocabulary, bounds=self.bounds)
-        if constraint.structural_tag is not None:
-            sampling["structural_tag"] = constraint.structural_tag
         stops = tuple(sampling.get("stop", ()))
         if conversation.tools:
             # The engine would match them inside arguments too.
             sampling.pop("stop", None)
         mode = conversation.tool_choice.mode
-        return Prompt(
+        prompt = Prompt(
             ids=ids,
-            text=rendered.text(),
             sampling=sampling,
             stops=stops,
             tools=() if mode is ToolMode.NONE else tuple(tool.name for tool in conversation.tools),
             first_call=rendered.first_call_index,
             parallel=conversation.parallel_tool_calls and mode is not ToolMode.NAMED,
         )
+        return Draft(conversation, prompt, self.enforcer.ask(conversation))
+
+    def text(self, conversation: Conversation) -> str:
+        """The prompt that `chat` would make, for people to read."""
+        return render(conversation, sort_tool_keys=self.vocabulary.sort_tool_keys).text()
 
     def count(self, conversation: Conversation) -> int:
         """Tokens of the prompt that `chat` would make."""
         rendered = render(conversation, sort_tool_keys=self.vocabulary.sort_tool_keys)
         return len(self.vocabulary.encode_prompt(rendered.segments))
 
-    def completion(self, ids: list[int], given: Mapping[str, Any]) -> Prompt:
+    def completion(self, ids: Sequence[int], given: Mapping[str, Any]) -> Prompt:
         """A prompt that is no chat. Raises InvalidValue for ids outside the vocabulary."""
         if not ids:
             raise InvalidValue("must not be empty", field="prompt")
         if min(ids) < 0 or max(ids) >= self.vocabulary.size:
             raise InvalidValue(f"ids must lie in 0 to {self.vocabulary.size - 1}", field="prompt")
         sampling = self._sampling(given, len(ids))
-        return Prompt(ids=ids, text="", sampling=sampling, stops=tuple(sampling.get("stop", ())))
+        return Prompt(ids=ids, sampling=sampling, stops=tuple(sampling.get("stop", ())))
 
     def parser(self, prompt: Prompt) -> Parser:
         if prompt.first_call is None:

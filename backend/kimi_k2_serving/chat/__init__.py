@@ -1,0 +1,1 @@
+"""One chat request against the served model: prompt, sampling, constraint and parser, for every way to ask for it."""

@@ -1,0 +1,46 @@
+"""What is asked of the engine, and what the reader of its answer has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kimi_k2_serving.core.messages import Conversation
+from kimi_k2_serving.grammar.constraint import Constraint
+from kimi_k2_serving.grammar.inspection import Relaxed
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`first_call` is None for a completion without a chat, whose answer holds no calls; `tools` may be called.
+
+    `sampling` is by SGLang's names, the grammar included; `stops` are the reader's to match where the engine's are not
+    the same. `relaxed` is what the grammar does not hold, None where it holds everything.
+    """
+
+    ids: Sequence[int]
+    sampling: dict[str, Any]
+    stops: tuple[str, ...]
+    tools: tuple[str, ...] = ()
+    first_call: int | None = None
+    parallel: bool = True
+    relaxed: Relaxed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A prompt whose constraint may still be on its way: `constraint` raises what `Enforcer.ask` says."""
+
+    conversation: Conversation
+    prompt: Prompt
+    constraint: Future[Constraint]
+
+    def held(self) -> Prompt:
+        """With the constraint; waits for it."""
+        constraint = self.constraint.result()
+        sampling = dict(self.prompt.sampling)
+        if constraint.structural_tag is not None:
+            sampling["structural_tag"] = constraint.structural_tag
+        return replace(self.prompt, sampling=sampling, relaxed=Relaxed.of(constraint, self.conversation))

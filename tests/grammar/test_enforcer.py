@@ -1,0 +1,361 @@
+"""Constraints come from elsewhere, within a budget, once; what fails there fails closed and is named."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kimi_k2_serving.core.errors import Internal, InvalidSchema, LimitExceeded, Overloaded, ServingError, ShuttingDown
+from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat, Tool, ToolChoice, ToolMode
+from kimi_k2_serving.grammar import enforcer as enforcers
+from kimi_k2_serving.grammar import job as jobs
+from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.grammar.constraint import Constraint
+from kimi_k2_serving.grammar.enforcer import Enforcer
+from kimi_k2_serving.grammar.outcomes import MOST_BYTES, PASSING_SECONDS, Outcomes, Refusal
+from kimi_k2_serving.grammar.worker_process import START_SECONDS, Line
+from tests.grammar.prover import request, tool
+
+Answers = Callable[[dict[str, Any], Conversation], list[dict[str, Any]]]
+
+
+def constraint(_: dict[str, Any], conversation: Conversation) -> list[dict[str, Any]]:
+    """What a worker says of a schema that compiles; the tag shows the job."""
+    return [{"structural_tag": repr(conversation.tools), "relaxed": [], "seconds": 0.0}]
+
+
+class FakeWorker:
+    """`answers` is called on the enforcer's threads, once for each job; `gate` holds all of them up."""
+
+    def __init__(self, answers: Answers = constraint) -> None:
+        self.answers = answers
+        self.jobs: list[tuple[str, Conversation]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def start(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.gate.set()
+
+    def ask(
+        self, header: dict[str, Any], rest: bytes, *, seconds: float, patience: float = START_SECONDS
+    ) -> list[Line]:
+        conversation, _ = jobs.decode(rest)
+        self.jobs.append((header["kind"], conversation))
+        self.gate.wait()
+        return [(time.monotonic(), line) for line in self.answers(header, conversation)]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(worker: FakeWorker, clock: Clock | None = None) -> Enforcer:
+    return Enforcer(worker, bounds=Bounds.demo(), clock=clock or Clock())
+
+
+@pytest.fixture
+def worker() -> FakeWorker:
+    return FakeWorker()
+
+
+@pytest.fixture
+def enforcer(worker: FakeWorker) -> Iterator[Enforcer]:
+    with made(worker) as found:
+        yield found
+
+
+def of(*names: str, **rest: Any) -> Conversation:
+    """A conversation whose tools have one property each, of these names."""
+    return request(*(tool({"properties": {name: {"type": "integer"}}}, name=f"f_{name}") for name in names), **rest)
+
+
+def refused(enforcer: Enforcer, conversation: Conversation) -> ServingError:
+    with pytest.raises(ServingError) as caught:
+        enforcer.constrain(conversation)
+    return caught.value
+
+
+def test_nothing_to_constrain_asks_nobody(enforcer: Enforcer, worker: FakeWorker) -> None:
+    assert enforcer.constrain(request(mode=ToolMode.AUTO)) == Constraint(None)
+    assert worker.jobs == []
+
+
+def test_a_known_conversation_asks_nobody_again(enforcer: Enforcer, worker: FakeWorker) -> None:
+    first = enforcer.constrain(of("a"))
+    again = enforcer.ask(of("a"))
+    assert again.done()
+    assert again.result() == first
+    assert len(worker.jobs) == 1
+    enforcer.constrain(of("b"))
+    assert len(worker.jobs) == 2
+
+
+def test_a_bad_outcome_is_known_too_and_each_who_asks_gets_an_error_of_his_own() -> None:
+    error = {"code": "limit_exceeded", "field": "tools[0].function.parameters", "detail": "too deep"}
+    worker = FakeWorker(lambda *_: [{"error": error}])
+    with made(worker) as enforcer:
+        first, second = refused(enforcer, of("a")), refused(enforcer, of("a"))
+    assert type(first) is LimitExceeded
+    assert (first.field, first.detail) == ("tools[0].function.parameters", "too deep")
+    assert first is not second
+    assert len(worker.jobs) == 1
+
+
+def test_the_same_conversation_asked_at_once_is_one_job(enforcer: Enforcer, worker: FakeWorker) -> None:
+    worker.gate.clear()
+    futures = [enforcer.ask(of("a")) for _ in range(20)]
+    worker.gate.set()
+    assert len({future.result(10) for future in futures}) == 1
+    assert len(worker.jobs) == 1
+
+
+def test_a_known_conversation_does_not_wait_behind_unknown_ones(enforcer: Enforcer, worker: FakeWorker) -> None:
+    enforcer.constrain(of("a"))
+    worker.gate.clear()
+    slow = [enforcer.ask(of(f"s{i}")) for i in range(10)]
+    assert enforcer.ask(of("a")).done()
+    assert enforcer.ask(request(mode=ToolMode.AUTO)).done()
+    assert not any(future.done() for future in slow)
+    worker.gate.set()
+    wait(slow, 10)
+
+
+def test_jobs_are_served_in_the_order_in_which_they_came(worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of several lanes any may be held up between taking a job and asking for it.
+    monkeypatch.setattr(enforcers, "LANES", 1)
+    worker.gate.clear()
+    with made(worker) as enforcer:
+        futures = [enforcer.ask(of(f"n{i}")) for i in range(30)]
+        worker.gate.set()
+        wait(futures, 10)
+    assert [conversation.tools[0].name for _, conversation in worker.jobs] == [f"f_n{i}" for i in range(30)]
+
+
+def test_a_job_that_nobody_waits_for_any_more_is_not_begun(enforcer: Enforcer, worker: FakeWorker) -> None:
+    worker.gate.clear()
+    running = [enforcer.ask(of(f"r{i}")) for i in range(enforcers.LANES)]
+    while len(worker.jobs) < enforcers.LANES:
+        time.sleep(0.001)
+    left, stayed = enforcer.ask(of("left")), enforcer.ask(of("stayed"))
+    assert left.cancel()
+    worker.gate.set()
+    wait([*running, stayed], 10)
+    assert "f_left" not in {conversation.tools[0].name for _, conversation in worker.jobs}
+    assert enforcer.constrain(of("left")).structural_tag
+
+
+def test_one_who_leaves_takes_nothing_from_another_who_waits_for_the_same(
+    enforcer: Enforcer, worker: FakeWorker
+) -> None:
+    worker.gate.clear()
+    left, stayed = enforcer.ask(of("a")), enforcer.ask(of("a"))
+    assert left.cancel()
+    worker.gate.set()
+    assert stayed.result(10).structural_tag
+
+
+def test_more_unknown_conversations_than_may_wait_are_refused_at_once(enforcer: Enforcer, worker: FakeWorker) -> None:
+    worker.gate.clear()
+    waiting = [enforcer.ask(of(f"w{i}")) for i in range(enforcers.MOST_WAITING)]
+    assert isinstance(enforcer.ask(of("more")).exception(0), Overloaded)
+    joined = enforcer.ask(of("w0"))
+    worker.gate.set()
+    wait([*waiting, joined], 30)
+    assert enforcer.constrain(of("more")).structural_tag
+
+
+def test_closing_tells_everybody_who_waits(worker: FakeWorker) -> None:
+    enforcer = made(worker)
+    worker.gate.clear()
+    futures = [enforcer.ask(of(f"c{i}")) for i in range(5)]
+    enforcer.close()
+    for future in futures:
+        assert isinstance(future.exception(10), ShuttingDown)
+    assert isinstance(enforcer.ask(of("late")).exception(10), ShuttingDown)
+
+
+def dies(_: dict[str, Any], __: Conversation) -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("conversation", "path"),
+    [
+        (of("a"), "tools[0].function.parameters"),
+        (of("a", "b", mode=ToolMode.NAMED, name="f_b"), "tools[1].function.parameters"),
+        (
+            Conversation((), response_format=ResponseFormat(FormatKind.JSON_SCHEMA, {"type": "integer"})),
+            "response_format.json_schema.schema",
+        ),
+    ],
+    ids=["the only tool", "the named tool", "the format"],
+)
+def test_a_job_that_dies_names_the_only_schema_that_it_can_be(conversation: Conversation, path: str) -> None:
+    worker = FakeWorker(dies)
+    with made(worker) as enforcer:
+        error = refused(enforcer, conversation)
+    assert isinstance(error, InvalidSchema)
+    assert error.field == path
+    assert "2 s" in error.detail
+    assert len(worker.jobs) == 1
+
+
+def test_of_several_schemas_the_one_that_is_refused_alone_is_named() -> None:
+    def answers(header: dict[str, Any], _: Conversation) -> list[dict[str, Any]]:
+        path = "tools[1].function.parameters"
+        return [{"at": "tools[0].function.parameters"}, {"at": path}, {"refused": path}][
+            : 3 if header["kind"] == "blame" else 0
+        ]
+
+    with made(FakeWorker(answers)) as enforcer:
+        assert refused(enforcer, of("a", "b", "c")).field == "tools[1].function.parameters"
+
+
+def test_a_tag_that_does_not_compile_is_blamed_on_a_schema_and_kept() -> None:
+    def answers(header: dict[str, Any], _: Conversation) -> list[dict[str, Any]]:
+        if header["kind"] == "blame":
+            return [{"at": jobs.path(0)}, {"refused": jobs.path(0)}]
+        return [{"error": {"code": "invalid_schema", "field": jobs.SOMEWHERE, "detail": "does not compile"}}]
+
+    worker, clock = FakeWorker(answers), Clock()
+    with made(worker, clock) as enforcer:
+        assert refused(enforcer, of("a", "b")).field == "tools[0].function.parameters"
+        clock.now = 10 * PASSING_SECONDS
+        refused(enforcer, of("a", "b"))
+    assert [kind for kind, _ in worker.jobs] == ["constrain", "blame"]
+
+
+def test_what_was_too_slow_once_is_tried_again_after_a_while() -> None:
+    worker, clock = FakeWorker(dies), Clock()
+    with made(worker, clock) as enforcer:
+        refused(enforcer, of("a"))
+        refused(enforcer, of("a"))
+        assert len(worker.jobs) == 1
+        clock.now = PASSING_SECONDS
+        worker.answers = constraint
+        assert enforcer.constrain(of("a")).structural_tag
+
+
+def test_a_worker_that_is_not_there_is_our_fault_and_not_remembered(enforcer: Enforcer, worker: FakeWorker) -> None:
+    def fails(_: dict[str, Any], __: Conversation) -> list[dict[str, Any]]:
+        raise Internal("the grammar compiler does not start")
+
+    worker.answers = fails
+    assert isinstance(refused(enforcer, of("a")), Internal)
+    worker.answers = constraint
+    assert enforcer.constrain(of("a")).structural_tag
+
+
+def test_a_defect_of_ours_is_internal_and_says_nothing(enforcer: Enforcer, worker: FakeWorker) -> None:
+    worker.answers = lambda *_: [{"error": {"code": "internal", "field": "", "detail": "secret"}}]
+    error = refused(enforcer, of("a"))
+    assert isinstance(error, Internal)
+    assert "secret" not in str(error)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=40))
+def test_however_callers_meet_each_gets_what_belongs_to_his_schema_and_each_schema_is_one_job(
+    asked: list[tuple[int, bool]],
+) -> None:
+    worker = FakeWorker()
+    with made(worker) as enforcer, ThreadPoolExecutor(8) as callers:
+        futures: list[tuple[int, bool, Future[Future[Constraint]]]] = [
+            (number, leaves, callers.submit(enforcer.ask, of(f"p{number}"))) for number, leaves in asked
+        ]
+        for number, leaves, future in futures:
+            if not (leaves and future.result().cancel()):
+                assert f"f_p{number}'" in str(future.result().result(10).structural_tag)
+        jobs_of = [conversation.tools[0].name for _, conversation in worker.jobs]
+        cancelled = {f"f_p{number}" for number, leaves, _ in futures if leaves}
+    assert all(jobs_of.count(name) == 1 or name in cancelled for name in jobs_of)
+
+
+schemas = st.recursive(
+    st.booleans() | st.dictionaries(st.text(max_size=3), st.none() | st.integers() | st.text(max_size=5), max_size=3),
+    lambda inner: st.fixed_dictionaries({"properties": st.dictionaries(st.text(max_size=3), inner, max_size=3)}),
+    max_leaves=6,
+)
+tools = st.builds(
+    Tool,
+    name=st.sampled_from(["f", "g", "漢", "a-b"]),
+    declaration=st.just({}),
+    parameters=st.none() | schemas,
+    strict=st.booleans(),
+)
+
+
+@given(
+    st.lists(tools, max_size=3),
+    st.sampled_from(
+        [ToolChoice(mode) for mode in ToolMode if mode is not ToolMode.NAMED] + [ToolChoice(ToolMode.NAMED, "f")]
+    ),
+    st.booleans(),
+    st.sampled_from(FormatKind),
+    schemas,
+)
+def test_a_job_is_the_conversation_less_what_does_not_constrain(
+    declared: list[Tool], choice: ToolChoice, parallel: bool, kind: FormatKind, schema: Any
+) -> None:
+    wanted = ResponseFormat(kind, schema if kind is FormatKind.JSON_SCHEMA else None)
+    conversation = Conversation((), tuple(declared), choice, parallel, wanted)
+    bounds = Bounds(max_string=7)
+    assert jobs.decode(jobs.encode(conversation, bounds)) == (conversation, bounds)
+
+
+def test_every_schema_that_makes_a_grammar_has_a_place_and_no_other() -> None:
+    format_ = ResponseFormat(FormatKind.JSON_SCHEMA, {"type": "object"})
+    both = [jobs.path(0), jobs.path(1), jobs.FORMAT]
+    assert list(jobs.places(of("a", "b", mode=ToolMode.AUTO, response_format=format_))) == both
+    assert list(jobs.places(of("a", "b", mode=ToolMode.NAMED, name="f_b"))) == [jobs.path(1)]
+    assert list(jobs.places(of("a", "b", mode=ToolMode.NONE, response_format=format_))) == [jobs.FORMAT]
+
+
+def test_outcomes_are_bounded_in_bytes_and_those_used_last_stay() -> None:
+    outcomes = Outcomes(Clock(), most=10_000)
+    for number in range(8):
+        outcomes.add(str(number).encode(), Constraint("x" * 1_900))
+        outcomes.get(b"0")
+    assert outcomes.bytes <= 10_000
+    assert outcomes.get(b"0") is not None
+    assert outcomes.get(b"1") is None
+    outcomes.add(b"large", Constraint("x" * MOST_BYTES))
+    assert outcomes.get(b"large") is None
+    assert outcomes.get(b"0") is not None
+
+
+def test_an_error_that_is_not_the_schema_s_is_not_kept() -> None:
+    outcomes = Outcomes(Clock())
+    for number, kind in enumerate((Internal, Overloaded, ShuttingDown)):
+        outcomes.add(bytes([number]), Refusal(kind, "x"))
+    assert len(outcomes) == 0
+
+
+def test_a_job_holds_json_and_no_message() -> None:
+    conversation = of("a")
+    assert conversation.messages[0].content == "hi"
+    assert set(json.loads(jobs.encode(conversation, Bounds.demo()))) == {
+        "tools",
+        "choice",
+        "parallel",
+        "format",
+        "bounds",
+    }

@@ -1,0 +1,198 @@
+"""The real worker: it compiles under a budget, dies without harm, comes back, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from kimi_k2_serving.core.errors import Internal, InvalidSchema
+from kimi_k2_serving.core.messages import ToolMode
+from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.grammar.constraint import constrain
+from kimi_k2_serving.grammar.enforcer import Enforcer
+from kimi_k2_serving.grammar.worker import BUSY
+from kimi_k2_serving.grammar.worker_process import WorkerProcess
+from tests.grammar.prover import request, tool
+
+SMALL = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+# An automaton for each: many seconds.
+HUGE: dict[str, Any] = {
+    "properties": {
+        f"p{i}": {"type": "string", "pattern": f"^(?:[a-z0-9]+{i}){{1,60}}[A-Z]{{0,200}}$"} for i in range(250)
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def worker(small_checkpoint: Path) -> Iterator[WorkerProcess]:
+    started = WorkerProcess(small_checkpoint)
+    started.start()
+    started.wait()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def enforcer(worker: WorkerProcess) -> Iterator[Enforcer]:
+    """As production has it, but that the worker is everybody's."""
+    made = Enforcer(worker, bounds=Bounds.demo())
+    yield made
+    made._lanes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def validator() -> Iterator[WorkerProcess]:
+    """A worker that only validates: it loads in no time."""
+    started = WorkerProcess(None)
+    started.start()
+    started.wait()
+    yield started
+    started.close()
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def check(worker: WorkerProcess, value: Any, schema: Any, seconds: float = 5.0) -> list[str] | None:
+    rest = json.dumps([json.dumps(value), schema, False]).encode()
+    lines = worker.ask({"kind": "validate", "budget": seconds}, rest, seconds=seconds)
+    return list(lines[-1][1]["problems"]) if lines else None
+
+
+def test_a_constraint_is_the_one_that_is_made_here(enforcer: Enforcer, small_vocabulary: Vocabulary) -> None:
+    conversation = request(tool(SMALL), tool({"type": "object", "minProperties": 9}, name="g"))
+    assert enforcer.constrain(conversation) == constrain(conversation, small_vocabulary, bounds=Bounds.demo())
+
+
+def test_an_invalid_schema_is_refused_as_it_is_here(enforcer: Enforcer) -> None:
+    with pytest.raises(InvalidSchema) as caught:
+        enforcer.constrain(request(tool(SMALL), tool({"properties": {"x": {"type": "int"}}}, name="g")))
+    assert caught.value.field == "tools[1].function.parameters.properties.x.type"
+
+
+def test_past_the_budget_the_schema_is_named_and_others_go_on(worker: WorkerProcess, enforcer: Enforcer) -> None:
+    pid = worker.pid
+    began = time.monotonic()
+    slow = enforcer.ask(request(tool(SMALL), tool(HUGE, name="huge"), tool(SMALL, name="h")))
+    assert enforcer.constrain(request(tool(SMALL))).structural_tag
+    assert not slow.done()
+    error = slow.exception(30)
+    assert isinstance(error, InvalidSchema)
+    assert error.field == "tools[1].function.parameters"
+    # The budget, and as much again for the name: BUSY times that while others take the processors.
+    assert 3.5 < time.monotonic() - began < 4 * BUSY + 3
+    assert worker.pid == pid
+
+
+def test_a_worker_that_is_killed_comes_back_by_itself_and_serves_what_waited(validator: WorkerProcess) -> None:
+    pid = validator.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert check(validator, {"n": "x"}, SMALL) == ["arguments.n: type"]
+    second = validator.pid
+    assert second not in (None, pid)
+    os.kill(second or 0, signal.SIGKILL)
+    until(lambda: validator.pid not in (None, second))
+
+
+def test_a_job_that_is_killed_takes_nothing_with_it(validator: WorkerProcess) -> None:
+    pid = validator.pid
+    began = time.monotonic()
+    endless = {"properties": {"x": {"items": {"anyOf": [{"const": i} for i in range(1_900)]}}}}
+    assert check(validator, {"x": [1_899] * 40_000}, endless, seconds=0.3) is None
+    assert 0.2 < time.monotonic() - began < 3
+    assert check(validator, {"n": 1}, SMALL) == []
+    assert validator.pid == pid
+
+
+def test_a_job_may_not_take_the_machine_s_memory(validator: WorkerProcess) -> None:
+    rest = b'["' + b"[" * 100_000 + b'", {"items": true}, false]'
+    lines = validator.ask({"kind": "validate", "budget": 5.0}, rest, seconds=5.0)
+    assert [line for _, line in lines] == [{"problems": ["arguments: no JSON object"]}]
+    assert check(validator, {"n": 1}, SMALL) == []
+
+
+def test_a_validator_loads_neither_torch_nor_xgrammar(validator: WorkerProcess) -> None:
+    maps = Path(f"/proc/{validator.pid}/maps").read_text()
+    assert "libtorch" not in maps
+    assert "xgrammar" not in maps
+
+
+def test_closing_leaves_no_process_and_no_thread() -> None:
+    worker = WorkerProcess(None)
+    worker.start()
+    worker.wait()
+    pid = worker.pid
+    assert pid is not None
+    worker.close()
+    assert gone(pid)
+    assert not worker._keeper.is_alive()
+    with pytest.raises(Internal):
+        worker.wait()
+
+
+def test_closing_while_it_loads_is_quick(small_checkpoint: Path) -> None:
+    worker = WorkerProcess(small_checkpoint)
+    worker.start()
+    until(lambda: worker._process is not None)
+    process = worker._process
+    assert process is not None
+    began = time.monotonic()
+    worker.close()
+    assert time.monotonic() - began < 2
+    assert gone(process.pid)
+
+
+def test_it_dies_with_a_parent_that_is_killed() -> None:
+    code = (
+        "import time\n"
+        "from kimi_k2_serving.grammar.worker_process import WorkerProcess\n"
+        "worker = WorkerProcess(None)\n"
+        "worker.start()\n"
+        "worker.wait()\n"
+        "print(worker.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert not gone(pid)
+        parent.kill()
+    until(lambda: gone(pid), 5)
+
+
+def test_a_worker_that_cannot_start_is_our_fault(tmp_path: Path) -> None:
+    with Enforcer(WorkerProcess(tmp_path), bounds=Bounds.demo()) as enforcer, pytest.raises(Internal):
+        enforcer.constrain(request(tool(SMALL)))
+
+
+def test_drawn_answers_reach_their_end(enforcer: Enforcer) -> None:
+    walked = enforcer.walk(request(tool(SMALL)), walks=5, most=2_000, seed=1)
+    assert len(walked.walks) == 5
+    assert all(ended for _, ended in walked.walks)
+    assert 0 < walked.seconds < 2
+
+
+def test_a_schema_that_is_too_much_is_not_walked(enforcer: Enforcer) -> None:
+    with pytest.raises(InvalidSchema) as caught:
+        enforcer.walk(request(tool(HUGE), mode=ToolMode.REQUIRED), walks=1, most=10, seed=1)
+    assert caught.value.field == "tools[0].function.parameters"
