@@ -12,27 +12,12 @@ USER 0
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # An environment of its own: the image's Debian packages can't be replaced by pip, and Triton's Python stub (3.12) takes
-# its packages from the first python3 on PATH. The pins are pyproject.toml's without nvidia-pytriton (Triton is the
-# image) and without a pin of torch (SGLang asks for its own CUDA build). One call, so that pip resolves all of it as one.
+# its packages from the first python3 on PATH. The lock has pyproject.toml's pins without nvidia-pytriton (Triton is the
+# image), SGLang's own CUDA build of torch, and everything that they ask for.
 ENV PATH=/opt/kimi-k2/bin:${PATH}
+COPY requirements/serve-gpu.txt /opt/kimi-k2/
 RUN python3 -m virtualenv /opt/kimi-k2 \
- && pip install --no-cache-dir \
-      "httpx==0.28.1" \
-      "jsonschema==4.26.0" \
-      "msgspec==0.22.0" \
-      "numpy<2" \
-      "prometheus_client==0.26.0" \
-      "psutil==7.2.2" \
-      "pyyaml==6.0.3" \
-      "safetensors==0.8.0" \
-      "setproctitle==1.3.8" \
-      "sglang==0.5.23" \
-      "starlette==1.10.0" \
-      "tiktoken==0.14.0" \
-      "transformers==5.19.0" \
-      "tritonclient[grpc]==2.73.0" \
-      "uvicorn==0.54.0" \
-      "xgrammar==0.2.7"
+ && pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r /opt/kimi-k2/serve-gpu.txt
 
 WORKDIR /opt/kimi-k2/src
 COPY pyproject.toml README.md LICENSE NOTICE ./

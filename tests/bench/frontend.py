@@ -1,8 +1,12 @@
-"""Streamed chat against any server of OpenAI's API: tokens per second, time to first token, gaps between events.
+"""Streamed chat through the frontend beside SGLang's own OpenAI server: tokens/s, time to first token, gaps of events.
 
-    python -m tests.bench.frontend --url http://127.0.0.1:9000 --concurrency 1 16 64
+    scripts/bench frontend [--concurrency 1 16 64] [--rounds 3]       starts both servers on the demo checkpoint
+    scripts/bench frontend --url http://127.0.0.1:9000                one that runs already
 
-A client of few instructions (raw sockets, JSON for the last chunk alone): it shares the machine with the server.
+Both have the same checkpoint, engine arguments and stream interval; both stay up, and rounds alternate between them, so
+that whatever else the machine does disturbs both alike. A client of few instructions (raw sockets, JSON for the last
+chunk alone): it shares the machine with the servers. The ratio is ours by theirs: above 1 is better for tokens/s, below
+1 for times.
 """
 
 from __future__ import annotations
@@ -10,10 +14,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import statistics
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from tests.bench import sglang_server
+from tests.frontend.running import over
+from tests.server.running import running
+
+COLUMNS = ("tokens_per_second", "ttft_p50_ms", "ttft_p99_ms", "itl_p50_ms", "itl_p99_ms", "prompt_tokens")
 
 
 @dataclass(slots=True)
@@ -23,6 +35,13 @@ class Timing:
     first: float = 0.0
     gaps: list[float] = field(default_factory=list)
     tokens: int = 0
+    prompt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    seconds: float
+    timings: list[Timing]
 
 
 def request(url: str, options: argparse.Namespace, number: int) -> bytes:
@@ -68,12 +87,15 @@ async def ask(url: str, options: argparse.Namespace, number: int) -> Timing:
     writer.close()
     if not usage:
         raise SystemExit("a stream ended without usage")
-    timing.tokens = json.loads(usage.strip().removeprefix(b"data: "))["usage"]["completion_tokens"]
+    counts = json.loads(usage.strip().removeprefix(b"data: "))["usage"]
+    timing.tokens, timing.prompt = counts["completion_tokens"], counts["prompt_tokens"]
     return timing
 
 
-async def measure(url: str, options: argparse.Namespace, concurrency: int) -> dict[str, float]:
-    numbers = iter(range(options.seed, options.seed + max(options.requests, 2 * concurrency)))
+async def one_round(url: str, options: argparse.Namespace, concurrency: int) -> Round:
+    count = max(options.requests, 2 * concurrency)
+    numbers = iter(range(options.seed, options.seed + count))
+    options.seed += count
     timings: list[Timing] = []
 
     async def worker() -> None:
@@ -82,14 +104,19 @@ async def measure(url: str, options: argparse.Namespace, concurrency: int) -> di
 
     began = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(concurrency)))
-    seconds = time.perf_counter() - began
-    options.seed += len(timings)
+    return Round(time.perf_counter() - began, timings)
+
+
+def figures(concurrency: int, rounds: list[Round]) -> dict[str, float]:
+    timings = [timing for each in rounds for timing in each.timings]
     firsts = sorted(timing.first for timing in timings)
     gaps = sorted(gap for timing in timings for gap in timing.gaps)
+    rates = [sum(timing.tokens for timing in each.timings) / each.seconds for each in rounds]
     return {
         "concurrency": concurrency,
         "requests": len(timings),
-        "tokens_per_second": round(sum(timing.tokens for timing in timings) / seconds, 1),
+        "prompt_tokens": timings[0].prompt,
+        "tokens_per_second": round(statistics.median(rates), 1),
         "ttft_p50_ms": milliseconds(firsts, 0.5),
         "ttft_p99_ms": milliseconds(firsts, 0.99),
         "itl_p50_ms": milliseconds(gaps, 0.5),
@@ -101,20 +128,47 @@ def milliseconds(ordered: list[float], share: float) -> float:
     return round(1000 * ordered[min(int(share * len(ordered)), len(ordered) - 1)], 2) if ordered else 0.0
 
 
+def compare(urls: dict[str, str], options: argparse.Namespace) -> None:
+    """A line for each server and level, and one for the ratio where there are two."""
+    print(f"{'at once':>7} {'server':16}" + "".join(f"{name.removesuffix('_ms'):>18}" for name in COLUMNS), flush=True)
+    for url in urls.values():
+        asyncio.run(one_round(url, options, 2))  # warms up
+    for concurrency in options.concurrency:
+        rounds: dict[str, list[Round]] = {name: [] for name in urls}
+        for _ in range(options.rounds):
+            for name, url in urls.items():
+                rounds[name].append(asyncio.run(one_round(url, options, concurrency)))
+        rows = {name: figures(concurrency, each) for name, each in rounds.items()}
+        for name, row in rows.items():
+            show(concurrency, name, [row[column] for column in COLUMNS])
+        if len(rows) == 2:
+            ours, theirs = rows.values()
+            show(concurrency, "ratio", [round(ours[column] / theirs[column], 2) for column in COLUMNS])
+
+
+def show(concurrency: int, name: str, values: list[float]) -> None:
+    print(f"{concurrency:7} {name:16}" + "".join(f"{value:18}" for value in values), flush=True)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:9000")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench frontend", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--url", help="a server that runs already, instead of the two")
     parser.add_argument("--model", default="kimi_k2")
     parser.add_argument("--key", default="")
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--requests", type=int, default=20, help="at least; never fewer than twice the concurrency")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=10, help="a round; never fewer than twice the concurrency")
     parser.add_argument("--prompt", type=int, default=64, help="words, about")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
     options = parser.parse_args()
-    asyncio.run(measure(options.url, options, 2))  # warms up
-    for concurrency in options.concurrency:
-        print(json.dumps(asyncio.run(measure(options.url, options, concurrency))), flush=True)
+    if options.url:
+        compare({"given": options.url}, options)
+        return 0
+    with running() as server, over(server) as ours, sglang_server.running(Path(server.ready["checkpoint"])) as theirs:
+        compare({"frontend": ours, "SGLang's own": theirs}, options)
     return 0
 
 

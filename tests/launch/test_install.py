@@ -6,6 +6,7 @@ import io
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,17 @@ def checkout(layout: Layout) -> Layout:
     }.items():
         (layout.requirements / f"{name}.txt").write_text(lock.write(pins))
     (layout.root / "pyproject.toml").write_text("[project]\n")
+    pretend(layout)
+    return layout
+
+
+def pretend(layout: Layout) -> None:
+    """An environment whose Python is PIP."""
     layout.python.parent.mkdir(parents=True)
     (layout.venv / "pyvenv.cfg").write_text(f"home = {Path(sys.base_prefix) / 'bin'}\n")
     layout.python.write_text(PIP)
     layout.python.chmod(stat.S_IRWXU)
     behave(layout, "exit 0")
-    return layout
 
 
 def behave(layout: Layout, script: str) -> None:
@@ -108,6 +114,23 @@ def test_the_given_index_is_asked_only_after_pips_own(checkout: Layout) -> None:
     own, given, *_ = ensure(checkout, Torch(index="https://example.org/cpu"))
     assert "--index-url" not in own
     assert "--index-url https://example.org/cpu" in given
+
+
+def test_an_environment_apart_has_one_lock_alone_and_is_made_anew_when_that_changes(
+    checkout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = replace(checkout, environment=".cache/venv-test")
+    monkeypatch.setattr(install, "_make_venv", lambda layout, progress: layout.python.exists() or pretend(layout))
+    made = [install.ensure_apart(checkout, "test", Progress(io.StringIO())) for _ in range(2)]
+    assert made == [apart.python] * 2
+    (call,) = (apart.python.parent / "calls").read_text().splitlines()
+    assert "--require-hashes --no-deps" in call
+    assert call.endswith("test.txt")
+    (checkout.requirements / "test.txt").write_text(lock.write([lock.Pin("pytest", "9.2.1", ("0" * 64,))]))
+    (apart.venv / "of-the-old-lock").touch()
+    install.ensure_apart(checkout, "test", Progress(io.StringIO()))
+    assert not (apart.venv / "of-the-old-lock").exists()
+    assert not (checkout.python.parent / "calls").exists(), "the server's own environment is left alone"
 
 
 def test_a_wrong_hash_is_no_missing_torch(checkout: Layout) -> None:

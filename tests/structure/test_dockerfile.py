@@ -10,8 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from kimi_k2_serving.launch import cli, command
+from kimi_k2_serving.launch import cli, command, lock
 from kimi_k2_serving.launch.layout import checkout
 from kimi_k2_serving.launch.machine import Gpu, Machine
 from kimi_k2_serving.launch.preflight import check
@@ -19,8 +21,8 @@ from kimi_k2_serving.launch.refusal import Refusal
 from tests.structure.tree import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
-# In the image Triton is the base, and torch is the one that SGLang asks for.
-NOT_INSTALLED = {"nvidia-pytriton", "torch"}
+# In the image Triton is the base.
+NOT_INSTALLED = {"nvidia-pytriton"}
 
 
 @pytest.fixture
@@ -55,11 +57,17 @@ def test_everything_that_is_copied_exists_and_is_let_through() -> None:
     assert [source for source in sources if f"!{source.split('/')[0]}" not in let_through] == []
 
 
-def test_the_pins_are_those_of_the_project() -> None:
+def test_the_lock_of_the_image_has_the_pins_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = {*project["dependencies"], *project["optional-dependencies"]["serve"]}
-    wanted = {each for each in wanted if re.split(r"[=<\[]", each)[0] not in NOT_INSTALLED}
-    assert set(re.findall(r'^      "([^"]+)"', DOCKERFILE, re.MULTILINE)) == wanted
+    wanted = {*map(Requirement, (*project["dependencies"], *project["optional-dependencies"]["serve"]))}
+    locked = {pin.name: pin for pin in lock.read((ROOT / "requirements" / "serve-gpu.txt").read_text("utf-8"))}
+    for each in wanted:
+        name = canonicalize_name(each.name)
+        if name not in NOT_INSTALLED:
+            assert each.specifier.contains(locked[name].version), each
+    assert not NOT_INSTALLED & locked.keys()
+    assert "-r /opt/kimi-k2/serve-gpu.txt" in DOCKERFILE
+    assert "--require-hashes" in DOCKERFILE
 
 
 def test_triton_is_at_least_the_oldest_recommended() -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import shutil
 import subprocess
 import sys
 import time
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kimi_k2_serving.engine import linux
@@ -110,6 +111,29 @@ def ensure(layout: Layout, torch: Torch, progress: Progress, *, tests: bool = Fa
         progress.line(f"installed in {time.monotonic() - started:.0f} s")
 
 
+def ensure_apart(layout: Layout, name: str, progress: Progress) -> Path:
+    """An environment of one lock alone, `.cache/venv-NAME`, without this package: other people's clients must not meet
+    what the server needs. Its Python. Raise Failure if pip fails.
+    """
+    apart = replace(layout, environment=f".cache/venv-{name}")
+    step = _Step(name, _pins(layout, name))
+    layout.run.mkdir(parents=True, exist_ok=True)
+    layout.logs.mkdir(parents=True, exist_ok=True)
+    with _exclusive(layout.run / "install.lock", progress):
+        if not step.done(apart):
+            started = time.monotonic()
+            if step.stamp(apart).exists():
+                # Of another lock: what that had and this has not must not stay.
+                shutil.rmtree(apart.venv)
+            _make_venv(apart, progress)
+            log = layout.logs / f"install-{name}.log"
+            log.write_bytes(b"")
+            _install(step, apart, Torch(), progress, log)
+            step.stamp(apart).write_text(step.digest(), encoding="ascii")
+            progress.line(f"installed in {time.monotonic() - started:.0f} s")
+    return apart.python
+
+
 @contextmanager
 def _exclusive(path: Path, progress: Progress) -> Iterator[None]:
     """One installation at a time in a checkout; a second `serve` waits for the first."""
@@ -128,7 +152,7 @@ def _make_venv(layout: Layout, progress: Progress) -> None:
     home = f"home = {Path(sys.base_prefix) / 'bin'}"
     if config.is_file() and layout.python.exists() and home in config.read_text(encoding="utf-8").splitlines():
         return
-    progress.line(f"making .venv with Python {sys.version_info.major}.{sys.version_info.minor}")
+    progress.line(f"making {layout.environment} with Python {sys.version_info.major}.{sys.version_info.minor}")
     venv.create(layout.venv, clear=True, with_pip=True, symlinks=True)
 
 

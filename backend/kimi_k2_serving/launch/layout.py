@@ -9,10 +9,11 @@ from pathlib import Path
 @dataclass(frozen=True, slots=True)
 class Layout:
     root: Path
+    environment: str = ".venv"
 
     @property
     def venv(self) -> Path:
-        return self.root / ".venv"
+        return self.root / self.environment
 
     @property
     def python(self) -> Path:

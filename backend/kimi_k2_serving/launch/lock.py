@@ -19,8 +19,10 @@ from typing import Any
 
 from kimi_k2_serving.launch.layout import checkout
 
-NAMES = ("serve-cpu", "torch-plain", "test", "clients")
-INTERPRETERS = ("cp311", "cp312", "py3", "py2.py3", "py311", "py312")
+NAMES = ("serve-cpu", "torch-plain", "test", "clients", "agents", "serve-gpu")
+# The oldest Python of each; the image of the Dockerfile has 3.12 alone.
+PYTHON = {name: "3.12" if name == "serve-gpu" else "3.11" for name in NAMES}
+INTERPRETERS = ("cp311", "cp312", "py3", "py2.py3", "py37", "py311", "py312")
 GLIBC_MINOR = 35  # the oldest C library that the launcher accepts is 2.35
 
 # The CPU builds of PyTorch are not in the registry that uv asks. Wheels for cp311 and cp312, manylinux_2_28_x86_64:
@@ -97,11 +99,11 @@ def _pin(package: dict[str, Any]) -> Pin:
     return Pin(package["name"], package["version"], tuple(sorted(hashes)))
 
 
-def compile_lock(uv: str, source: Path) -> list[Pin]:
+def compile_lock(uv: str, source: Path, *, python: str) -> list[Pin]:
     """Ask uv for the files of every version named in `source`. Raise CalledProcessError if it refuses."""
     with tempfile.TemporaryDirectory() as directory:
         answer = Path(directory) / "pylock.toml"
-        command = [uv, "pip", "compile", str(source), "--no-deps", "--universal", "--python-version", "3.11", "--quiet"]
+        command = [uv, "pip", "compile", str(source), "--no-deps", "--universal", "--python-version", python, "--quiet"]
         subprocess.run([*command, "--format", "pylock.toml", "-o", str(answer)], check=True)
         return [_pin(package) for package in tomllib.loads(answer.read_text(encoding="utf-8"))["packages"]]
 
@@ -112,7 +114,7 @@ def main() -> int:
     options = parser.parse_args()
     folder = checkout().requirements
     for name in NAMES:
-        pins = compile_lock(options.uv, folder / f"{name}.in")
+        pins = compile_lock(options.uv, folder / f"{name}.in", python=PYTHON[name])
         if name == "serve-cpu":
             pins.append(Pin(TORCH_CPU[0], TORCH_CPU[1], TORCH_CPU[2]))
         (folder / f"{name}.txt").write_text(write(pins), encoding="utf-8")

@@ -1,8 +1,8 @@
 """Clients that nobody here wrote, in an environment of their own (requirements/clients.txt), and a running frontend.
 
-KIMI_K2_CLIENTS_URL is the frontend; KIMI_K2_CLIENTS_SCRIPTED=1 says that it runs over tests.frontend.scripted, so that
-answers are known to the letter. KIMI_K2_CLIENTS_TRITON is
-Triton's own HTTP, for clients that speak to it. Nothing here imports this project.
+`scripts/test-clients` runs these. KIMI_K2_CLIENTS_URL is the frontend, whose one key is KEY. Tests marked `scripted`
+ask for an answer known to the letter and need it to run over tests.frontend.scripted; tests marked `triton` speak to
+Triton's own HTTP, KIMI_K2_CLIENTS_TRITON. Nothing here imports this project.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import pytest
 
 TRITON = os.environ.get("KIMI_K2_CLIENTS_TRITON", "")
 URL = os.environ.get("KIMI_K2_CLIENTS_URL", "")
-SCRIPTED = os.environ.get("KIMI_K2_CLIENTS_SCRIPTED") == "1"
 KEY = "sk-0123456789abcdef"
 
-scripted = pytest.mark.skipif(not SCRIPTED, reason="asks for a known answer: needs the scripted engine")
+scripted = pytest.mark.scripted
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -31,6 +30,11 @@ TOOL: dict[str, Any] = {
 }
 # What the scripted engine answers with a call; a model is made to call by tool_choice.
 CALL = 'call forecast {"city":"Zürich","days":3}'
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "scripted: asks for a known answer: needs the scripted engine")
+    config.addinivalue_line("markers", "triton: speaks to Triton's own HTTP")
 
 
 @pytest.fixture

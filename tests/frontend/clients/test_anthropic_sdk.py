@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Iterator
+from typing import Literal
 
 import anthropic
 import pytest
+from pydantic import BaseModel
 
 from tests.frontend.clients.conftest import CALL, KEY, PARAMETERS, is_forecast, scripted
 
@@ -121,3 +124,52 @@ async def _stream(url: str) -> anthropic.types.Message:
 
 def test_asyncio_streams(url: str) -> None:
     assert asyncio.run(_stream(url)).stop_reason in ("end_turn", "max_tokens")
+
+
+async def _whole(url: str) -> tuple[anthropic.types.Message, int]:
+    async with anthropic.AsyncAnthropic(base_url=url, api_key=KEY) as client:
+        options = {"model": "kimi_k2", "messages": user("say hello")}
+        message, count = await asyncio.gather(
+            client.messages.create(**options, max_tokens=8), client.messages.count_tokens(**options)
+        )
+        with pytest.raises(anthropic.NotFoundError):
+            await client.messages.create(model="claude-x", max_tokens=8, messages=user("a"))
+        return message, count.input_tokens
+
+
+def test_asyncio_whole_and_counted(url: str) -> None:
+    message, count = asyncio.run(_whole(url))
+    assert message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0) == count
+
+
+class Rain(BaseModel):
+    """No bounds: the SDK takes them out of the schema before it sends it."""
+
+    kind: Literal["drizzle", "shower"]
+    hours: int
+
+
+def test_parse_returns_the_models_type(client: anthropic.Anthropic) -> None:
+    message = client.messages.parse(
+        model="kimi_k2", max_tokens=400, messages=user('say {"kind":"shower","hours":3}'), output_format=Rain
+    )
+    assert isinstance(message.parsed_output, Rain)
+
+
+def test_a_stranger_is_refused_as_one(url: str) -> None:
+    with (
+        anthropic.Anthropic(base_url=url, api_key="sk-somebody-elses-key") as client,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
+        client.messages.create(model="kimi_k2", max_tokens=8, messages=user("a"))
+
+
+@scripted
+def test_the_sdk_retries_what_is_worth_it(url: str) -> None:
+    with anthropic.Anthropic(base_url=url, api_key=KEY, max_retries=1) as client:
+        for code in ("overloaded", "engine_unavailable"):
+            raw = client.messages.with_raw_response.create(
+                model="kimi_k2", max_tokens=8, messages=user(f"once {code} {uuid.uuid4().hex} say ab")
+            )
+            assert raw.retries_taken == 1
+            assert raw.parse().content[0].text == "ab"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import litellm
@@ -54,7 +55,7 @@ def test_litellm_calls_tools(url: str, provider: str, stream: bool) -> None:
     assert is_forecast(json.loads(answer.choices[0].message.tool_calls[0].function.arguments))
 
 
-@pytest.mark.skipif(not TRITON, reason="speaks to Triton's own HTTP: set KIMI_K2_CLIENTS_TRITON")
+@pytest.mark.triton
 def test_litellm_speaks_to_triton_itself() -> None:
     answer = litellm.completion(
         model="triton/kimi_k2",
@@ -63,6 +64,17 @@ def test_litellm_speaks_to_triton_itself() -> None:
         max_tokens=8,
     )
     assert answer.choices[0].message.content
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_litellm_on_asyncio(url: str, provider: str) -> None:
+    messages = [{"role": "user", "content": "say hello"}]
+
+    async def stream() -> list[str | None]:
+        chunks = await litellm.acompletion(messages=messages, max_tokens=8, stream=True, **options(url, provider))
+        return [chunk.choices[0].finish_reason async for chunk in chunks]
+
+    assert asyncio.run(stream())[-1] in ("stop", "length")
 
 
 def test_litellm_knows_what_was_wrong(url: str) -> None:
@@ -92,6 +104,18 @@ def test_langchain_adds_up_streamed_calls(chat: ChatOpenAI) -> None:
         whole += chunk
     assert is_forecast(whole.tool_calls[0]["args"])
     assert whole.usage_metadata["output_tokens"] > 0
+
+
+def test_langchain_on_asyncio(chat: ChatOpenAI) -> None:
+    async def ask() -> tuple[str, str]:
+        brief = chat.bind(max_tokens=8)
+        whole = await brief.ainvoke("say hello")
+        streamed = AIMessageChunk("")
+        async for chunk in brief.astream("say hello"):
+            streamed += chunk
+        return whole.response_metadata["finish_reason"], streamed.response_metadata["finish_reason"]
+
+    assert set(asyncio.run(ask())) <= {"stop", "length"}
 
 
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import uuid
 from collections.abc import Iterator
 from typing import Literal
 
@@ -189,6 +191,21 @@ def test_refusals_have_the_sdks_own_classes(client: openai.OpenAI) -> None:
     assert too_long.value.code == "context_length_exceeded"
 
 
+def test_a_stranger_is_refused_as_one(url: str) -> None:
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key="sk-somebody-elses-key") as client,
+        pytest.raises(openai.AuthenticationError) as stranger,
+    ):
+        client.chat.completions.create(model="kimi_k2", messages=user("a"))
+    assert stranger.value.code == "invalid_api_key"
+
+
+@scripted
+def test_a_client_that_waits_no_longer_has_its_own_class(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.2).chat.completions.create(model="kimi_k2", messages=user("wait 5 say late"))
+
+
 @scripted
 def test_busy_and_down_have_the_sdks_own_classes(client: openai.OpenAI) -> None:
     with pytest.raises(openai.RateLimitError):
@@ -204,11 +221,21 @@ def test_busy_and_down_have_the_sdks_own_classes(client: openai.OpenAI) -> None:
 @scripted
 def test_the_sdk_retries_what_is_worth_it(url: str) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=1) as client:
+        create = client.chat.completions.with_raw_response.create
+        for code in ("overloaded", "engine_unavailable"):
+            raw = create(model="kimi_k2", messages=user(f"once {code} {uuid.uuid4().hex} say ab"))
+            assert raw.retries_taken == 1
+            assert raw.parse().choices[0].message.content == "ab"
         with pytest.raises(openai.RateLimitError):
-            client.chat.completions.create(model="kimi_k2", messages=user("fail overloaded"))
-        raw = client.chat.completions.with_raw_response.create(model="kimi_k2", messages=user("say ab"))
-        assert raw.headers["x-request-id"] == raw.request_id
-        assert raw.retries_taken == 0
+            create(model="kimi_k2", messages=user("fail overloaded"))
+        with pytest.raises(openai.BadRequestError):
+            create(model="kimi_k2", messages=user(f"once invalid_value {uuid.uuid4().hex} say ab"))
+        assert create(model="kimi_k2", messages=user("say ab")).retries_taken == 0
+
+
+def test_every_answer_has_its_id(client: openai.OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(model="kimi_k2", messages=user("say ab"), max_tokens=2)
+    assert raw.headers["x-request-id"] == raw.request_id == raw.parse()._request_id
 
 
 async def _stream(url: str) -> tuple[str, str | None]:
@@ -225,7 +252,37 @@ async def _stream(url: str) -> tuple[str, str | None]:
 
 
 def test_asyncio_streams(url: str) -> None:
-    import asyncio
-
     _, reason = asyncio.run(_stream(url))
     assert reason in ("stop", "length")
+
+
+async def _everything_at_once(url: str) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+
+        async def helper() -> str | None:
+            async with client.chat.completions.stream(
+                model="kimi_k2",
+                messages=user('call rain {"kind":"shower","hours":3}'),
+                tools=[openai.pydantic_function_tool(Rain, name="rain")],
+                tool_choice="required",
+                max_tokens=400,
+            ) as stream:
+                return (await stream.get_final_completion()).choices[0].finish_reason
+
+        text = 'say {"kind":"shower","hours":3}'
+        finish, parsed, response = await asyncio.gather(
+            helper(),
+            client.chat.completions.parse(
+                model="kimi_k2", messages=user(text), response_format=Rain, max_completion_tokens=400
+            ),
+            client.responses.create(model="kimi_k2", input="say hello", max_output_tokens=8),
+        )
+        assert finish == "tool_calls"
+        assert isinstance(parsed.choices[0].message.parsed, Rain)
+        assert response.status in ("completed", "incomplete")
+        with pytest.raises(openai.NotFoundError):
+            await client.models.retrieve("gpt-x")
+
+
+def test_asyncio_helpers_side_by_side(url: str) -> None:
+    asyncio.run(_everything_at_once(url))

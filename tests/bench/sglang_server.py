@@ -1,0 +1,81 @@
+"""SGLang's own OpenAI server with the engine's arguments, to measure beside: `python -m tests.bench.sglang_server`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from kimi_k2_serving.core.render import DEFAULT_SYSTEM
+from kimi_k2_serving.engine.checkpoint import inspect
+from kimi_k2_serving.engine.config import engine_of_preset
+from kimi_k2_serving.engine.sglang import server_args
+from tests.server.running import ROOT, environment, free_ports
+
+START_SECONDS = 300.0
+# What the K2 template makes of one message of the user's. SGLang's server needs one, and the demo checkpoint has none.
+TEMPLATE = (
+    f"<|im_system|>system<|im_middle|>{DEFAULT_SYSTEM}<|im_end|>"
+    "{% for m in messages %}<|im_user|>{{ m['role'] }}<|im_middle|>{{ m['content'] }}<|im_end|>{% endfor %}"
+    "<|im_assistant|>assistant<|im_middle|>"
+)
+
+
+@contextmanager
+def running(checkpoint: Path) -> Iterator[str]:
+    """Its URL. The same checkpoint, arguments and environment as the engine of the demo preset."""
+    config = engine_of_preset(checkpoint, "demo", {})
+    (port,) = free_ports(1)
+    with tempfile.TemporaryDirectory() as directory:
+        template = Path(directory) / "template.jinja"
+        template.write_text(TEMPLATE)
+        arguments = {
+            **server_args(config, inspect(checkpoint), ROOT / ".cache"),
+            "chat_template": str(template),
+            "served_model_name": "kimi_k2",
+            "port": port,
+        }
+        own = {"HF_HUB_OFFLINE": "1", "SGLANG_EXTERNAL_MODEL_PACKAGE": "kimi_k2_serving.engine.models"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.sglang_server", json.dumps(arguments)],
+            cwd=ROOT,
+            env={**environment(), **own, **config.preset.environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait(url, process)
+            yield url
+        finally:
+            os.killpg(process.pid, 9)
+            process.wait()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        assert process.poll() is None, "SGLang's server has ended"
+        assert time.monotonic() < deadline, "SGLang's server did not come up"
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    from sglang.srt.entrypoints.http_server import launch_server
+    from sglang.srt.server_args import ServerArgs
+
+    launch_server(ServerArgs(**json.loads(sys.argv[1])))

@@ -1,0 +1,162 @@
+"""`scripts/test-clients`: clients that nobody here wrote, against a real server of their own and the scripted engine.
+
+Each suite runs in an environment of its lock alone (.cache/venv-NAME, made when missing or outdated). The server and
+the frontends take free ports and are gone at the end. Prints a line per suite; exit code 1 if one failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kimi_k2_serving.launch.install import ensure_apart
+from kimi_k2_serving.launch.layout import checkout
+from kimi_k2_serving.launch.progress import Progress
+from tests.frontend.running import over, scripted
+from tests.server.running import ROOT, running
+
+EPILOG = """\
+suites:
+  sdks            openai 2, anthropic, litellm (openai, anthropic, triton), langchain-openai, on the real server
+  sdks-scripted   their tests that ask for an answer known to the letter, on the scripted engine
+  openai-3        the openai suite again with version 3 of the SDK, on the real server
+  agents          openai-agents and pydantic-ai: tool loops of two steps, on the real server
+  agents-scripted the same on the scripted engine, whose answers are known
+  fuzz            schemathesis over /openapi.json, on the real server
+
+examples:
+  scripts/test-clients
+  scripts/test-clients sdks fuzz
+  scripts/test-clients fuzz --fuzz-examples 200
+"""
+# The conftest's.
+KEY = "sk-0123456789abcdef"
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+    "negative_data_rejection",
+)
+SUITE_SECONDS = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the clients go: the real server's frontend, the scripted one's, Triton's own HTTP."""
+
+    real: str
+    scripted: str
+    triton: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pythons:
+    clients: Path
+    agents: Path
+
+
+Command = list[str]
+
+
+def pytest(python: Path, *arguments: str) -> Command:
+    # Not the project's own options: its plugins and its strictness are not in that environment.
+    alone = (
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(ROOT),
+        "--confcutdir",
+        "tests/frontend/clients",
+        "-p",
+        "no:cacheprovider",
+    )
+    return [str(python), "-m", "pytest", "-q", *alone, *arguments]
+
+
+def agents(python: Path, url: str, *flags: str) -> Command:
+    return [str(python), "tests/frontend/clients/agent_loops.py", url, *flags]
+
+
+def schemathesis(python: Path, url: str, examples: int) -> Command:
+    options = {
+        "--phases": "examples,coverage,fuzzing",
+        "--max-examples": str(examples),
+        # Not a client's patience but the promise that nothing hangs.
+        "--request-timeout": "60",
+        "--checks": ",".join(CHECKS),
+        "--seed": "1",
+        "--header": f"Authorization: Bearer {KEY}",
+    }
+    words = [word for pair in options.items() for word in pair]
+    return [str(python.parent / "schemathesis"), "run", f"{url}/openapi.json", "--no-color", *words]
+
+
+def suites(options: argparse.Namespace) -> dict[str, Callable[[Place, Pythons], Command]]:
+    folder, openai = "tests/frontend/clients", "tests/frontend/clients/test_openai_sdk.py"
+    return {
+        "sdks": lambda place, python: pytest(python.clients, "-m", "not scripted", folder),
+        "sdks-scripted": lambda place, python: pytest(python.clients, "-m", "scripted", folder),
+        "openai-3": lambda place, python: pytest(python.agents, "-m", "not scripted", openai),
+        "agents": lambda place, python: agents(python.agents, place.real),
+        "agents-scripted": lambda place, python: agents(python.agents, place.scripted, "--scripted"),
+        "fuzz": lambda place, python: schemathesis(python.clients, place.real, options.fuzz_examples),
+    }
+
+
+def run(name: str, command: Command, place: Place) -> bool:
+    url = place.scripted if name.endswith("scripted") else place.real
+    environment = {
+        **os.environ,
+        "KIMI_K2_CLIENTS_URL": url,
+        "KIMI_K2_CLIENTS_TRITON": place.triton,
+        "SCHEMATHESIS_HOOKS": "tests.frontend.clients.short_answers",
+    }
+    print(f"\n=== {name}", flush=True)
+    begin = time.monotonic()
+    try:
+        code = subprocess.run(command, cwd=ROOT, env=environment, timeout=SUITE_SECONDS, check=False).returncode
+    except subprocess.TimeoutExpired:
+        code = -1
+    print(f"=== {name}: {'passed' if code == 0 else 'FAILED'} in {time.monotonic() - begin:.0f} s", flush=True)
+    return code == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/test-clients",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = list(suites(argparse.Namespace()))
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="some of them; all without")
+    parser.add_argument("--fuzz-examples", type=int, default=15, metavar="N", help="per operation (%(default)s)")
+    options = parser.parse_args()
+    if unknown := set(options.suites) - set(names):
+        parser.error(f"no such suite: {', '.join(sorted(unknown))}")
+    progress = Progress(sys.stderr)
+    pythons = Pythons(*(ensure_apart(checkout(), name, progress) for name in ("clients", "agents")))
+    progress.line("starting a server")
+    with tempfile.TemporaryDirectory() as directory:
+        keys = Path(directory) / "keys"
+        keys.write_text(f"{KEY} name=clients\n")
+        flag = ("--api-key-file", str(keys))
+        with running() as server, over(server, *flag) as real, scripted(*flag) as known:
+            place = Place(real, known, server.url)
+            chosen = {name: make for name, make in suites(options).items() if name in (options.suites or names)}
+            failed = [name for name, make in chosen.items() if not run(name, make(place, pythons), place)]
+    print(f"\n{len(chosen)} suites, failed: {', '.join(failed) or 'none'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
