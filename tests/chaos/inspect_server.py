@@ -43,14 +43,15 @@ class State:
 
 
 def metrics(server: Server) -> dict[str, float]:
-    """Ours and SGLang's, by name and outcome; the one model label is left out."""
+    """Ours and SGLang's, by name, and where there is one by the value of the label beside the model's."""
     text = httpx.get(f"http://127.0.0.1:{server.metrics}/metrics", timeout=30).text
     found = {}
     for line in text.splitlines():
         if line.startswith("sglang"):
             name, _, value = line.rpartition(" ")
-            found[name.split("{")[0] + (":" + name.split('outcome="')[1][:-2] if "outcome=" in name else "")] = value
-    return {name: float(value) for name, value in found.items()}
+            own = [label for label in name.partition("{")[2].rstrip("}").split(",") if not label.startswith("model=")]
+            found[":".join([name.partition("{")[0], *(label.split('"')[1] for label in own if label)])] = float(value)
+    return found
 
 
 def staying(server: Server) -> list[psutil.Process]:

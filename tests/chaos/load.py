@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import json
 import random
+import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -26,12 +27,13 @@ WHOLE, BAD, REFUSED_BY_TRITON = "whole", "BAD", "triton_closed"
 
 @dataclass(slots=True)
 class Outcome:
-    """`kind` is WHOLE, BAD, or an error's code. Times are time.monotonic()."""
+    """`kind` is WHOLE, BAD, or an error's code. Times are time.monotonic(); `retry_after` is what a refusal said."""
 
     kind: str
     began: float
     ended: float
     responses: int
+    retry_after: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -42,6 +44,12 @@ def code_of(message: str) -> str:
     """The stable code at the start of one of our messages, with or without the ensemble's prefix."""
     text = message.removeprefix("in ensemble 'kimi_k2', ")
     return text.split(":")[0] if ":" in text and " " not in text.split(":")[0] else f"{BAD} {text[:60]}"
+
+
+def retry_after(message: str) -> float:
+    """Seconds that a refusal tells its client to wait, 0 if it says none."""
+    _, said, rest = message.rpartition("retry in ")
+    return float(rest.split()[0]) if said else 0.0
 
 
 @dataclass(slots=True)
@@ -78,38 +86,101 @@ async def http_stream(client: httpx.AsyncClient, url: str, body: dict[str, Any])
     return Outcome(kind, began, time.monotonic(), judge.responses)
 
 
-async def plain_stream(port: int, path: str, body: dict[str, Any]) -> Outcome:
-    """As `http_stream`, on a socket of its own and next to no CPU time: for thousands at once."""
-    judge, began = Judge(), time.monotonic()
-    content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head.encode() + content)
-        # Each event is a chunk; an empty chunk ends the answer.
-        while (line := await reader.readline()) and line != b"0\r\n":
-            if line.startswith(b"data: "):
-                data = json.loads(line[6:])
-                error = data.get("error")
-                judge.response(code_of(error) if error else WHOLE if "finish_reason" in data else None)
-        writer.close()
-        kind = judge.verdict()
-    except ConnectionError:
-        kind = BAD
-    return Outcome(kind, began, time.monotonic(), judge.responses)
+class HttpStream:
+    """One `generate_stream` on a socket of its own, to be left in the middle."""
+
+    def __init__(self, port: int, path: str, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n"
+        self._port = port
+        self._sent = head.encode() + content
+        self._judge = Judge()
+        self._writer: asyncio.StreamWriter | None = None
+        self._cancelled = False
+        self.arrived = asyncio.Event()
+
+    async def outcome(self) -> Outcome:
+        """Timed from the moment that the connection is there."""
+        began = time.monotonic()
+        try:
+            reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+            began = time.monotonic()
+            self._writer.write(self._sent)
+            # Each event is a chunk; an empty chunk ends the answer.
+            while (line := await reader.readline()) and line != b"0\r\n":
+                if line.startswith(b"data: "):
+                    self._take(json.loads(line[6:]))
+            kind = self._judge.verdict()
+            self._writer.close()
+        except ConnectionError:
+            kind = BAD
+        return Outcome(
+            "cancelled" if self._cancelled else kind,
+            began,
+            time.monotonic(),
+            self._judge.responses,
+        )
+
+    def _take(self, data: dict[str, Any]) -> None:
+        error = data.get("error")
+        self._judge.response(code_of(error) if error else WHOLE if "finish_reason" in data else None)
+        self.arrived.set()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._writer is not None:
+            self._writer.transport.abort()
 
 
-def engine_request(tokens: int, ids: list[int], **integers: int) -> Any:
-    """A streamed generation of exactly `tokens` ids; `integers` are more INT32 inputs."""
-    request = service_pb2.ModelInferRequest(model_name=ENGINE)
-    given = {"input_ids": ids, "max_tokens": [tokens], **{name: [value] for name, value in integers.items()}}
-    for name, values in given.items():
-        request.inputs.add(name=name, datatype="INT32", shape=[len(values)])
-        request.raw_input_contents.append(np.array(values, dtype=np.int32).tobytes())
-    for name in ("stream", "ignore_eos"):
-        request.inputs.add(name=name, datatype="BOOL", shape=[1])
-        request.raw_input_contents.append(b"\x01")
+def engine_request(tokens: int, ids: list[int], *, stream: int = True, **integers: int) -> Any:
+    """A generation of exactly `tokens` ids; `integers` are more inputs."""
+    given = {"input_ids": ids, "max_tokens": tokens, "stream": bool(stream), "ignore_eos": True, **integers}
+    return named_request(ENGINE, given)
+
+
+def named_request(model: str, given: dict[str, Any]) -> Any:
+    """Inputs from Python values: a list is of integers, anything else one element."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, value in given.items():
+        datatype, raw = encoded(value)
+        request.inputs.add(name=name, datatype=datatype, shape=[len(value) if isinstance(value, list) else 1])
+        request.raw_input_contents.append(raw)
     return request
+
+
+def encoded(value: bool | int | str | list[int]) -> tuple[str, bytes]:
+    match value:
+        case bool():
+            return "BOOL", bytes([value])
+        case str():
+            text = value.encode()
+            return "BYTES", struct.pack("<I", len(text)) + text
+        case _:
+            return "INT32", np.array(value, dtype=np.int32).tobytes()
+
+
+async def prepared_request(channel: grpc.aio.Channel, chat: dict[str, Any], **integers: int) -> Any:
+    """What the ensemble would hand the engine's model for this chat: preprocess's outputs under the engine's names."""
+    request = named_request(ENGINE, {"ignore_eos": True, **integers})
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    call = stub.ModelStreamInfer(only(named_request("kimi_k2_preprocess", chat)))
+    async for message in call:
+        assert not message.error_message, message.error_message
+        made = message.infer_response
+        for output, raw in zip(made.outputs, made.raw_output_contents, strict=True):
+            name = PREPARED.get(output.name, output.name)
+            request.inputs.add(name=name, datatype=output.datatype, shape=output.shape)
+            request.raw_input_contents.append(raw)
+        break
+    call.cancel()
+    return request
+
+
+PREPARED = {"engine_stream": "stream", "engine_sampling": "sampling_parameters"}
+
+
+async def only(request: Any) -> AsyncIterator[Any]:
+    yield request
 
 
 class GrpcStream:
@@ -122,6 +193,7 @@ class GrpcStream:
         self.began = time.monotonic()
         self._over = asyncio.Event()
         self.arrived = asyncio.Event()
+        self.retry_after = 0.0
 
     async def _requests(self) -> AsyncIterator[Any]:
         yield self._request
@@ -133,6 +205,7 @@ class GrpcStream:
             self.arrived.set()
             final = message.infer_response.parameters["triton_final_response"].bool_param
             if message.error_message:
+                self.retry_after = retry_after(message.error_message)
                 self._judge.response(code_of(message.error_message))
             else:
                 self._judge.response(WHOLE if final else None)
@@ -147,7 +220,7 @@ class GrpcStream:
             kind = self._judge.verdict()
         except (grpc.aio.AioRpcError, asyncio.CancelledError):
             kind = "cancelled"
-        return Outcome(kind, self.began, time.monotonic(), self._judge.responses)
+        return Outcome(kind, self.began, time.monotonic(), self._judge.responses, self.retry_after)
 
     def cancel(self) -> None:
         self._over.set()

@@ -20,7 +20,7 @@ def until_dead(frontend: Frontend) -> None:
 
 def test_its_command_line_says_where_triton_and_the_checkpoint_are() -> None:
     options = cli.parse(["--frontend-port", "9100", "--grpc-port", "8100", "--workers", "2", "--preset", "demo-random"])
-    line = arguments(options, python=Path("/python"), checkpoint=Path("/checkpoint"))
+    line = arguments(options, python=Path("/python"), checkpoint=Path("/checkpoint"), repository=Path("/models"))
     flags = dict(zip(line[3::2], line[4::2], strict=True))
     assert line[:3] == ["/python", "-m", "kimi_k2_serving.frontend"]
     assert flags == {
@@ -28,6 +28,7 @@ def test_its_command_line_says_where_triton_and_the_checkpoint_are() -> None:
         "--port": "9100",
         "--grpc-url": "127.0.0.1:8100",
         "--checkpoint": "/checkpoint",
+        "--model-repository": "/models",
         "--workers": "2",
         "--grace": "5",
         "--preset": "demo-random",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import queue
 import shlex
 import shutil
 import signal
@@ -16,9 +17,12 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 import tritonclient.grpc as triton_grpc
 
+from kimi_k2_serving import settings
 from tests.server.running import ROOT, Server, environment, free_ports, listening, running, shared_memory
+from tests.server.test_chat import inputs
 
 CHAT = {"text_input": "Hello", "max_tokens": 8}
 
@@ -82,6 +86,48 @@ def test_serve_fails_when_triton_dies_and_leaves_nothing() -> None:
         assert server.process.wait(30) == 1
     until(lambda: gone(processes), 10)
     assert [entry for entry in entries if entry.exists()] == []
+
+
+def test_serve_says_which_model_died_and_ends_when_a_stub_is_killed() -> None:
+    """Triton 24.10 never starts a stub again, and calls its model ready for ever."""
+    with running() as server:
+        processes = server.processes()
+        server.named("kimi_k2_engine_0_0").kill()
+        assert server.process.wait(20) == 1
+    log = (ROOT / ".cache" / "logs" / f"test-serve-{server.http}.log").read_text()
+    assert "the process of kimi_k2_engine_0_0 died" in log
+    until(lambda: gone(processes), 5)
+
+
+def test_the_engines_load_is_on_metrics_within_250_ms() -> None:
+    body = {"text_input": "Hi", "max_tokens": 5000, "ignore_eos": True, "stream": True}
+    with running() as server, triton_grpc.InferenceServerClient(f"127.0.0.1:{server.grpc}") as client:
+        answers: queue.Queue[Any] = queue.Queue()
+        client.start_stream(lambda result, error: answers.put(error or result.get_response().id))
+        for number in range(STREAMS):
+            client.async_stream_infer("kimi_k2_engine", list(inputs(body)), request_id=str(number))
+        begun: set[str] = set()
+        while len(begun) < STREAMS:
+            begun.add(answers.get(timeout=60))
+        time.sleep(AGE_SECONDS)
+        assert load(server) == (STREAMS, 0)
+        client.stop_stream(cancel_requests=True)
+        cancelled = time.monotonic()
+        until(lambda: load(server) == (0, 0), 5)
+        # A cancel may take 250 ms of its own, and `until` looks every 100.
+        assert time.monotonic() - cancelled < 0.25 + AGE_SECONDS + 0.1
+
+
+STREAMS = 4
+AGE_SECONDS = 0.25
+
+
+def load(server: Server) -> tuple[int, int]:
+    """What Triton's page says: requests running and queued in the scheduler."""
+    page = httpx.get(f"http://127.0.0.1:{server.metrics}/metrics", timeout=10).text
+    values = dict(line.rsplit(" ", 1) for line in page.splitlines() if line.startswith("sglang:num_"))
+    found = {name.partition("{")[0]: int(float(value)) for name, value in values.items()}
+    return found["sglang:num_running_reqs"], found["sglang:num_queue_reqs"]
 
 
 def test_a_port_in_use_is_refused_in_one_line_with_exit_code_2() -> None:
@@ -165,6 +211,37 @@ def test_plain_tritonserver_loads_unloads_and_loads_the_unmodified_repository_an
         assert files[0] == files[1]
         client.close()
     assert tree(repository) == content
+
+
+ENGINE_PROCESSES = ("sglang::",)
+STUBS = ("triton_python_b",)
+
+
+@pytest.mark.parametrize("victim", ["triton", "stub"])
+def test_no_engine_outlives_a_killed_stub_or_a_killed_triton_by_more_than_5_s(tmp_path: Path, victim: str) -> None:
+    """No launcher sees to it here. Triton's own stubs notice that it is gone, too."""
+    with plain_triton(ROOT / "model_repository", log=tmp_path / "log") as (process, port):
+        client = triton_grpc.InferenceServerClient(f"127.0.0.1:{port}")
+        until(lambda: process.poll() is not None or (is_live(client) and client.is_model_ready("kimi_k2")), 240)
+        family = psutil.Process(process.pid).children(recursive=True)
+        engine = [each for each in family if each.name().startswith(ENGINE_PROCESSES)]
+        stubs = [each for each in family if each.name().startswith(STUBS)]
+        assert len(engine) >= 3
+        assert len(stubs) == 3
+        entries = shared_memory(family)
+        (own,) = [each for each in stubs if "kimi_k2_engine_0_0" in each.cmdline()]
+        client.close()
+        if victim == "triton":
+            process.kill()
+            process.wait()
+        else:
+            own.kill()
+        until(lambda: gone(engine), 5)
+        until(lambda: gone(stubs if victim == "triton" else [own]), 5)
+    # What nobody was left to remove.
+    for entry in entries:
+        entry.unlink(missing_ok=True)
+    shutil.rmtree(settings.runtime_base() / f"kimi-k2-{process.pid}", ignore_errors=True)
 
 
 def is_live(client: Any) -> bool:

@@ -1,32 +1,41 @@
-"""How postprocess tells the engine model to stop a generation: a datagram socket in the runtime directory (0700).
+"""How postprocess tells the engine model to stop a generation: datagram sockets in the runtime directory (0700).
 
 Triton marks neither the engine's step nor its request as cancelled inside an ensemble; only postprocess notices. A
-datagram is one uid. Sending never blocks and never fails loudly: a lost abort costs tokens, not correctness.
+datagram is one uid. Every engine model under one Triton has a socket of its own there and is told every uid: uids are
+unique, and whoever does not know one ignores it. Sending never blocks and never fails loudly: a lost abort costs
+tokens, not correctness.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
-NAME = "abort.sock"
+SUFFIX = ".abort"
+
+
+def socket_path(runtime: Path, model: str) -> Path:
+    """A model's name may be longer than a unix socket's address can hold."""
+    return runtime / (hashlib.sha256(model.encode()).hexdigest()[:16] + SUFFIX)
 
 
 class AbortReceiver(asyncio.DatagramProtocol):
-    """`abort(uid)` is called on the loop that `open` ran on."""
+    """`abort(uid)` is called on the loop that `open` ran on; `model` is the engine model's name."""
 
-    def __init__(self, runtime: Path, abort: Callable[[str], None]) -> None:
-        self._runtime = runtime
+    def __init__(self, runtime: Path, model: str, abort: Callable[[str], None]) -> None:
+        self._path = socket_path(runtime, model)
         self._abort = abort
         self._transport: asyncio.BaseTransport | None = None
 
     async def open(self) -> None:
-        path = prepared(self._runtime)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        listener.bind(str(path))
+        listener.bind(str(self._path))
         listener.setblocking(False)
         self._transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=listener)
 
@@ -37,27 +46,21 @@ class AbortReceiver(asyncio.DatagramProtocol):
         """Remove the socket, and the directory if nothing else is in it."""
         if self._transport is not None:
             self._transport.close()
-        (self._runtime / NAME).unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            self._runtime.rmdir()
-
-
-def prepared(runtime: Path) -> Path:
-    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = runtime / NAME
-    path.unlink(missing_ok=True)
-    return path
+            self._path.parent.rmdir()
 
 
 class AbortSender:
     def __init__(self, runtime: Path) -> None:
-        self._path = str(runtime / NAME)
+        self._runtime = runtime
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
     def abort(self, uid: str) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.sendto(uid.encode(), self._path)
+        for path in self._runtime.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                self._socket.sendto(uid.encode(), str(path))
 
     def close(self) -> None:
         self._socket.close()

@@ -4,6 +4,7 @@ A request arrives (before anything of it is read), joins with its size, is grant
 At most `requests` with `prompt_tokens` between them are granted at a time; at most `queue` wait, highest priority
 first, then in order of arrival, each at most `queue_seconds`. Nobody passes the one whose turn it is, so none starves
 within a priority. A prompt larger than `prompt_tokens` is granted when nothing else is. O(log n) per event.
+`arrive` may be called on one other thread than everything else: it does no more than look and count.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Admission:
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self._tickets = itertools.count()
-        self._reading: set[int] = set()
+        # Every ticket that has not left; those that neither wait nor are granted are being read.
+        self._inside: set[int] = set()
         # In order of joining, which is the order of running out of time.
         self._waiting: dict[int, Waiting] = {}
         # (-priority, ticket); a ticket that no longer waits is skipped when it comes up.
@@ -72,16 +74,17 @@ class Admission:
 
     def arrive(self) -> int:
         """A ticket. Raises Overloaded when every place, those in the queue included, is taken."""
-        if len(self._reading) + self.waiting + self.granted >= self._capacity.requests + self._capacity.queue:
+        if len(self._inside) >= self._capacity.requests + self._capacity.queue:
             raise self._overloaded()
         ticket = next(self._tickets)
-        self._reading.add(ticket)
+        self._inside.add(ticket)
         return ticket
 
     def join(self, ticket: int, prompt_tokens: int, priority: int, now: float) -> None:
         """Its size is known. Raises Overloaded, and forgets the ticket, when it would have to wait in a full queue."""
-        self._reading.remove(ticket)
+        assert ticket in self._inside
         if self.waiting >= self._capacity.queue and not (self.waiting == 0 and self._fits(prompt_tokens)):
+            self._inside.discard(ticket)
             raise self._overloaded()
         self._waiting[ticket] = Waiting(prompt_tokens, now)
         heapq.heappush(self._order, (-priority, ticket))
@@ -92,7 +95,7 @@ class Admission:
 
     def leave(self, ticket: int, now: float) -> None:
         """The request has ended, in whatever state it was; unknown tickets are ignored."""
-        self._reading.discard(ticket)
+        self._inside.discard(ticket)
         self._waiting.pop(ticket, None)
         if ticket in self._granted:
             self._prompt_tokens -= self._granted.pop(ticket)
@@ -105,6 +108,7 @@ class Admission:
             if now - oldest.since < self._capacity.queue_seconds:
                 break
             del self._waiting[ticket]
+            self._inside.discard(ticket)
             decisions.append(Decision(ticket, self._overloaded()))
         return decisions
 

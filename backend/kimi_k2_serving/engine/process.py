@@ -8,7 +8,6 @@ holds SGLang's sockets and is removed with it, as is what it had in /dev/shm.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import socket
@@ -66,10 +65,13 @@ class HostProcess:
     def watch(self) -> None:
         """From now on the end of any observed process is the end of all."""
         for pid in self._workers:
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 watched = os.pidfd_open(pid)
-                self._watched.append(watched)
-                asyncio.get_running_loop().add_reader(watched, self._worker_ended, watched)
+            except ProcessLookupError:
+                self.kill()
+                return
+            self._watched.append(watched)
+            asyncio.get_running_loop().add_reader(watched, self._worker_ended, watched)
 
     def _worker_ended(self, watched: int) -> None:
         asyncio.get_running_loop().remove_reader(watched)

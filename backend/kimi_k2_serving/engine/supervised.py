@@ -121,6 +121,7 @@ class SupervisedEngine:
                     stream=generation.stream,
                     top_logprobs=generation.top_logprobs,
                     priority=generation.priority,
+                    cache_salt=generation.cache_salt,
                 )
             )
             while not ended:

@@ -18,13 +18,14 @@ from kimi_k2_serving.launch.ready import reachable
 _PAUSE_SECONDS = 1.0  # between a death and the next start
 
 
-def arguments(options: Options, *, python: Path, checkpoint: Path) -> list[str]:
+def arguments(options: Options, *, python: Path, checkpoint: Path, repository: Path) -> list[str]:
     """The frontend's command line for a server with these flags."""
     flags: dict[str, object] = {
         "--host": options.host,
         "--port": options.frontend_port,
         "--grpc-url": f"{reachable(options.host)}:{options.grpc_port}",
         "--checkpoint": checkpoint,
+        "--model-repository": repository,
         "--workers": options.workers,
         "--grace": options.grace,
     }

@@ -30,6 +30,7 @@ from kimi_k2_serving.launch.layout import Layout, checkout
 from kimi_k2_serving.launch.progress import Progress, symptoms
 from kimi_k2_serving.launch.refusal import Failure, Refusal
 from kimi_k2_serving.launch.server import Server, Stopped
+from kimi_k2_serving.launch.stubs import Stubs
 from kimi_k2_serving.settings import inherited, runtime_base
 
 _PHASE_SECONDS = 1.0
@@ -154,14 +155,14 @@ def run(options: Options, layout: Layout, model: Model, progress: Progress) -> i
     try:
         triton.start(inherited())
         _wait_ready(triton, options, model, log, progress)
+        stubs = Stubs(triton.pid)
+        stubs.dead()
         if options.frontend:
             frontend.start()
             _wait_frontend(triton, frontend, options, progress)
         _announce(ready.Ready(options, model.checkpoint, model.context, _engine(), log, progress.elapsed()))
-        while (status := triton.wait(1.0)) is None:
-            if frontend.tend():
-                progress.line("the frontend died and was started again")
-        raise Failure(f"{server.ended(status).detail}; {log} says:\n{symptoms(log)}")
+        end = watch(triton, stubs, frontend, progress)
+        raise Failure(f"{end.detail}; {log} says:\n{symptoms(log)}")
     except Stopped as stopped:
         progress.line(f"{stopped}: stopping, up to {options.grace} s for requests in flight")
         return 0
@@ -173,8 +174,23 @@ def run(options: Options, layout: Layout, model: Model, progress: Progress) -> i
         progress.line(f"stopped in {time.monotonic() - stopping:.1f} s{left}")
 
 
+def watch(triton: Server, stubs: Stubs, frontend: Frontend, progress: Progress) -> Failure:
+    """Return when Triton, or a model of it, has ended, and why. Raise Stopped for a stop signal."""
+    while (status := triton.wait(1.0)) is None:
+        if frontend.tend():
+            progress.line("the frontend died and was started again")
+        # A Triton that is ending takes its stubs along.
+        if (instance := stubs.dead()) is not None and (status := triton.wait(1.0)) is None:
+            return Failure(f"the process of {instance} died, and Triton never starts it again")
+        if status is not None:
+            break
+    return server.ended(status)
+
+
 def build_frontend(options: Options, layout: Layout, model: Model, environment: dict[str, str]) -> Frontend:
-    command = frontend_process.arguments(options, python=Path(sys.executable), checkpoint=model.checkpoint)
+    command = frontend_process.arguments(
+        options, python=Path(sys.executable), checkpoint=model.checkpoint, repository=model.repository
+    )
     # Triton's libraries are for its stubs alone.
     own = {name: value for name, value in environment.items() if name != "LD_LIBRARY_PATH"}
     return Frontend(command, own, layout.logs / f"frontend-{options.frontend_port}.log")

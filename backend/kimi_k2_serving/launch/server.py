@@ -71,6 +71,11 @@ class Server:
                 preexec_fn=in_child,
             )
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "start comes first"
+        return self._process.pid
+
     def wait(self, seconds: float) -> int | None:
         """Watch for `seconds`: Triton's exit status if it ended, else None. Raise Stopped for a stop signal."""
         deadline = time.monotonic() + seconds

@@ -1,8 +1,9 @@
 """Requests in, decoupled responses out: one `Session` per request, all on an event loop of its own.
 
 A session decides and this module does what it says: admission, the engine's run, responses, cancellation, deadlines,
-heartbeats and the drain. Tensors are read, responses sent and Triton asked on worker threads, never on the loop. It
-knows nothing of K2's prompts or tools.
+heartbeats and the drain. Tensors are read, responses sent and Triton asked on worker threads, never on the loop; a
+refusal goes out from Triton's own thread, before anything of the request is read. It knows nothing of K2's prompts or
+tools.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import math
 import threading
+import time
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,7 @@ from kimi_k2_serving.engine.admission import Admission, Capacity
 from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, Usage
 from kimi_k2_serving.engine.session import Action, Phase, Session
 from kimi_k2_serving.engine.text import TextEncoder
+from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.engine_request import Job, read_job
 from kimi_k2_serving.triton.engine_response import Answer
 from kimi_k2_serving.triton.metrics import Metrics
@@ -45,7 +48,7 @@ SENDERS = 4
 READERS = 2
 # A cancellation reaches the engine within this and one poll per live request; deadlines and the queue within this.
 POLL_SECONDS = 0.05
-METRICS_SECONDS = 0.1
+METRICS_SECONDS = 0.05
 STOP_SECONDS = 20.0
 # How long a stop waits for last responses to be passed on.
 FLUSH_SECONDS = 2.0
@@ -68,14 +71,14 @@ class Serving:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """One request from its arrival to its ending. Times are the loop's."""
+    """One request from its arrival to its ending. Times are the loop's, which are time.monotonic()'s."""
 
     outbox: Outbox
+    ticket: int
+    arrived: float
     session: Session = field(default_factory=Session)
-    ticket: int = -1
     job: Job | None = None
     run: asyncio.Task[None] | None = None
-    arrived: float = 0.0
     deadline: float = math.inf
     next_heartbeat: float = math.inf
 
@@ -100,12 +103,12 @@ class EngineService:
         self._serving = serving
         self._new_uid = new_uid
         self._admission = Admission(serving.capacity)
-        self._aborts = AbortReceiver(serving.runtime, self._abort)
+        self._aborts = AbortReceiver(serving.runtime, serving.model, self._abort)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="engine-read")
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="engine-send")
-        self._asker = ThreadPoolExecutor(1, thread_name_prefix="engine-ask")
+        self._askers = ThreadPoolExecutor(2, thread_name_prefix="engine-ask")
         self._metrics: Metrics | None = None
         # Every request whose final response Triton does not have yet, and of those with a uid, by it.
         self._flights: set[Flight] = set()
@@ -133,7 +136,15 @@ class EngineService:
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
-            self._loop.call_soon_threadsafe(self._arrive, request, request.get_response_sender())
+            arrived = time.monotonic()
+            sender = request.get_response_sender()
+            try:
+                self._refuse_if_closed()
+                ticket = self._admission.arrive()
+            except ServingError as error:
+                self._refuse(sender, error, arrived)
+            else:
+                self._loop.call_soon_threadsafe(self._arrive, request, sender, ticket, arrived)
 
     def stop(self) -> None:
         """End every request with one error, the engine, and every thread."""
@@ -141,7 +152,7 @@ class EngineService:
             asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(STOP_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(STOP_SECONDS)
-        for workers in (self._readers, self._senders, self._asker):
+        for workers in (self._readers, self._senders, self._askers):
             workers.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
         if self._metrics is not None:
@@ -179,17 +190,26 @@ class EngineService:
 
     # One request.
 
-    def _arrive(self, request: Any, sender: Any) -> None:
-        # No reference back to the flight: see outbox.
-        flight = Flight(Outbox(sender, self._senders, broken=self._broken), arrived=self._loop.time())
-        self._flights.add(flight)
+    def _refuse(self, sender: Any, error: ServingError, arrived: float) -> None:
+        """On Triton's thread: a worker would get to it after what streams have to send."""
+        assert self._metrics is not None
         try:
+            sender.send(tensors.failure(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception as failure:
+            pb_utils.Logger.log_error(f"a request could not be refused: {type(failure).__name__}: {failure}")
+        self._metrics.refused(error.code, time.monotonic() - arrived)
+
+    def _arrive(self, request: Any, sender: Any, ticket: int, arrived: float) -> None:
+        # No reference back to the flight: see outbox.
+        flight = Flight(Outbox(sender, self._senders, broken=self._broken), ticket=ticket, arrived=arrived)
+        self._flights.add(flight)
+        self._by_ticket[ticket] = flight
+        try:
+            # The door may have closed, and all that was in flight been ended, since this came in.
             self._refuse_if_closed()
-            flight.ticket = self._admission.arrive()
         except ServingError as error:
             self._interrupt(flight, error)
             return
-        self._by_ticket[flight.ticket] = flight
         self._spawn(self._read(flight, request))
 
     def _refuse_if_closed(self) -> None:
@@ -293,7 +313,8 @@ class EngineService:
         if flight is None:
             return
         if flight.session.phase is Phase.RUNNING:
-            self._engine.abort(uid)
+            # After the first step of its run, which may be due: the engine does not know it before.
+            self._loop.call_soon(self._engine.abort, uid)
         else:
             self._interrupt(flight, Cancelled("cancelled before it began"))
 
@@ -326,19 +347,24 @@ class EngineService:
         self._flights -= {flight for flight in self._flights if flight.outbox.finished and flight.outbox.idle}
 
     async def _poll(self) -> None:
-        """Ask for cancellations: there is no callback. Works in every phase, waiting and prefill included."""
+        """Ask for cancellations: there is no callback. Works in every phase, waiting and prefill included. A round
+        takes a call to Triton's process per request, so each cancelled one is ended before the rest are asked about.
+        """
+
+        def found(flight: Flight) -> None:
+            self._loop.call_soon_threadsafe(self._interrupt, flight, Cancelled("cancelled by the client"))
+
         while True:
             await asyncio.sleep(POLL_SECONDS)
             live = [flight for flight in self._flights if flight.live and flight.outbox.stalled_seconds() < 1]
-            for flight in await self._loop.run_in_executor(self._asker, cancelled, live):
-                self._interrupt(flight, Cancelled("cancelled by the client"))
+            await self._loop.run_in_executor(self._askers, ask, live, found)
 
     async def _publish(self) -> None:
         assert self._metrics is not None
         while True:
             waiting, prompt_tokens = self._admission.waiting, self._admission.prompt_tokens
             await self._loop.run_in_executor(
-                self._asker, self._metrics.flush, self._engine.load, waiting, prompt_tokens
+                self._askers, self._metrics.flush, self._engine.load, waiting, prompt_tokens
             )
             await asyncio.sleep(METRICS_SECONDS)
 
@@ -355,13 +381,11 @@ class EngineService:
             self._interrupt(flight, ShuttingDown("the server is stopping; send the request again"))
 
 
-def cancelled(flights: Sequence[Flight]) -> list[Flight]:
+def ask(flights: Sequence[Flight], found: Callable[[Flight], None]) -> None:
     """On a worker thread. Asking about a request that has just ended may fail, and does not matter."""
-    found = []
     for flight in flights:
         try:
             if flight.outbox.cancelled():
-                found.append(flight)
+                found(flight)
         except Exception as error:
             pb_utils.Logger.log_error(f"could not ask for a cancellation: {type(error).__name__}: {error}")
-    return found

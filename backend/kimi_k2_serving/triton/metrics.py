@@ -1,4 +1,4 @@
-"""The engine's state on Triton's own /metrics page: gauges by SGLang's names, and how requests ended.
+"""The engine's state on Triton's own /metrics page: gauges by SGLang's names, how requests ended and were refused.
 
 Every call to Triton's metrics crosses to its process, so values are collected here and `flush` passes on what changed.
 A server that runs without metrics is served all the same.
@@ -6,7 +6,11 @@ A server that runs without metrics is served all the same.
 
 from __future__ import annotations
 
+import math
+import threading
+from bisect import bisect_left
 from collections import Counter
+from itertools import accumulate
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -22,34 +26,45 @@ GAUGES = {
 }
 ENDED = "sglang_backend:requests"
 RESTARTS = "sglang_backend:engine_restarts"
+REFUSALS = "sglang_backend:refusal_seconds_bucket"
+COUNTERS = {
+    ENDED: "Requests by their end: completed, aborted or an error's code",
+    RESTARTS: "Times the engine was started again",
+    REFUSALS: "Requests refused at the door, by the seconds from their arrival to their error",
+}
+REFUSAL_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, math.inf)
+
+Labels = tuple[tuple[str, str], ...]
 
 
 class Metrics:
-    """`ended` on any thread; `flush` on one."""
+    """`ended` and `refused` on any thread; `flush` on one."""
 
     def __init__(self, model: str) -> None:
         self._labels = {"model": model}
+        self._lock = threading.Lock()
         self._ended: Counter[str] = Counter()
-        self._sent: dict[tuple[str, str], float] = {}
-        self._metrics: dict[tuple[str, str], Any] = {}
+        # Refusals by the smallest of REFUSAL_SECONDS that each stayed within.
+        self._refused = [0] * len(REFUSAL_SECONDS)
+        self._sent: dict[tuple[str, Labels], float] = {}
+        self._metrics: dict[tuple[str, Labels], Any] = {}
         self._families: dict[str, Any] = {}
         try:
-            for name, meaning in GAUGES.items():
-                self._families[name] = family(name, meaning, pb_utils.MetricFamily.GAUGE)
-            self._families[ENDED] = family(
-                ENDED,
-                "Requests by their end: completed, aborted or an error's code",
-                pb_utils.MetricFamily.COUNTER,
-            )
-            self._families[RESTARTS] = family(
-                RESTARTS, "Times the engine was started again", pb_utils.MetricFamily.COUNTER
-            )
+            for names, kind in ((GAUGES, pb_utils.MetricFamily.GAUGE), (COUNTERS, pb_utils.MetricFamily.COUNTER)):
+                for name, meaning in names.items():
+                    self._families[name] = pb_utils.MetricFamily(name=name, description=meaning, kind=kind)
         except Exception as error:
             self._families = {}
             pb_utils.Logger.log_info(f"this server takes no metrics: {error}")
 
     def ended(self, outcome: str) -> None:
-        self._ended[outcome] += 1
+        with self._lock:
+            self._ended[outcome] += 1
+
+    def refused(self, code: str, seconds: float) -> None:
+        with self._lock:
+            self._ended[code] += 1
+            self._refused[bisect_left(REFUSAL_SECONDS, seconds)] += 1
 
     def flush(self, load: Load, waiting: int, prompt_tokens: int) -> None:
         if not self._families:
@@ -57,9 +72,13 @@ class Metrics:
         gauges = (load.running, load.queued, load.kv_usage, waiting, prompt_tokens)
         for name, value in zip(GAUGES, gauges, strict=True):
             self._set(name, value)
-        self._count(RESTARTS, "", load.restarts)
-        for outcome, count in list(self._ended.items()):
-            self._count(ENDED, outcome, count)
+        self._count(RESTARTS, (), load.restarts)
+        with self._lock:
+            ended, refused = dict(self._ended), list(accumulate(self._refused))
+        for outcome, count in ended.items():
+            self._count(ENDED, (("outcome", outcome),), count)
+        for bound, count in zip(REFUSAL_SECONDS, refused, strict=True):
+            self._count(REFUSALS, (("le", "+Inf" if math.isinf(bound) else f"{bound:g}"),), count)
 
     def close(self) -> None:
         """Metrics go before their families."""
@@ -67,23 +86,18 @@ class Metrics:
         self._families.clear()
 
     def _set(self, name: str, value: float) -> None:
-        if self._sent.get((name, "")) != value:
-            self._metric(name, "").set(value)
-            self._sent[name, ""] = value
+        if self._sent.get((name, ())) != value:
+            self._metric(name, ()).set(value)
+            self._sent[name, ()] = value
 
-    def _count(self, name: str, outcome: str, value: float) -> None:
-        metric = self._metric(name, outcome)
-        if (more := value - self._sent.get((name, outcome), 0)) > 0:
+    def _count(self, name: str, labels: Labels, value: float) -> None:
+        metric = self._metric(name, labels)
+        if (more := value - self._sent.get((name, labels), 0)) > 0:
             metric.increment(more)
-            self._sent[name, outcome] = value
+            self._sent[name, labels] = value
 
-    def _metric(self, name: str, outcome: str) -> Any:
-        key = (name, outcome)
+    def _metric(self, name: str, labels: Labels) -> Any:
+        key = (name, labels)
         if key not in self._metrics:
-            labels = {**self._labels, "outcome": outcome} if outcome else self._labels
-            self._metrics[key] = self._families[name].Metric(labels=labels)
+            self._metrics[key] = self._families[name].Metric(labels={**self._labels, **dict(labels)})
         return self._metrics[key]
-
-
-def family(name: str, meaning: str, kind: Any) -> Any:
-    return pb_utils.MetricFamily(name=name, description=meaning, kind=kind)

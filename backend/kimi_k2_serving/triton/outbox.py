@@ -2,7 +2,8 @@
 
 What comes while a send is under way goes out together with the next one, so a slow reader costs fewer, larger
 responses. `put` and `fail` never block; a failure replaces whatever still waits. Triton's sender is let go with the
-final response: one that a garbage collection or the interpreter's end finds takes the whole stub down.
+final response: one that a garbage collection or the interpreter's end finds takes the whole stub down. Nor is Triton
+asked about a request while it gets that response: 24.10 then looks into what it has just freed, and crashes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Outbox:
         self._workers = workers
         self._broken = broken
         self._lock = threading.Lock()
+        # Held while Triton is asked for a cancellation, and while it gets the final response.
+        self._asking = threading.Lock()
         self._chunks: list[Chunk] = []
         self._error: ServingError | None = None
         self._active = False
@@ -59,9 +62,13 @@ class Outbox:
         return 0.0 if since is None else time.monotonic() - since
 
     def cancelled(self) -> bool:
-        """Ask Triton whether the client is gone. Blocks for one call to Triton's process."""
-        sender = self._sender
-        return sender is not None and not self.finished and bool(sender.is_cancelled())
+        """Ask Triton whether the client is gone. Blocks for one call to Triton's process; False at a request's end."""
+        if not self._asking.acquire(blocking=False):
+            return False
+        try:
+            return not self.finished and bool(self._sender.is_cancelled())
+        finally:
+            self._asking.release()
 
     def _wake(self) -> None:
         if not self._active:
@@ -97,9 +104,10 @@ class Outbox:
         self._sending_since = time.monotonic()
         try:
             if last:
-                self.finished = True
-                self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-                self._sender = None
+                with self._asking:
+                    self.finished = True
+                    self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                    self._sender = None
             else:
                 self._sender.send(response)
         finally:

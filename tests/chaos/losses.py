@@ -1,0 +1,134 @@
+"""What happens when a process of the engine, or the stub above it, is killed or stopped under load."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+
+import httpx
+
+from tests.chaos import inspect_server as inspecting
+from tests.chaos.load import BAD, ENGINE, Load, Outcome
+from tests.chaos.row import Row, quantiles
+from tests.server.running import Server
+
+# A killed process is seen at once, a stopped one after the demo preset's stall_seconds.
+ERROR_SECONDS = 2.0
+STALL_SECONDS = 15.0
+WIDTH = 16
+PROBE = {"input_ids": [5], "max_tokens": 1}
+# In this order, on one server: the fifth death within ten minutes is a crash loop.
+LOSSES = (
+    ("sglang::host", signal.SIGKILL),
+    ("sglang::scheduler", signal.SIGKILL),
+    ("sglang::detokenizer", signal.SIGKILL),
+    ("sglang::scheduler", signal.SIGSTOP),
+)
+LAST_LOSS = ("sglang::detokenizer", signal.SIGSTOP)
+
+
+def probe(server: Server) -> httpx.Response:
+    return httpx.post(server.generate(ENGINE), json=PROBE, timeout=60)
+
+
+async def answers(server: Server) -> bool:
+    return (await asyncio.to_thread(probe, server)).status_code == 200
+
+
+async def serves_again(server: Server, since: float) -> float:
+    while not await answers(server):
+        if time.monotonic() - since > 240:
+            raise TimeoutError("the engine did not come back")
+        await asyncio.sleep(0.1)
+    return time.monotonic() - since
+
+
+async def hit(server: Server, load: Load, title: str, number: signal.Signals) -> tuple[float, int]:
+    """When it was done, and how many requests were in flight."""
+    await asyncio.sleep(3)
+    in_flight, moment = load.flying, time.monotonic()
+    server.named(title).send_signal(number)
+    if number is signal.SIGSTOP:
+        await inspecting.until(lambda: "engine_" in probe(server).text, ERROR_SECONDS + STALL_SECONDS)
+    return moment, in_flight
+
+
+def lost_since(load: Load, moment: float) -> tuple[list[Outcome], float]:
+    """Requests that died with the engine, and how long after `moment` the last of them was told."""
+    lost = [each for each in load.outcomes if each.kind == "engine_lost"]
+    return lost, max((each.ended - moment for each in lost), default=0.0)
+
+
+async def lose_a_process(server: Server, title: str, number: signal.Signals) -> Row:
+    before = inspecting.look(server)
+    stall = STALL_SECONDS if number is signal.SIGSTOP else 0.0
+    async with Load(server.url, server.grpc, width=WIDTH, tokens=400) as load:
+        moment, in_flight = await hit(server, load, title, number)
+        again = await serves_again(server, moment)
+        await asyncio.sleep(1)
+        await load.stop()
+    start = inspecting.last_start(server)
+    lost, late = lost_since(load, moment)
+    refused = [each.seconds for each in load.outcomes if each.kind == "engine_unavailable"]
+    await inspecting.idle(server)
+    row = Row(
+        f"{number.name} {title}",
+        1,
+        load.counted(since=moment),
+        f"{len(lost)} of {in_flight} in flight lost, last after {late:.2f} s; refusals {quantiles(refused)}; "
+        f"served again after {again:.1f} s, of them {start:.1f} s to start",
+        leaks=(await inspecting.settled(server, before)).leaks_since(before),
+    )
+    allowed = ERROR_SECONDS + stall
+    row.expect(0 < late < allowed, f"errors must come within {allowed:g} s")
+    row.expect(again < start + 3 + stall, "it must serve again within its start time and 3 s")
+    row.expect(not load.counted()[BAD], "every request must end once")
+    return row
+
+
+async def crash_loop(server: Server) -> Row:
+    """After LOSSES on the same server, one more: the engine stays down and says why."""
+    title, number = LAST_LOSS
+    async with Load(server.url, server.grpc, width=WIDTH, tokens=400) as load:
+        moment, in_flight = await hit(server, load, title, number)
+        await asyncio.sleep(3)
+        await load.stop()
+    lost, late = lost_since(load, moment)
+    refused = [each.seconds for each in load.outcomes if each.kind == "engine_unavailable"]
+    said = (await asyncio.to_thread(probe, server)).text
+    ready = await asyncio.to_thread(httpx.get, f"{server.url}/v2/models/{ENGINE}/ready", timeout=10)
+    left = [each.name() for each in server.processes() if each.name().startswith("sglang::")]
+    row = Row(
+        f"{number.name} {title}, a fifth death: crash loop",
+        1,
+        load.counted(since=moment),
+        f"{len(lost)} of {in_flight} in flight lost, last after {late:.2f} s; refusals {quantiles(refused)}: {said}; "
+        f"Triton 24.10's readiness: {ready.status_code}",
+        leaks=", ".join(left) or "none",
+    )
+    row.expect(0 < late < ERROR_SECONDS + STALL_SECONDS, "a stopped detokenizer must be noticed")
+    row.expect("engine_unavailable: the engine keeps dying" in said, "a refusal must say why")
+    row.expect(not left, "nothing of the engine may be left")
+    row.expect(not load.counted()[BAD], "every request must end once")
+    return row
+
+
+async def lose_the_stub(server: Server) -> Row:
+    """The last of a server: `serve` says what happened and ends, and leaves nothing."""
+    begin = time.monotonic()
+    processes = server.processes()
+    server.named("kimi_k2_engine_0_0").send_signal(signal.SIGKILL)
+    status = await asyncio.to_thread(server.process.wait, 30)
+    left = [each for each in processes if each.is_running()]
+    row = Row(
+        "SIGKILL the engine model's stub",
+        1,
+        Counter(),
+        f"serve ended with {status} after {time.monotonic() - begin:.1f} s",
+        leaks=", ".join(each.name() for each in left) or "none",
+    )
+    row.expect(status == 1, "serve must end with 1")
+    row.expect(not left, "no process may be left")
+    return row

@@ -1,0 +1,56 @@
+"""Triton never starts a stub again: that one is gone has to be seen from outside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kimi_k2_serving.launch.stubs import Stubs
+
+Start = Callable[[str], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Children of this process that look like stubs, with the arguments that Triton gives them."""
+    program = tmp_path / "triton_python_backend_stub"
+    program.symlink_to(sys.executable)
+    made: list[subprocess.Popen[bytes]] = []
+
+    def one(name: str) -> subprocess.Popen[bytes]:
+        line = [str(program), "-c", "import time; print(flush=True); time.sleep(60)", "region", name, "Default"]
+        made.append(subprocess.Popen(line, stdout=subprocess.PIPE))
+        assert made[-1].stdout is not None
+        made[-1].stdout.readline()
+        return made[-1]
+
+    yield one
+    for each in made:
+        each.kill()
+        each.wait()
+        assert each.stdout is not None
+        each.stdout.close()
+
+
+def test_a_stub_that_was_seen_and_is_gone_is_named_by_its_model_instance(start: Start) -> None:
+    stubs = Stubs(os.getpid())
+    start("kimi_k2_preprocess_0_0")
+    doomed = start("kimi_k2_engine_0_0")
+    assert stubs.dead() is None
+    doomed.kill()
+    doomed.wait()
+    assert stubs.dead() == "kimi_k2_engine_0_0"
+
+
+def test_other_children_and_a_parent_that_is_gone_do_not_count() -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
+        stubs, orphaned = Stubs(os.getpid()), Stubs(child.pid)
+        assert stubs.dead() is None
+        child.wait()
+        assert stubs.dead() is None
+    assert orphaned.dead() is None

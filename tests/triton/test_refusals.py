@@ -1,0 +1,80 @@
+"""A refusal is the first and the cheapest thing: before anything of a request is read, on the thread it came on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import fake_pb_utils as triton
+from test_engine_limits import LATE, ONE
+from test_engine_service import ask, error, service, until
+
+from kimi_k2_serving.engine.port import EngineState
+
+
+class Unread(triton.Request):
+    """Its inputs may not be looked at."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.inputs = _Unreadable()
+
+    def parameters(self) -> str:
+        raise AssertionError("a refused request was read")
+
+
+class _Unreadable(dict[str, Any]):
+    def get(self, key: str, default: Any = None) -> Any:
+        raise AssertionError("a refused request was read")
+
+
+def refused(running: Any) -> tuple[str, int]:
+    request = Unread()
+    running.execute([request])
+    assert request.sender.finals == 1, "the refusal has to be out when execute returns"
+    return error(request.sender)
+
+
+def test_over_the_limit_a_refusal_is_out_before_execute_returns_and_nothing_was_read(tmp_path: Path) -> None:
+    with service(tmp_path, ONE) as (running, engine):
+        working, waiting = ask(running, input_ids=[LATE]), ask(running, input_ids=[LATE])
+        until(lambda: engine.in_flight == 1)
+        assert refused(running)[0].startswith("overloaded: 1 requests with 1 prompt tokens in flight, 1 waiting")
+        working.cancelled = waiting.cancelled = True
+
+
+def test_while_the_engine_is_down_a_refusal_is_out_before_execute_returns(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        engine.state = EngineState.RESTARTING
+        assert refused(running) == ("engine_unavailable: the scripted engine is down", triton.TritonError.UNAVAILABLE)
+        assert not running.ready
+
+
+def test_a_thousand_refusals_take_a_moment_each_and_the_page_shows_it(tmp_path: Path) -> None:
+    with service(tmp_path, ONE) as (running, engine):
+        working, waiting = ask(running, input_ids=[LATE]), ask(running, input_ids=[LATE])
+        until(lambda: engine.in_flight == 1)
+        begin = time.monotonic()
+        for _ in range(1000):
+            refused(running)
+        assert time.monotonic() - begin < 1
+
+        def within(bound: str) -> float:
+            family = triton.MetricFamily.made["sglang_backend:refusal_seconds_bucket"]
+            return {metric.labels["le"]: metric.value for metric in family}.get(bound, 0)
+
+        until(lambda: within("+Inf") == 1000)
+        assert within("0.05") >= 990
+        working.cancelled = waiting.cancelled = True
+
+
+def test_a_request_that_had_its_place_when_all_were_ended_is_ended_too(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        sender = triton.Sender()
+        ticket = running._admission.arrive()
+        running._draining = True
+        running._loop.call_soon_threadsafe(running._arrive, triton.Request({}), sender, ticket, time.monotonic())
+        assert error(sender)[0].startswith("shutting_down: ")
+        assert engine.generations == []
+        until(lambda: running._admission.granted + running._admission.waiting == 0)
