@@ -22,7 +22,8 @@ from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar.constraint import Bounds, constrain
 from kimi_k2_serving.grammar.masks import walk
 from kimi_k2_serving.grammar.validate import validate
-from tests.grammar.prover import Prover, corpus, request, tool
+from tests.grammar.prover import Prover, request, tool
+from tests.support.schemas import corpus
 
 BOUNDS = {"demo": Bounds.demo, "production": Bounds.production}
 MOST_TOKENS = 4_000

@@ -1,0 +1,1 @@
+"""The enforcer on the real server: what it holds, and what it costs."""
