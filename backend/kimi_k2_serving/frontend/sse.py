@@ -16,6 +16,8 @@ from kimi_k2_serving.core.messages import Json
 # Frames that wait for a slow reader; past that the source waits too.
 WAITING_FRAMES = 64
 DONE = b"data: [DONE]\n\n"
+# JSON may hold them as they are, but clients that read Unicode's lines, as httpx's iter_lines does, end one there.
+BREAKS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 COMMENT = b": keep-alive\n\n"
 
 
@@ -28,8 +30,11 @@ def event(name: str, value: Json) -> bytes:
 
 
 def encode(value: Json) -> bytes:
-    """Compact JSON in UTF-8; it has no line breaks, so it is one line of a frame."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    """Compact JSON in UTF-8; it has no line breaks, not even Unicode's, so it is one line of a frame."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for line_break, escaped in BREAKS:
+        text = text.replace(line_break, escaped)
+    return text.encode("utf-8", "replace")
 
 
 async def paced(source: AsyncIterator[bytes], *, seconds: float, idle: bytes) -> AsyncIterator[bytes]:
