@@ -79,6 +79,7 @@ def configure(directory: Path, model: str) -> tuple[EngineService, str]:
         capacity=config.admission,
         slow_reader_seconds=config.preset.slow_reader_seconds,
         server=TritonServer.of_process(os.getppid()),
+        parent=os.getppid(),
     )
     return EngineService(engine, encoder, serving), config.preset.name
 

@@ -41,7 +41,7 @@ from kimi_k2_serving.triton.engine_request import Job, read_job
 from kimi_k2_serving.triton.engine_response import Answer
 from kimi_k2_serving.triton.metrics import Metrics
 from kimi_k2_serving.triton.outbox import Outbox
-from kimi_k2_serving.triton.server_watch import TritonServer
+from kimi_k2_serving.triton.server_watch import TritonServer, leave_with
 
 # Triton's parent process serves sends and polls from a pool of 32 threads.
 SENDERS = 4
@@ -58,8 +58,8 @@ UNLOAD_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """`runtime` is the directory of the abort channel; `server` is the Triton above, None where there is none to
-    watch.
+    """`runtime` is the directory of the abort channel; `server` is the Triton above and `parent` its process, None
+    where there is none to watch.
     """
 
     model: str
@@ -67,6 +67,7 @@ class Serving:
     capacity: Capacity
     slow_reader_seconds: float
     server: TritonServer | None = None
+    parent: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -159,6 +160,8 @@ class EngineService:
             self._metrics.close()
 
     async def _start(self) -> EngineInfo:
+        if self._serving.parent is not None:
+            self._spawn(leave_with(self._serving.parent, self._engine.stop))
         info = await self._engine.start()
         await self._aborts.open()
         self._spawn(self._keep_time())

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import os
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ REQUEST = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close
 # Triton's own defaults.
 HTTP_PORT = 8000
 EXIT_SECONDS = 30.0
+# What the engine gets to end in when Triton is gone: nothing may outlive it by more than 5 s.
+ORPHAN_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,31 @@ class TritonServer:
             return None
         except OSError:
             return False
+
+
+async def leave_with(parent: int, stop: Callable[[], Awaitable[None]]) -> None:
+    """`stop` and end this process when `parent` has ended: Triton 24.10's stub may hang when Triton is killed."""
+    await ended(parent)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ORPHAN_SECONDS):
+            await stop()
+    os._exit(1)
+
+
+async def ended(pid: int) -> None:
+    """Return once the process is gone."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def read_flags(argv: Sequence[str]) -> dict[str, str]:
