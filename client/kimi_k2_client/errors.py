@@ -17,8 +17,6 @@ transport: `status` is the HTTP status that belongs to the code, not what a tran
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from kimi_k2_serving.core import errors as core
 
 
@@ -88,12 +86,10 @@ def refusal(message: str, *, status: int | None = None, retry_after: float | Non
     Triton's own messages carry no code: `status`, the HTTP status, classifies those, and their words where a transport
     has no status.
     """
-    code, rest = _split_code(message)
-    if code:
-        field, separator, detail = rest.partition(": ")
-        if not separator or " " in field:
-            field, detail = "", rest
-        return _error(code, detail, field, _KINDS[code].http, retry_after)
+    found = core.told(message)
+    if found is not None:
+        kind, field, detail = found
+        return _error(kind.code, detail, field, kind.http, retry_after)
     if status is None:
         status = next((known for words, known in _TRITONS_WORDS if words in message), 500)
     code = _CODE_OF_STATUS.get(status, "invalid_request" if 400 <= status < 500 else "internal")
@@ -113,7 +109,7 @@ def lost() -> ConnectionLost:
 
 
 def _error(code: str, detail: str, field: str, status: int | None, retry_after: float | None) -> KimiError:
-    kind = _KINDS[code]
+    kind = core.KINDS[code]
     if issubclass(kind, core.Unavailable):
         return Unavailable(code, detail, field=field, status=status, retry_after=retry_after)
     for family, error in _FAMILIES:
@@ -121,27 +117,6 @@ def _error(code: str, detail: str, field: str, status: int | None, retry_after: 
             return error(code, detail, field=field, status=status)
     return ServerFault(code, detail, field=field, status=status)
 
-
-def _split_code(message: str) -> tuple[str, str]:
-    """The leftmost word of `message` that is a code before ": ", and what follows it; ("", message) without one."""
-    start = 0
-    while (end := message.find(": ", start)) >= 0:
-        word = message[message.rfind(" ", 0, end) + 1 : end]
-        if word in _KINDS:
-            return word, message[end + 2 :]
-        start = end + 1
-    return "", message
-
-
-def _kinds(kind: type[core.ServingError]) -> Iterator[type[core.ServingError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        # The frontend's own leaves share codes with these.
-        if child.__module__ == core.__name__:
-            yield from _kinds(child)
-
-
-_KINDS = {kind.code: kind for kind in _kinds(core.ServingError)}
 
 _FAMILIES: tuple[tuple[type[core.ServingError], type[KimiError]], ...] = (
     (core.InvalidRequest, InvalidRequest),

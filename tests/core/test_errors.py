@@ -111,3 +111,16 @@ BOUNDS = {
 
 def test_bounds_are_what_clients_were_told() -> None:
     assert {row.name: row.value for row in limits.TABLE} == BOUNDS
+
+
+@pytest.mark.parametrize("prefix", ["", "in ensemble 'kimi_k2', ", "[request id: 7] in ensemble 'kimi_k2', "])
+@pytest.mark.parametrize("field", ["", "tools[0].function.name"])
+@pytest.mark.parametrize("kind", errors.KINDS.values(), ids=errors.KINDS)
+def test_an_error_s_text_is_read_back(kind: type[ServingError], field: str, prefix: str) -> None:
+    detail = "must be: at most 3"
+    assert errors.told(prefix + str(kind(detail, field=field))) == (kind, field, detail)
+
+
+def test_a_text_without_a_code_is_no_error_of_ours() -> None:
+    assert errors.told("failed to parse: the request: JSON buffer") is None
+    assert errors.told("overloaded") is None

@@ -28,6 +28,7 @@ exception's text, a path, or any part of a prompt. Each leaf carries the status 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -175,3 +176,29 @@ class Internal(ServingError):
     """A defect of ours. The detail goes to the log; the client gets the code and a fixed sentence."""
 
     code = "internal"
+
+
+def _kinds(kind: type[ServingError]) -> Iterator[type[ServingError]]:
+    """This module's alone: an API's own leaves, defined elsewhere, share codes with these."""
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == __name__:
+            yield from _kinds(child)
+
+
+KINDS = {kind.code: kind for kind in _kinds(ServingError)}
+
+
+def told(message: str) -> tuple[type[ServingError], str, str] | None:
+    """An error's text read back: its class, field and detail. None for a text that has no code.
+
+    The leftmost word before ": " that is a code counts: Triton puts words of its own before it.
+    """
+    start = 0
+    while (end := message.find(": ", start)) >= 0:
+        kind = KINDS.get(message[message.rfind(" ", 0, end) + 1 : end])
+        if kind is not None:
+            field, separator, detail = message[end + 2 :].partition(": ")
+            return (kind, field, detail) if separator and " " not in field else (kind, "", message[end + 2 :])
+        start = end + 1
+    return None

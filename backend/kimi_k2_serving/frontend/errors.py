@@ -10,8 +10,6 @@ InvalidRequest  |- ModelNotFound     model_not_found      404
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from kimi_k2_serving.core import errors as core
 from kimi_k2_serving.core.errors import InvalidRequest, ServingError
 
@@ -50,14 +48,6 @@ class BodyTooLarge(core.LimitExceeded):
     anthropic_type = "request_too_large"
 
 
-def _leaves(kind: type[ServingError]) -> Iterator[type[ServingError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        if child.__module__ == core.__name__:
-            yield from _leaves(child)
-
-
-_KINDS = {kind.code: kind for kind in _leaves(ServingError)}
 # Triton's own words, where no model has spoken.
 _TRITONS = (("is not at ready state", core.EngineUnavailable), ("unknown model", core.EngineUnavailable))
 # How the supervisor ends its sentence while the engine starts.
@@ -66,30 +56,16 @@ _RETRY = "retry in "
 
 def from_engine(message: str) -> ServingError:
     """The error that the engine model's `code: field: detail` stands for; Triton may put words before the code."""
-    code, rest = _code_of(message)
-    if not code:
+    found = core.told(message)
+    if found is None:
         known = next((kind for words, kind in _TRITONS if words in message), None)
         if known is None:
             return core.Internal("the engine model answered with an error of Triton's own")
         return known("the engine model is not ready", retry_after=5.0)
-    field, separator, detail = rest.partition(": ")
-    if not separator or " " in field:
-        field, detail = "", rest
-    kind = _KINDS[code]
+    kind, field, detail = found
     if issubclass(kind, core.Unavailable):
         return kind(detail, field=field, retry_after=_retry_after(detail))
     return kind(detail, field=field)
-
-
-def _code_of(message: str) -> tuple[str, str]:
-    """The leftmost word before ": " that is a code, and what follows it; ("", message) if there is none."""
-    start = 0
-    while (end := message.find(": ", start)) >= 0:
-        word = message[message.rfind(" ", 0, end) + 1 : end]
-        if word in _KINDS:
-            return word, message[end + 2 :]
-        start = end + 1
-    return "", message
 
 
 def _retry_after(detail: str) -> float:
