@@ -179,6 +179,10 @@ def plain_triton(repository: Path, *flags: str, log: Path) -> Iterator[tuple[sub
             process.wait()
 
 
+def process_names(server: subprocess.Popen[bytes]) -> list[str]:
+    return sorted(each.name() for each in psutil.Process(server.pid).children(recursive=True))
+
+
 def tree(path: Path) -> dict[str, str]:
     return {
         str(each.relative_to(path)): hashlib.sha256(each.read_bytes()).hexdigest()
@@ -198,8 +202,10 @@ def test_plain_tritonserver_loads_unloads_and_loads_the_unmodified_repository_an
         for _ in range(2):
             client.load_model("kimi_k2", client_timeout=240)
             until(lambda: client.is_model_ready("kimi_k2"), 60)
+            # SGLang is ready once its schedulers are; its detokenizer may still be about to take its title.
+            until(lambda: "sglang::detokenizer" in process_names(process), 10)
             loaded = psutil.Process(process.pid).children(recursive=True)
-            names.append(sorted(each.name() for each in loaded))
+            names.append(process_names(process))
             entries.append(shared_memory(loaded))
             for model in ("kimi_k2", "kimi_k2_preprocess", "kimi_k2_engine", "kimi_k2_postprocess"):
                 client.unload_model(model)
