@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from fractions import Fraction
 from random import Random
 
@@ -87,6 +88,22 @@ def test_dates_know_months_and_leap_years() -> None:
     dates = pattern.matching(formats.PATTERNS["date"])
     assert all(map(dates.accepts, ("2024-02-29", "2023-12-31", "2023-04-30")))
     assert not any(map(dates.accepts, ("2023-02-29", "2023-04-31", "1900-02-29", "2023-13-01")))
+
+
+def test_regexes_compile_and_nest_two_groups() -> None:
+    expressions = pattern.matching(formats.PATTERNS["regex"])
+    usual = (r"^foo\d+$", r"[a-z_]+@[^\s]*\.com", "(?:a|b)+?", "a(b(c)d)*|e{2,}", "漢?", "")
+    assert all(map(expressions.accepts, usual))
+    assert not any(map(expressions.accepts, ("a**", "[z-a]", "(", "a{3,2}", "\\", "[]", "(?<=a)b", r"\1")))
+    with warnings.catch_warnings(action="error"):
+        texts = [text for text in (sample(expressions, Random(seed)) for seed in range(3000)) if text is not None]
+        assert len({re.compile(text).pattern for text in texts}) > 1000
+
+
+def test_templates_name_variables() -> None:
+    templates = pattern.matching(formats.PATTERNS["uri-template"])
+    assert all(map(templates.accepts, ("/users/{id}", "x:/{+base}{/path:3,rest*}{?q,lang}", "%20", "")))
+    assert not any(map(templates.accepts, ("{", "{}", "a}", "{a b}", "{a,}", "%2", "a b", "{a:0}")))
 
 
 DECIMALS = st.decimals(min_value=-1000, max_value=1000, places=2).map(Fraction)

@@ -2,8 +2,9 @@
 
 `activate` answers SGLang's platform discovery: our CPU platform on a machine without an accelerator, None elsewhere, so
 that installing this package changes nothing on a GPU host. `SGLANG_PLATFORM=kimi_k2_cpu` forces it (`serve --cpu`).
-`register` teaches the `torch_native` attention backend the absorbed-MLA path that DeepSeek-V3 architectures need.
-Neither imports SGLang or torch before it is called.
+`register` teaches the `torch_native` attention backend the absorbed-MLA path that DeepSeek-V3 architectures need, and
+spares one rank the agreement with itself that SGLang wants of every step with a grammar. Neither imports SGLang or
+torch before it is called.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "kimi_k2_cpu"
+SYNC = "sglang.srt.layers.sampler.Sampler._sync_token_ids_across_tp"
 # Present whenever NVIDIA's kernel driver is loaded, whichever torch build is installed.
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -51,6 +53,18 @@ def register() -> None:
         return handlers.AttnForwardMethod.MLA
 
     handlers.AttentionBackendRegistry.register("torch_native", absorbed_mla)
+
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    HookRegistry.register(SYNC, agree, HookType.AROUND)
+
+
+def agree(original: Any, sampler: Any, *args: Any) -> None:
+    """The all-reduce over sampled ids where there is more than one rank: Gloo takes its time for one, too."""
+    import torch.distributed
+
+    if torch.distributed.get_world_size(sampler.tp_sync_group) > 1:
+        original(sampler, *args)
 
 
 def mend_torchvision() -> None:

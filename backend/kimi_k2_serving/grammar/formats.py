@@ -1,7 +1,8 @@
 """The `format`s that have a text form worth enforcing, as patterns. JSON Schema's other formats are annotations.
 
 Dates know the lengths of months and leap years; hosts are the letters-digits-hyphen form, of any length; an
-IPv6 address is written in full or with one `::`.
+IPv6 address is written in full or with one `::`; a regular expression has groups in groups, no deeper, and says what
+every reader of them takes for the same.
 """
 
 from __future__ import annotations
@@ -40,6 +41,26 @@ _WORD = (
 _RELATIVE = rf"(?:/?[A-Za-z0-9._~-]+(?:/{_REST})?)?{_QUERY}"
 _URI = rf"(?:[a-z][a-z0-9+.-]*://{_HOST}(?::[0-9]{{1,4}})?(?:/{_REST})?|(?:mailto|urn|tel|data):{_PATH}{_REST}){_QUERY}"
 
+_VARIABLE = r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*(?::[1-9][0-9]{0,3}|\*)?"
+_TEMPLATE = rf"(?:[A-Za-z0-9._~!$&()*+,;=:@/?#-]|%[0-9A-Fa-f]{{2}}|\{{[+#./;?&]?{_VARIABLE}(?:,{_VARIABLE})*\}})*"
+
+_ESCAPE = r"\\[dDwWsS.^$|?*+()\[\]{}\\/-]"
+_ANY_OF = rf"\[\^?(?:[^\\\[\]^&~|\u0000-\u001f-]|a-z|A-Z|0-9|{_ESCAPE})+\]"
+_ATOM = rf"(?:[^\\^$.|?*+()\[\]{{}}/\u0000-\u001f]|{_ESCAPE}|\.|{_ANY_OF})"
+_TIMES = r"(?:(?:[*+?]|\{[1-9][0-9]?,?\})\??)?"
+
+
+def _choices(atom: str) -> str:
+    sequence = rf"(?:{atom}{_TIMES})*"
+    return rf"{sequence}(?:\|{sequence})*"
+
+
+def _grouped(atom: str) -> str:
+    return rf"(?:{_ATOM}|\((?:\?:)?{_choices(atom)}\))"
+
+
+_REGEX = rf"\^?{_choices(_grouped(_grouped(_ATOM)))}\$?"
+
 PATTERNS: Mapping[str, str] = {
     "date": f"^{_DATE}$",
     "time": f"^{_CLOCK}{_ZONE}$",
@@ -57,5 +78,7 @@ PATTERNS: Mapping[str, str] = {
     "idn-email": rf"^{_WORD}+(?:\.{_WORD}+)*@{_WORD}+(?:\.{_WORD}+)+$",
     "idn-hostname": rf"^{_WORD}+(?:\.{_WORD}+)*$",
     "relative-json-pointer": r"^(?:0|[1-9][0-9]{0,3})(?:#|(?:/(?:[^/~]|~[01])*)*)$",
+    "regex": f"^{_REGEX}$",
+    "uri-template": f"^{_TEMPLATE}$",
     "json-pointer": r"^(?:/(?:[^/~]|~[01])*)*$",
 }
