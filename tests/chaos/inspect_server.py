@@ -16,6 +16,8 @@ from tests.server.running import Server, shared_memory
 
 # The supervisor's line.
 RESTARTED = "the engine serves again after "
+# Thread names, as far as the kernel keeps them.
+GRPC_POOLS = frozenset({"event_engine", "default-executo", "resolver-execut", "timer_manager", "grpc_global_tim"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,12 @@ def staying(server: Server) -> list[psutil.Process]:
     return [each for each in server.processes() if each.name().startswith(names)]
 
 
+def own_threads(process: psutil.Process) -> int:
+    """All but those of gRPC's pools, which grow with load and shrink when they get to it."""
+    names = [path.read_text().strip() for path in Path(f"/proc/{process.pid}/task").glob("*/comm")]
+    return sum(name not in GRPC_POOLS for name in names)
+
+
 def look(server: Server) -> State:
     found = metrics(server)
     processes = server.processes()
@@ -69,7 +77,7 @@ def look(server: Server) -> State:
         requests=int(sum(found[name] for name in in_flight)),
         kv_usage=found["sglang:token_usage"],
         files=sum(each.num_fds() for each in kept),
-        threads=sum(each.num_threads() for each in kept),
+        threads=sum(map(own_threads, kept)),
         processes=len(processes),
         shared=sum(entry.exists() for entry in shared_memory(processes)),
         memory=sum(each.memory_info().rss for each in kept) / 2**20,
