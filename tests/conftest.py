@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-# Minutes. Together 45.
+# Minutes; a suite without one has 1.
 BUDGETS = {
     "bench": 1,
-    "chaos": 5,
     "cli": 2,
     "client": 1,
     "core": 3,
