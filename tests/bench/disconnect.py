@@ -139,13 +139,18 @@ class Client:
 Left = Callable[[str, Probe, bool, int], Awaitable[float]]
 
 
-async def in_decode(url: str, probe: Probe, stream: bool, number: int) -> float:
-    client = await Client.ask(url, messages=user(f"{number} go on"), stream=stream, max_tokens=20_000)
-    if stream:
-        await client.wait_for(b'"content":', 3 + number % 5)
+async def under_way(client: Client, probe: Probe, mark: bytes | None, number: int, seconds: float) -> None:
+    """A little further each time: some deltas with `mark`, or `seconds` after the engine has begun a whole answer."""
+    if mark is not None:
+        await client.wait_for(mark, 3 + number % 5)
     else:
         await probe.until(lambda state: state.busy > 0)
-        await asyncio.sleep(0.1 + 0.02 * (number % 5))
+        await asyncio.sleep(seconds + 0.02 * (number % 5))
+
+
+async def in_decode(url: str, probe: Probe, stream: bool, number: int) -> float:
+    client = await Client.ask(url, messages=user(f"{number} go on"), stream=stream, max_tokens=20_000)
+    await under_way(client, probe, b'"content":' if stream else None, number, 0.1)
     return client.leave()
 
 
@@ -159,11 +164,7 @@ async def in_tool_call(url: str, probe: Probe, stream: bool, number: int) -> flo
         tools=[TOOL],
         tool_choice="required",
     )
-    if stream:
-        await client.wait_for(b'"arguments":', 3 + number % 5)
-    else:
-        await probe.until(lambda state: state.busy > 0)
-        await asyncio.sleep(0.2 + 0.02 * (number % 5))
+    await under_way(client, probe, b'"arguments":' if stream else None, number, 0.2)
     return client.leave()
 
 

@@ -7,18 +7,15 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import httpx
 
 from kimi_k2_serving.core.render import DEFAULT_SYSTEM
 from kimi_k2_serving.engine.checkpoint import inspect
 from kimi_k2_serving.engine.config import engine_of_preset
 from kimi_k2_serving.engine.sglang import server_args
-from tests.server.running import ROOT, environment, free_ports
+from tests.server.running import ROOT, environment, free_ports, wait_for
 
 START_SECONDS = 300.0
 # What the K2 template makes of one message of the user's. SGLang's server needs one, and the demo checkpoint has none.
@@ -54,24 +51,11 @@ def running(checkpoint: Path) -> Iterator[str]:
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            _wait(url, process)
+            wait_for(f"{url}/health", START_SECONDS, process)
             yield url
         finally:
             os.killpg(process.pid, 9)
             process.wait()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert process.poll() is None, "SGLang's server has ended"
-        assert time.monotonic() < deadline, "SGLang's server did not come up"
-        time.sleep(0.5)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-import httpx
-
-from tests.server.running import ROOT, Server, environment, free_ports
+from tests.server.running import ROOT, Server, end, environment, free_ports, wait_for
 
 START_SECONDS = 60.0
 
@@ -40,25 +36,7 @@ def _process(module: str, *flags: str) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=environment())
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait(url, process, log)
+        wait_for(f"{url}/health/ready", START_SECONDS, process, log)
         yield url
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            if httpx.get(f"{url}/health/ready", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert process.poll() is None, f"the frontend ended with {process.returncode}:\n{log.read_text()[-4000:]}"
-        assert time.monotonic() < deadline, f"the frontend did not become ready:\n{log.read_text()[-4000:]}"
-        time.sleep(0.1)
+        end(process, 20)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +95,35 @@ def running(*flags: str) -> Iterator[Server]:
 def environment() -> dict[str, str]:
     """Ours, less what would change which checkpoint or preset is served."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KIMI_K2_")}
+
+
+def wait_for(url: str, seconds: float, process: subprocess.Popen[bytes] | None = None, log: Path | None = None) -> None:
+    """Until `url` answers 200: within `seconds`, and while `process` lives."""
+
+    def said() -> str:
+        return f"\n{log.read_text()[-4000:]}" if log else ""
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if httpx.get(url, timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if process is not None:
+            assert process.poll() is None, f"ended with {process.returncode} before {url} answered{said()}"
+        assert time.monotonic() < deadline, f"{url} did not answer within {seconds:g} s{said()}"
+        time.sleep(0.1)
+
+
+def end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """SIGTERM, and SIGKILL if that takes longer than `seconds`."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def shared_memory(processes: Iterable[psutil.Process]) -> set[Path]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +15,8 @@ import pytest
 from kimi_k2_client import Client
 from kimi_k2_serving.core.messages import FormatKind, ResponseFormat, Tool
 from kimi_k2_serving.grammar.validate import validate, validate_answer
-from tests.server.running import ROOT, Server, environment, free_ports
+from tests.frontend.running import over
+from tests.server.running import ROOT, Server
 from tests.server.test_chat import WEATHER, chat_body, over_grpc, put_together, streamed, whole
 
 # A count of undeclared names, and that many texts are all different, is more than a grammar holds.
@@ -171,31 +169,8 @@ def is_worker(process: psutil.Process) -> bool:
 @pytest.fixture(scope="module")
 def api(server: Server) -> Iterator[str]:
     """The frontend in front of the same engine."""
-    (port,) = free_ports(1)
-    flags = ["--port", port, "--grpc-url", f"127.0.0.1:{server.grpc}", "--checkpoint", server.ready["checkpoint"]]
-    flags += ["--model-repository", ROOT / "model_repository"]
-    line = [sys.executable, "-m", "kimi_k2_serving.frontend", *map(str, flags)]
-    log = ROOT / ".cache" / "logs" / f"test-frontend-{port}.log"
-    with log.open("w") as errors, subprocess.Popen(line, stderr=errors, env=environment()) as process:
-        try:
-            until_ready(f"http://127.0.0.1:{port}", process, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if httpx.get(f"{url}/health/ready", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, "the frontend does not start"
-        time.sleep(0.2)
+    with over(server, "--model-repository", str(ROOT / "model_repository")) as url:
+        yield url
 
 
 def test_openai_s_documents_and_streams_report(api: str) -> None:

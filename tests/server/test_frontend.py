@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 
 import httpx
 import psutil
 
-from tests.server.running import ROOT, environment, free_ports
+from tests.server.running import ROOT, environment, free_ports, wait_for
 from tests.server.test_chat import WEATHER, check_calls
 
 
@@ -27,7 +26,7 @@ def test_both_apis_serve_tool_calls_and_a_killed_frontend_comes_back() -> None:
             openai(url)
             anthropic(url)
             kill_frontend(serve.pid)
-            wait_ready(url)
+            wait_for(f"{url}/health/ready", 30)
             openai(url)
         finally:
             serve.terminate()
@@ -64,15 +63,3 @@ def kill_frontend(serve: int) -> None:
             process.wait(10)
             return
     raise AssertionError("no frontend among the children of serve")
-
-
-def wait_ready(url: str) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            if httpx.get(f"{url}/health/ready", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline, "the frontend did not come back"
-        time.sleep(0.2)

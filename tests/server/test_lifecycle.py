@@ -21,7 +21,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 
 from kimi_k2_serving import settings
-from tests.server.running import ROOT, Server, environment, free_ports, listening, running, shared_memory
+from tests.server.running import ROOT, Server, end, environment, free_ports, listening, running, shared_memory
 from tests.server.test_chat import inputs
 
 CHAT = {"text_input": "Hello", "max_tokens": 8}
@@ -171,12 +171,7 @@ def plain_triton(repository: Path, *flags: str, log: Path) -> Iterator[tuple[sub
     try:
         yield process, grpc
     finally:
-        process.terminate()
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, 40)
 
 
 def process_names(server: subprocess.Popen[bytes]) -> list[str]:

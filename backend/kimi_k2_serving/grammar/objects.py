@@ -7,13 +7,14 @@ come last. Names that several schemas speak of meet all of them.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from kimi_k2_serving.grammar import ebnf
 from kimi_k2_serving.grammar.containers import COMMA, STATES, WS, Containers, following
 from kimi_k2_serving.grammar.ebnf import EMPTY, NOTHING, Expression, Ref, Seq, Text
-from kimi_k2_serving.grammar.shapes import Goal, Object, Scopes, String, Values, left_over
+from kimi_k2_serving.grammar.shapes import Goal, Object, ObjectPart, Scopes, String, Values, left_over
 from kimi_k2_serving.grammar.validate import found
 
 # Patterns of undeclared names of which each combination is written.
@@ -57,18 +58,12 @@ class Objects(Containers):
         """What a declared or required property has to meet; None if there may not be one."""
         if name in shape.forbidden or not self.form.satisfied(name, shape.keys):
             return None
-        merged: Goal = frozenset()
-        seen: list[Scopes] = []
-        for part in shape.parts:
+
+        def said(part: ObjectPart) -> list[Goal]:
             goals = [goal for listed, goal in part.names if listed == name]
-            goals += [goal for pattern, goal in part.patterns if found(pattern, name) is not False]
-            seen += [part.scopes] if goals or part.open else []
-            if not goals:
-                if part.extra is None:
-                    return None
-                goals = [part.extra]
-            merged = merged.union(*goals)
-        return merged | left_over(shape.unevaluated, seen)
+            return goals + [goal for pattern, goal in part.patterns if found(pattern, name) is not False]
+
+        return _met(shape, said)
 
     def _extra(self, shape: Object, names: frozenset[str], parent: Goal, level: int) -> Expression:
         """One member with a name that is not declared; NOTHING if the object is closed."""
@@ -126,10 +121,15 @@ def _matches(patterns: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 def _undeclared(shape: Object, matched: tuple[str, ...]) -> Goal | None:
     """What a member has to meet whose name is not declared and matches these patterns; None if there may not be one."""
+    return _met(shape, lambda part: [goal for pattern, goal in part.patterns if pattern in matched])
+
+
+def _met(shape: Object, said: Callable[[ObjectPart], list[Goal]]) -> Goal | None:
+    """What every schema says of one name together, `said` what one of them does; None if one of them forbids it."""
     merged: Goal = frozenset()
     seen: list[Scopes] = []
     for part in shape.parts:
-        goals = [goal for pattern, goal in part.patterns if pattern in matched]
+        goals = said(part)
         seen += [part.scopes] if goals or part.open else []
         if not goals:
             if part.extra is None:
