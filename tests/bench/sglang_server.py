@@ -20,7 +20,7 @@ from tests.server.running import ROOT, environment, free_ports, wait_for
 START_SECONDS = 300.0
 # What the K2 template makes of one message of the user's. SGLang's server needs one, and the demo checkpoint has none.
 TEMPLATE = (
-    f"<|im_system|>system<|im_middle|>{DEFAULT_SYSTEM}<|im_end|>"
+    f"<|im_system|>system<|im_middle|>{DEFAULT_SYSTEM}<|im_end|>{{{{ '\\n' }}}}"
     "{% for m in messages %}<|im_user|>{{ m['role'] }}<|im_middle|>{{ m['content'] }}<|im_end|>{% endfor %}"
     "<|im_assistant|>assistant<|im_middle|>"
 )

@@ -19,7 +19,7 @@ from kimi_k2_serving.core.messages import (
 )
 from kimi_k2_serving.core.render import Control, Prompt, Segment, Text, render
 
-KIMI = "<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by Moonshot AI.<|im_end|>"
+KIMI = "<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by Moonshot AI.<|im_end|>\n"
 ANSWER = "<|im_assistant|>assistant<|im_middle|>"
 SYSTEM = Message(Role.SYSTEM, "s")
 

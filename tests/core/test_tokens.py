@@ -17,9 +17,9 @@ from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
 from tests.support.reference_tokenizer import reference_pieces
 from tests.support.vocabulary import MERGES, NAMES, write_small_checkpoint
 
-# Published ids: the default system message, user "hi" and the answer's header; a section with one call.
+# Published ids: the default system message and its line break, user "hi", the answer's header; a section of one call.
 HI = [163594, 14062, 163601, 3900, 554, 24980, 72, 11, 519, 22572, 26626, 5232, 673, 30218, 10065, 22572, 13, 163586]
-HI += [163587, 2482, 163601, 9663, 163586, 163588, 69702, 163601]
+HI += [198, 163587, 2482, 163601, 9663, 163586, 163588, 69702, 163601]
 SECTION = [163595, 163597, 41937, 1150, 21055, 2800, 25, 15, 163598, 8264, 37666, 1289, 414, 4396, 39556, 16934]
 SECTION += [163599, 163596]
 

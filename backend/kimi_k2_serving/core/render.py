@@ -55,6 +55,9 @@ SECTION_END = Control("<|tool_calls_section_end|>")
 CALL_BEGIN = Control("<|tool_call_begin|>")
 ARGUMENT_BEGIN = Control("<|tool_call_argument_begin|>")
 CALL_END = Control("<|tool_call_end|>")
+# The template's `{% endif %}` after the default system prompt has no dash, so the line break behind it is part of the
+# prompt. No other message is followed by one.
+AFTER_DEFAULT_SYSTEM = Text("\n")
 
 _OPENING = {Role.SYSTEM: SYSTEM, Role.USER: USER, Role.ASSISTANT: ASSISTANT, Role.TOOL: SYSTEM}
 _HEADER: dict[Role, tuple[Segment, ...]] = {
@@ -73,6 +76,7 @@ def render(conversation: Conversation, *, sort_tool_keys: bool = False) -> Promp
         segments += (SYSTEM, Text("tool_declare"), MIDDLE, Text(tools_json(conversation.tools, sort_tool_keys)), END)
     if history.messages and history.messages[0].role is not Role.SYSTEM:
         _add_message(segments, Message(Role.SYSTEM, DEFAULT_SYSTEM))
+        segments.append(AFTER_DEFAULT_SYSTEM)
     for message in history.messages:
         _add_message(segments, message)
     segments += _HEADER[Role.ASSISTANT]
