@@ -34,11 +34,12 @@ RUN pip install --no-cache-dir --no-deps . \
 
 COPY --chmod=0755 <<'EOF' /opt/kimi-k2/bin/kimi-k2-server
 #!/bin/sh
-# tritonserver, hardened. Arguments follow its own: of a repeated flag the last value counts. The key of the closed
-# interfaces is random and kept nowhere: nobody can use them.
+# tritonserver, hardened. Arguments follow its own: of a repeated flag the last value counts. The closed interfaces demand
+# a header that no request can carry: nobody can use them.
 set -eu
+umask 077
 : "${KIMI_K2_PRESET:?set it to the preset that fits this machine, for one b200-8}"
-closed=shared-memory,trace,logging,model-repository:x-kimi-k2-closed=$(cat /proc/sys/kernel/random/uuid)
+closed='shared-memory,trace,logging:no header= opens this'
 exec tritonserver \
   --model-repository=/models \
   --model-control-mode=none \

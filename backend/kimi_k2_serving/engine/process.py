@@ -123,9 +123,21 @@ def private_directory(runtime: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="engine-", dir=runtime))
 
 
-async def spawn(command: Sequence[str], environment: Mapping[str, str], runtime: Path) -> HostProcess:
+def one_node(directory: Path) -> dict[str, str]:
+    """The environment in which the ranks of one node find each other by a file and over loopback alone. SGLang's
+    default is a store of torch's, which listens on every address of the machine whatever host it is given.
+    """
+    return {
+        "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE": f"file://{directory}/rendezvous",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+
+
+async def spawn(
+    command: Sequence[str], environment: Mapping[str, str], runtime: Path, *, nodes: int = 1
+) -> HostProcess:
     """Start `command FD PARENT` with a socket pair end as FD; `runtime` is the directory for its temporary
-    directory.
+    directory; `nodes` are the machines that the engine spans.
     """
     linux.become_subreaper()
     directory = private_directory(runtime)
@@ -138,7 +150,7 @@ async def spawn(command: Sequence[str], environment: Mapping[str, str], runtime:
             pass_fds=[theirs.fileno()],
             start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL,
-            env={**environment, "TMPDIR": str(directory)},
+            env={**environment, **(one_node(directory) if nodes == 1 else {}), "TMPDIR": str(directory)},
         )
     reader, writer = await asyncio.open_unix_connection(sock=ours)
     return HostProcess(process, reader, writer, directory)

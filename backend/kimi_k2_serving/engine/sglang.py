@@ -31,7 +31,7 @@ def build(
         environment["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "kimi_k2_serving.engine.models"
     command = [python(), "-m", "kimi_k2_serving.engine.host"]
     return SupervisedEngine(
-        lambda: process.spawn(command, environment, runtime),
+        lambda: process.spawn(command, environment, runtime, nodes=int(config.server_args.get("nnodes", 1))),
         server_args(config, checkpoint, cache),
         start_timeout=config.preset.start_timeout_seconds,
         stall_seconds=config.preset.stall_seconds,

@@ -1,7 +1,9 @@
 """The `tritonserver` line and its environment, as values. Pure; hardened by default.
 
-What is closed: loading and unloading models, SageMaker's and Vertex's endpoints, and (with a key that nobody is told)
-the shared-memory, trace and logging interfaces, by which a client could map this host's memory or write its files.
+What is closed: loading and unloading models, SageMaker's and Vertex's endpoints, and the shared-memory, trace and
+logging interfaces, by which a client could map this host's memory or write its files. Triton has no switch for those
+three; it can demand a header. No request can carry the one that is demanded here, so the command line, which `ps` shows
+to every local user, holds no secret.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from kimi_k2_serving import settings
 from kimi_k2_serving.launch.backends import Wheel
 from kimi_k2_serving.launch.cli import Options
 
-CLOSED = "shared-memory,trace,logging,model-repository"
-
-
+CLOSED = "shared-memory,trace,logging"
+# gRPC ends a request that has a header with a space in its name; Triton's HTTP drops the spaces before a value. Neither
+# alone is enough: HTTP takes such a name, and gRPC such a value.
+UNSENDABLE = f"{CLOSED}:no header= opens this"
 # The backend ends what is left this long before Triton's own limit, so that the limit is never what cuts a request off.
 _UNLOAD_SECONDS = 3
 
@@ -40,8 +43,7 @@ class Command:
         return {name: value for name, value in inherited.items() if name not in self.unset} | dict(self.environment)
 
 
-def arguments(options: Options, *, server: Path, repository: Path, backends: Path, key: str) -> tuple[str, ...]:
-    """`key` closes the interfaces named above; it should be random and kept nowhere."""
+def arguments(options: Options, *, server: Path, repository: Path, backends: Path) -> tuple[str, ...]:
     host = "127.0.0.1" if options.host == "localhost" else options.host
     flags = {
         "model-repository": str(repository),
@@ -59,8 +61,8 @@ def arguments(options: Options, *, server: Path, repository: Path, backends: Pat
         "metrics-port": str(options.metrics_port),
         "allow-sagemaker": "false",
         "allow-vertex-ai": "false",
-        "http-restricted-api": f"{CLOSED}:x-kimi-k2-closed={key}",
-        "grpc-restricted-protocol": f"{CLOSED}:x-kimi-k2-closed={key}",
+        "http-restricted-api": UNSENDABLE,
+        "grpc-restricted-protocol": UNSENDABLE,
         "log-verbose": "0",
     }
     return (str(server), *(f"--{name}" if value is None else f"--{name}={value}" for name, value in flags.items()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import secrets
 import subprocess
 import sys
 import time
@@ -123,7 +122,6 @@ def build(options: Options, layout: Layout, model: Model, *, runtime_dir: Path |
         server=wheel.server,
         repository=model.repository,
         backends=layout.backends,
-        key=secrets.token_hex(16),
     )
     environment = triton_command.environment(
         wheel=wheel,

@@ -15,7 +15,7 @@ import triton_python_backend_utils as pb_utils
 
 from kimi_k2_serving import settings
 from kimi_k2_serving.core.errors import ServingError
-from kimi_k2_serving.engine import sglang
+from kimi_k2_serving.engine import sglang, shared_memory
 from kimi_k2_serving.engine.checkpoint import inspect
 from kimi_k2_serving.engine.config import load_engine_config
 from kimi_k2_serving.engine.text import load_encoder
@@ -50,6 +50,7 @@ def declaration(tensor: Tensor) -> dict[str, Any]:
 def start(args: dict[str, str]) -> EngineService:
     """`args` are Triton's. Raises TritonModelException with one line that says what to do."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    shared_memory.make_private(os.getpid())
     refuse_several_instances(json.loads(args["model_config"]))
     try:
         service, preset = configure(Path(args["model_repository"]) / args["model_version"], args["model_name"])

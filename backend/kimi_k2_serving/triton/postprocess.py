@@ -11,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 from kimi_k2_serving import settings
 from kimi_k2_serving.core.errors import Internal, ServingError
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.engine import shared_memory
 from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.sglang import python
 from kimi_k2_serving.grammar.worker_process import WorkerProcess
@@ -25,6 +26,7 @@ class Postprocess:
 
     def __init__(self, model_directory: str, name: str) -> None:
         """Raises ServingError for an engine.yaml or a checkpoint that can't be read."""
+        shared_memory.make_private(os.getpid())
         vocabulary = Vocabulary.load(engine_config(model_directory).checkpoint)
         self._aborts = AbortSender(settings.runtime_directory(os.getppid(), settings.Settings.read()))
         self._worker = WorkerProcess(None, python=python())

@@ -6,6 +6,7 @@ Inside an ensemble Triton 24.10 does not tell this step that a client has left; 
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.core.errors import Cancelled, Internal, ServingError
+from kimi_k2_serving.engine import shared_memory
 from kimi_k2_serving.triton import chat_request, tensors
 from kimi_k2_serving.triton.repository import engine_config
 
@@ -24,6 +26,7 @@ THREADS = 4
 
 def load(model_directory: str) -> ChatModel:
     """The model that the engine beside this step serves, its worker there. Raises ServingError."""
+    shared_memory.make_private(os.getpid())
     model = ChatModel.load(engine_config(model_directory))
     try:
         # Loads beside the engine, which takes longer.
