@@ -4,6 +4,7 @@
     |- InvalidRequest     change the request: `field` names what is wrong with it
     |- NotFound           no such model on this server
     |- Unavailable        the same request may work later
+    |  |- Quarantined     the engine died of this very request: do not send it again soon (code `request_quarantined`)
     |  `- Unreachable     no connection to the server could be made (code `unreachable`)
     |- Cancelled          the request was cancelled
     |- DeadlineExceeded   the server was silent for longer than the client's timeout, or gave up itself
@@ -50,6 +51,10 @@ class Unavailable(KimiError):
     ) -> None:
         super().__init__(code, detail, field=field, status=status)
         self.retry_after = retry_after
+
+
+class Quarantined(Unavailable):
+    pass
 
 
 class Unreachable(Unavailable):
@@ -111,10 +116,11 @@ def lost() -> ConnectionLost:
 def _error(code: str, detail: str, field: str, status: int | None, retry_after: float | None) -> KimiError:
     kind = core.KINDS[code]
     if issubclass(kind, core.Unavailable):
-        return Unavailable(code, detail, field=field, status=status, retry_after=retry_after)
-    for family, error in _FAMILIES:
+        error = Quarantined if issubclass(kind, core.RequestQuarantined) else Unavailable
+        return error(code, detail, field=field, status=status, retry_after=retry_after)
+    for family, told in _FAMILIES:
         if issubclass(kind, family):
-            return error(code, detail, field=field, status=status)
+            return told(code, detail, field=field, status=status)
     return ServerFault(code, detail, field=field, status=status)
 
 

@@ -1,6 +1,7 @@
 """The one retry policy: when the same request is worth sending again, and after how long.
 
-Only what provably began no answer is repeated: a refusal with Unavailable, a connection that was never made. The caller
+Only what provably began no answer is repeated: a refusal with Unavailable (but not with Quarantined, which means this
+very request), a connection that was never made. The caller
 asks only as long as no response has come. Knows no clock and no randomness: both are arguments.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kimi_k2_client.errors import KimiError, Unavailable
+from kimi_k2_client.errors import KimiError, Quarantined, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Retry:
         `fraction` in [0, 1) is the caller's randomness: half of the wait is spread by it, so that clients that failed
         together do not return together. A server's own `retry_after` is never undercut.
         """
-        if failures > self.retries or not isinstance(error, Unavailable):
+        if failures > self.retries or not isinstance(error, Unavailable) or isinstance(error, Quarantined):
             return None
         step = min(self.longest, self.first * 2.0 ** (failures - 1))
         return max(step * (0.5 + 0.5 * fraction), error.retry_after or 0.0)

@@ -14,6 +14,7 @@ from kimi_k2_client.errors import (
     InvalidRequest,
     KimiError,
     NotFound,
+    Quarantined,
     ServerFault,
     Unavailable,
     refusal,
@@ -45,7 +46,7 @@ def test_every_error_of_the_server_has_its_class_here(
 ) -> None:
     theirs = kind("must be: at most 3", field="tools[0].function.name")
     ours = refusal(prefix + str(theirs))
-    assert type(ours) is error
+    assert type(ours) is (Quarantined if kind is core.RequestQuarantined else error)
     assert (ours.code, ours.field, ours.detail, ours.status) == (kind.code, theirs.field, theirs.detail, kind.http)
     assert str(ours) == str(theirs)
 
@@ -63,6 +64,12 @@ def test_the_code_counts_and_not_the_status_that_triton_made_of_it() -> None:
     error = refusal("engine_lost: the engine died", status=400)
     assert isinstance(error, Unavailable)
     assert error.status == 503
+
+
+def test_a_request_that_the_engine_died_of_has_an_error_of_its_own() -> None:
+    error = refusal("request_quarantined: the engine died of this request; it is refused for 600 s")
+    assert isinstance(error, Quarantined)
+    assert (error.code, error.status) == ("request_quarantined", 503)
 
 
 @pytest.mark.parametrize(

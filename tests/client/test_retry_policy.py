@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kimi_k2_client import ConnectionLost, DeadlineExceeded, InvalidRequest, KimiError, Retry, Unavailable, Unreachable
+from kimi_k2_client import (
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidRequest,
+    KimiError,
+    Quarantined,
+    Retry,
+    Unavailable,
+    Unreachable,
+)
 
 BUSY = Unavailable("overloaded", "later")
 
@@ -17,6 +26,7 @@ BUSY = Unavailable("overloaded", "later")
         InvalidRequest("invalid_value", "no"),
         ConnectionLost("gone"),
         DeadlineExceeded("deadline_exceeded", "too late"),
+        Quarantined("request_quarantined", "the engine died of it", retry_after=600.0),
     ],
 )
 def test_only_unavailable_is_worth_repeating(error: KimiError) -> None:

@@ -28,6 +28,7 @@ TRANSPORTS = {
     "Overloaded": ("overloaded", "UNAVAILABLE", 429, "rate_limit_error", "overloaded_error"),
     "EngineUnavailable": ("engine_unavailable", *LATER),
     "EngineLost": ("engine_lost", *LATER),
+    "RequestQuarantined": ("request_quarantined", *LATER),
     "ShuttingDown": ("shutting_down", *LATER),
     "Cancelled": ("cancelled", "CANCELLED", 499, "invalid_request_error", "invalid_request_error"),
     "DeadlineExceeded": ("deadline_exceeded", "CANCELLED", 408, "timeout_error", "timeout_error"),

@@ -1,7 +1,8 @@
 """A host process without SGLang: counts up from the last prompt id, one id every `step` seconds. For faults and speed.
 
 It obeys `server_args`: start_delay, step, die_after (tokens, of all requests together), refuse_start,
-shared_memory (an entry of /dev/shm to leave behind), worker (start a second process, as SGLang's scheduler is one).
+shared_memory (an entry of /dev/shm to leave behind), worker (start a second process, as SGLang's scheduler is one),
+kill_after (seconds that it lives under a prompt that starts with KILLER). Other first ids are of their own effect, too.
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.host import bind_to_parent, receive_start
+
+# First ids of a prompt: the host dies; nothing comes of it; a frame that names it, or names nothing, is no message.
+KILLER, SILENT, UNREADABLE, NAMELESS = 4001, 4002, 4003, 4004
 
 
 async def serve(stream: socket.socket, args: dict[str, Any]) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=stream)
-    wire.write(writer, [wire.Started("scripted", 1000, 2000, 5000), wire.Beat(1.0, True, 3, 2, 0.5)])
+    wire.write(
+        writer, [wire.Started("scripted", 1000, 2000, 5000), wire.Beat(1.0, True, 3, args.get("queued", 2), 0.5)]
+    )
     aborted: set[str] = set()
     tasks = set()
     sent = 0
@@ -31,6 +39,14 @@ async def serve(stream: socket.socket, args: dict[str, Any]) -> None:
     async def run(submit: wire.Submit) -> None:
         nonlocal sent
         length = submit.sampling["max_new_tokens"]
+        first = submit.input_ids[0]
+        if first == KILLER:
+            asyncio.get_running_loop().call_later(args.get("kill_after", 0), os.kill, os.getpid(), signal.SIGKILL)
+        elif first == SILENT:
+            return
+        elif first in (UNREADABLE, NAMELESS):
+            body = msgspec.msgpack.encode({"type": "Output", "uid" if first == UNREADABLE else "of": submit.uid})
+            writer.write(wire.HEADER.pack(len(body)) + body)
         if length == 13:
             wire.write(writer, [wire.Failed(submit.uid, 400, "unlucky")])
             return

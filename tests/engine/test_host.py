@@ -42,7 +42,11 @@ class Engine:
             if known.startswith(rid):
                 event.set()
 
-    async def async_generate(self, *, rid: str, **_: Any) -> AsyncIterator[dict[str, Any]]:
+    async def async_generate(self, *, rid: str, stream: bool = False, **_: Any) -> Any:
+        if not stream:
+            # As at the start.
+            return {}
+
         async def answer() -> AsyncIterator[dict[str, Any]]:
             event = self.aborted[rid] = asyncio.Event()
             await event.wait()

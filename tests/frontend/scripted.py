@@ -24,6 +24,7 @@ ERRORS = {
         errors.Overloaded,
         errors.EngineUnavailable,
         errors.EngineLost,
+        errors.RequestQuarantined,
         errors.InvalidValue,
         errors.DeadlineExceeded,
         errors.Internal,

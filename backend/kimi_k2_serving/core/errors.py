@@ -16,6 +16,7 @@
     |  |- Overloaded             overloaded
     |  |- EngineUnavailable      engine_unavailable
     |  |- EngineLost             engine_lost
+    |  |- RequestQuarantined     request_quarantined
     |  `- ShuttingDown           shutting_down
     |- Cancelled                 cancelled
     |- DeadlineExceeded          deadline_exceeded
@@ -150,6 +151,12 @@ class EngineLost(Unavailable):
     """The engine died under a request that it had accepted."""
 
     code = "engine_lost"
+
+
+class RequestQuarantined(Unavailable):
+    """The engine died of this very request; it is refused for a while, and sending it again is of no use."""
+
+    code = "request_quarantined"
 
 
 class ShuttingDown(Unavailable):

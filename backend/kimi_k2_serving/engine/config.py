@@ -29,6 +29,7 @@ PRESET_KEYS = (
     "grace_seconds",
     "start_timeout_seconds",
     "stall_seconds",
+    "silent_seconds",
     "slow_reader_seconds",
     "admission",
     "engine",
@@ -51,6 +52,7 @@ class Preset:
     grace_seconds: float
     start_timeout_seconds: float
     stall_seconds: float
+    silent_seconds: float
     slow_reader_seconds: float
     admission: Mapping[str, Any]
     server_args: Mapping[str, Any]
@@ -88,6 +90,7 @@ def load_preset(name: str, environ: Mapping[str, str]) -> Preset:
         grace_seconds=float(data["grace_seconds"]),
         start_timeout_seconds=float(data["start_timeout_seconds"]),
         stall_seconds=float(data["stall_seconds"]),
+        silent_seconds=float(data["silent_seconds"]),
         slow_reader_seconds=float(data["slow_reader_seconds"]),
         admission=mapping(data["admission"], f"{name}.admission"),
         server_args=data["engine"],

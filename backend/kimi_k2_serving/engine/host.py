@@ -20,6 +20,8 @@ import setproctitle
 from kimi_k2_serving.engine import linux, wire
 
 TITLE = "sglang::host"
+# How often in a row the scheduler's state may not be readable before this process is of no use.
+LOST_BEATS = 100
 logger = logging.getLogger(TITLE)
 
 
@@ -69,6 +71,7 @@ def build(server_args: dict[str, Any]) -> Any:
 async def serve(engine: Any, stream: socket.socket) -> None:
     """Run until the stub closes its side."""
     reader, writer = await asyncio.open_unix_connection(sock=stream)
+    await try_out(engine)
     wire.write(writer, [started(engine)])
     beating = asyncio.create_task(beat(engine, writer))
     tasks: dict[str, asyncio.Task[None]] = {}
@@ -83,6 +86,9 @@ async def serve(engine: Any, stream: socket.socket) -> None:
                     # SGLang forgets an abort of what it does not have yet: first the task's turn, then this.
                     await asyncio.sleep(0)
                     engine.tokenizer_manager.abort_request(rid=request_id(uid))
+                case wire.Unreadable(uid=uid, problem=problem):
+                    logger.error("a request could not be read: %s", problem)
+                    tell(writer, wire.Failed(uid, 400, "unreadable"))
                 case _:
                     pass
     beating.cancel()
@@ -90,23 +96,49 @@ async def serve(engine: Any, stream: socket.socket) -> None:
 
 
 async def beat(engine: Any, writer: asyncio.StreamWriter) -> None:
-    """Pass on what the schedulers publish, all data-parallel ranks together."""
+    """Pass on what the schedulers publish. Without it nobody knows whether they move: then this process ends."""
     reader = engine.tokenizer_manager.load_snapshot_reader
-    while True:
-        loads = [load for load in reader.read_all() if load is not None]
-        wire.write(
-            writer,
-            [
-                wire.Beat(
-                    published=max((load.timestamp for load in loads), default=0.0),
-                    busy=any(load.num_running_reqs + load.num_waiting_reqs + load.num_used_tokens for load in loads),
-                    running=sum(load.num_running_reqs for load in loads),
-                    queued=sum(load.num_waiting_reqs for load in loads),
-                    kv_usage=max((load.token_usage for load in loads), default=0.0),
-                )
-            ],
-        )
+    lost = 0
+    while lost < LOST_BEATS:
+        try:
+            wire.write(writer, [loads(reader.read_all())])
+            lost = 0
+        except Exception:
+            if lost == 0:
+                logger.exception("the scheduler's state could not be passed on")
+            lost += 1
         await asyncio.sleep(wire.BEAT_SECONDS)
+    writer.close()
+
+
+def loads(published: list[Any]) -> wire.Beat:
+    """All data-parallel ranks together."""
+    ranks = [load for load in published if load is not None]
+    return wire.Beat(
+        published=max((load.timestamp for load in ranks), default=0.0),
+        busy=any(load.num_running_reqs + load.num_waiting_reqs + load.num_used_tokens for load in ranks),
+        running=sum(load.num_running_reqs for load in ranks),
+        queued=sum(load.num_waiting_reqs for load in ranks),
+        kv_usage=max((load.token_usage for load in ranks), default=0.0),
+    )
+
+
+async def try_out(engine: Any) -> None:
+    """One token, before anyone is told that the engine serves: one that dies of any work at all dies here, where no
+    request is to blame.
+    """
+    await engine.async_generate(input_ids=[0], sampling_params={"max_new_tokens": 1}, rid=request_id("start"))
+
+
+def tell(writer: asyncio.StreamWriter, message: wire.Output | wire.Failed) -> bool:
+    """False if no frame holds it; the request's end is then all that is told."""
+    try:
+        wire.write(writer, [message])
+    except wire.Unsendable as error:
+        logger.error("an answer could not be passed on: %s", error)
+        wire.write(writer, [wire.Failed(message.uid, 500, "unsendable")])
+        return False
+    return True
 
 
 def started(engine: Any) -> wire.Started:
@@ -145,7 +177,9 @@ async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) ->
         )
         async for raw in generator:
             message = output(submit.uid, raw, sent)
-            wire.write(writer, [message])
+            if not tell(writer, message):
+                engine.tokenizer_manager.abort_request(rid=request_id(submit.uid))
+                return
             if isinstance(message, wire.Failed):
                 return
             sent += len(message.ids)
@@ -153,12 +187,14 @@ async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) ->
     except ConnectionError:
         pass
     except fastapi.HTTPException as error:
-        wire.write(writer, [wire.Failed(submit.uid, error.status_code, str(error.detail))])
+        tell(writer, wire.Failed(submit.uid, error.status_code, str(error.detail)))
     except ValueError as error:
-        wire.write(writer, [wire.Failed(submit.uid, 400, str(error))])
+        tell(writer, wire.Failed(submit.uid, 400, str(error)))
+        engine.tokenizer_manager.abort_request(rid=request_id(submit.uid))
     except Exception as error:
         logger.exception("generation %s failed", submit.uid)
-        wire.write(writer, [wire.Failed(submit.uid, 500, type(error).__name__)])
+        tell(writer, wire.Failed(submit.uid, 500, type(error).__name__))
+        engine.tokenizer_manager.abort_request(rid=request_id(submit.uid))
 
 
 def output(uid: str, raw: dict[str, Any], sent: int) -> wire.Output | wire.Failed:
@@ -180,9 +216,16 @@ def output(uid: str, raw: dict[str, Any], sent: int) -> wire.Output | wire.Faile
         completion_tokens=total,
         cached_tokens=int(meta.get("cached_tokens") or 0),
         end=end,
-        matched=finish.get("matched") if finish else None,
+        matched=matched(finish.get("matched")) if finish else None,
         logprobs=logprobs(meta)[-len(ids) :] if ids else [],
     )
+
+
+def matched(found: Any) -> str | int | list[int] | None:
+    """What ended it, as far as it is of a kind that SGLang documents."""
+    if isinstance(found, list):
+        return found if all(type(each) is int for each in found) else None
+    return found if type(found) in (int, str) else None
 
 
 def logprobs(meta: dict[str, Any]) -> list[tuple[float, int, list[tuple[float, int]]]]:

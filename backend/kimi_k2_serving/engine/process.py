@@ -8,15 +8,19 @@ holds SGLang's sockets and is removed with it, as is what it had in /dev/shm.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kimi_k2_serving.engine import group, linux, shared_memory, wire
 from kimi_k2_serving.engine.shared_memory import Entry
+
+logger = logging.getLogger(__name__)
 
 END_SECONDS = 5.0
 # What a resource tracker gets to clean up.
@@ -47,13 +51,15 @@ class HostProcess:
         self._ending: asyncio.Task[None] | None = None
 
     def send(self, message: wire.ToHost) -> None:
+        """Raises wire.Unsendable. To a process that is gone it sends nothing: `receive` tells."""
         if not self._writer.is_closing():
             wire.write(self._writer, [message])
 
-    async def receive(self) -> wire.FromHost | None:
+    async def receive(self) -> wire.FromHost | wire.Unreadable | None:
         try:
             return await anext(self._messages, None)
-        except (ConnectionError, ValueError):
+        except (OSError, ValueError) as error:
+            logger.error("the engine's messages end: %s: %s", type(error).__name__, error)
             return None
 
     def observe(self) -> None:
@@ -79,7 +85,12 @@ class HostProcess:
 
     def kill(self) -> None:
         """Kill the group; `receive` then returns None."""
-        group.kill_workers(self.process.pid)
+        try:
+            group.kill_workers(self.process.pid)
+        except OSError:
+            # Looking into /proc takes a descriptor; this takes none, but leaves a little more in /dev/shm.
+            logger.exception("the engine's processes could not be listed")
+            group.kill(self.process.pid)
 
     @property
     def stopped(self) -> bool:
@@ -100,22 +111,40 @@ class HostProcess:
         await asyncio.shield(self._ending)
 
     async def _end(self) -> None:
+        """Every step is taken, whatever becomes of the one before."""
         self._writer.close()
         while self._watched:
             watched = self._watched.pop()
             asyncio.get_running_loop().remove_reader(watched)
             os.close(watched)
-        await asyncio.to_thread(self._end_group)
+        await in_thread(self._end_group)
         await self.process.wait()
-        await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+        await in_thread(lambda: shutil.rmtree(self._directory, ignore_errors=True))
 
     def _end_group(self) -> None:
-        self.observe()
-        group.kill_workers(self.process.pid)
-        group.await_end(self.process.pid, TRACKER_SECONDS)
-        group.kill(self.process.pid)
-        group.await_end(self.process.pid, END_SECONDS)
-        shared_memory.remove(self._shared_memory)
+        leader = self.process.pid
+        attempt(self.observe)
+        attempt(lambda: group.kill_workers(leader))
+        attempt(lambda: group.await_end(leader, TRACKER_SECONDS))
+        attempt(lambda: group.kill(leader))
+        attempt(lambda: group.await_end(leader, END_SECONDS))
+        attempt(lambda: shared_memory.remove(self._shared_memory))
+
+
+def attempt(step: Callable[[], object]) -> None:
+    """Do it, and log if it fails."""
+    try:
+        step()
+    except Exception:
+        logger.exception("a step of the engine's end failed")
+
+
+async def in_thread(work: Callable[[], object]) -> None:
+    """Without a thread to be had it blocks the loop: better than not at all."""
+    try:
+        await asyncio.to_thread(attempt, work)
+    except RuntimeError:
+        attempt(work)
 
 
 def private_directory(runtime: Path) -> Path:
@@ -137,20 +166,25 @@ async def spawn(
     command: Sequence[str], environment: Mapping[str, str], runtime: Path, *, nodes: int = 1
 ) -> HostProcess:
     """Start `command FD PARENT` with a socket pair end as FD; `runtime` is the directory for its temporary
-    directory; `nodes` are the machines that the engine spans.
+    directory; `nodes` are the machines that the engine spans. If any of it fails, nothing is left.
     """
     linux.become_subreaper()
-    directory = private_directory(runtime)
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            str(theirs.fileno()),
-            str(os.getpid()),
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-            stdin=asyncio.subprocess.DEVNULL,
-            env={**environment, **(one_node(directory) if nodes == 1 else {}), "TMPDIR": str(directory)},
-        )
-    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    with contextlib.ExitStack() as made:
+        directory = private_directory(runtime)
+        made.callback(shutil.rmtree, directory, ignore_errors=True)
+        ours, theirs = socket.socketpair()
+        made.callback(ours.close)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                str(theirs.fileno()),
+                str(os.getpid()),
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                stdin=asyncio.subprocess.DEVNULL,
+                env={**environment, **(one_node(directory) if nodes == 1 else {}), "TMPDIR": str(directory)},
+            )
+        made.callback(group.kill, process.pid)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        made.pop_all()
     return HostProcess(process, reader, writer, directory)

@@ -37,6 +37,9 @@ class Progress:
             self._cpu_seconds = cpu_seconds
             self._moved = now
 
+    def moved_within(self, seconds: float, now: float) -> bool:
+        return now - self._moved < seconds
+
     def stalled(self, now: float, *, in_flight: bool, stopped: bool) -> bool:
         """To be asked often: idle time does not count. `stopped`: a process of the engine is stopped by a signal."""
         if not in_flight:
@@ -44,3 +47,39 @@ class Progress:
         if not in_flight or not stopped:
             self._ran = now
         return now - min(self._moved, self._ran) >= self._stall_seconds
+
+
+class Silence:
+    """Which requests get no output while the engine moves for others: those of `seconds` without one, counted while the
+    scheduler has nobody waiting. One that waits in its queue is silent by right, and which one that is nobody says.
+    """
+
+    def __init__(self, seconds: float, now: float) -> None:
+        self._seconds = seconds
+        self._asked = now
+        self._silent: dict[str, float] = {}
+
+    def begin(self, uid: str) -> None:
+        self._silent[uid] = 0.0
+
+    def output(self, uid: str) -> None:
+        if uid in self._silent:
+            self._silent[uid] = 0.0
+
+    def end(self, uid: str) -> None:
+        self._silent.pop(uid, None)
+
+    def lost(self, now: float, *, queued: int) -> list[str]:
+        """To be asked often: time between two questions counts for a second at most, as this process may have been
+        stopped. Each is told once.
+        """
+        passed = 0.0 if queued else min(now - self._asked, 1.0)
+        self._asked = now
+        found = []
+        for uid in self._silent:
+            self._silent[uid] += passed
+            if self._silent[uid] >= self._seconds:
+                found.append(uid)
+        for uid in found:
+            del self._silent[uid]
+        return found

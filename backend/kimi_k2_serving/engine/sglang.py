@@ -35,6 +35,7 @@ def build(
         server_args(config, checkpoint, cache),
         start_timeout=config.preset.start_timeout_seconds,
         stall_seconds=config.preset.stall_seconds,
+        silent_seconds=config.preset.silent_seconds,
         steps_on_cpu=config.server_args.get("device") == "cpu",
     )
 

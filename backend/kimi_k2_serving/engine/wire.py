@@ -3,6 +3,8 @@
 A frame is a 4-byte big-endian length and a msgpack map (msgspec, no pickle). The stub speaks first: Start, then
 Submit / Abort at any time. The host answers Started once, then Output* and exactly one last Output or Failed per
 Submit, and a Beat every BEAT_SECONDS. The end of the stream in either direction means that the other side is gone.
+A message that can't be sent or read is the end of the one request that it was for: its frame says where the next
+begins.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from typing import Any
 
 import msgspec
 
+from kimi_k2_serving.engine.port import Generation
+
 HEADER = struct.Struct(">I")
-# The largest real frame is one prompt: 262,144 ids of up to 5 bytes each.
+# The largest real frames are a prompt of 262,144 ids of up to 5 bytes each with a grammar beside it, and outputs of at
+# most 256 ids with 21 logprobs each. `frame` holds every message to it.
 FRAME_BYTES = 64 * 2**20
 BEAT_SECONDS = 0.05
 
@@ -57,7 +62,7 @@ class Output(msgspec.Struct, tag=True, frozen=True, omit_defaults=True):
     completion_tokens: int
     cached_tokens: int
     end: str = ""
-    matched: str | int | None = None
+    matched: str | int | list[int] | None = None
     logprobs: list[tuple[float, int, list[tuple[float, int]]]] = msgspec.field(default_factory=list)
 
 
@@ -81,12 +86,41 @@ class Beat(msgspec.Struct, tag=True, frozen=True):
     kv_usage: float
 
 
+class Unreadable(msgspec.Struct, tag=True, frozen=True):
+    """What a reader makes of a frame that is none of its messages. `uid` is the one it names, "" if it names none."""
+
+    uid: str
+    problem: str
+
+
+class Unsendable(Exception):
+    """A message that no frame holds."""
+
+
 ToHost = Start | Submit | Abort
 FromHost = Started | Output | Failed | Beat
 
 
+def submission(generation: Generation) -> Submit:
+    return Submit(
+        uid=generation.uid,
+        input_ids=list(generation.input_ids),
+        sampling=dict(generation.sampling),
+        stream=generation.stream,
+        top_logprobs=generation.top_logprobs,
+        priority=generation.priority,
+        cache_salt=generation.cache_salt,
+    )
+
+
 def frame(message: ToHost | FromHost) -> bytes:
-    body = msgspec.msgpack.encode(message)
+    """Raises Unsendable."""
+    try:
+        body = msgspec.msgpack.encode(message)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Unsendable(f"{type(message).__name__}: {type(error).__name__}: {error}") from None
+    if len(body) > FRAME_BYTES:
+        raise Unsendable(f"{type(message).__name__} of {len(body)} bytes, a frame holds {FRAME_BYTES}")
     return HEADER.pack(len(body)) + body
 
 
@@ -98,7 +132,9 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Any]:
-        """Raises ValueError on a frame that is too long or malformed: the peer is not ours."""
+        """A frame that is no message of ours is Unreadable. Raises ValueError on one that is too long: the peer is not
+        ours.
+        """
         self._buffer += data
         messages = []
         offset = 0
@@ -109,10 +145,26 @@ class FrameReader:
             end = offset + HEADER.size + length
             if len(self._buffer) < end:
                 break
-            messages.append(self._decoder.decode(memoryview(self._buffer)[offset + HEADER.size : end].tobytes()))
+            messages.append(self._read(memoryview(self._buffer)[offset + HEADER.size : end].tobytes()))
             offset = end
         del self._buffer[:offset]
         return messages
+
+    def _read(self, body: bytes) -> Any:
+        try:
+            return self._decoder.decode(body)
+        except (ValueError, RecursionError) as error:
+            return Unreadable(named_uid(body), f"{type(error).__name__}: {error}")
+
+
+def named_uid(body: bytes) -> str:
+    """Of a frame that is no message: "" where there is none."""
+    try:
+        fields = msgspec.msgpack.decode(body)
+    except (ValueError, RecursionError):
+        return ""
+    uid = fields.get("uid") if isinstance(fields, dict) else None
+    return uid if isinstance(uid, str) else ""
 
 
 async def messages(reader: asyncio.StreamReader, kind: Any) -> Any:
@@ -124,4 +176,5 @@ async def messages(reader: asyncio.StreamReader, kind: Any) -> Any:
 
 
 def write(writer: asyncio.StreamWriter, outgoing: Iterable[ToHost | FromHost]) -> None:
+    """Raises Unsendable, and then has sent nothing."""
     writer.write(b"".join(map(frame, outgoing)))

@@ -14,8 +14,9 @@ from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.table import ENGINE_INPUTS
 
-# SGLang sends a chunk every so many steps; a response that nobody streams needs none but the last.
-WHOLE_ANSWER_INTERVAL = 1 << 20
+# SGLang sends a chunk every so many steps. A response that nobody streams needs none but the last; but the engine has
+# to be seen to work on it, and no message may grow with the answer.
+WHOLE_ANSWER_INTERVAL = 256
 PRIORITIES = (-100, 100)
 DAY_MS = 86_400_000
 # Each is a response that Triton and the client have to handle.
