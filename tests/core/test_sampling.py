@@ -16,7 +16,7 @@ from kimi_k2_serving.core.errors import (
     LimitExceeded,
     UnknownField,
 )
-from kimi_k2_serving.core.sampling import ALIASES, FIELDS, SEED_MAXIMUM, TOKENS_MAXIMUM, limit_length, read
+from kimi_k2_serving.core.sampling import ALIASES, FIELDS, SEED_MAXIMUM, TOKENS_MAXIMUM, Room, fit, read
 
 # What SGLang calls each parameter, written down a second time.
 TARGETS = {
@@ -233,31 +233,69 @@ def test_one_grammar_at_a_time(pair: tuple[str, str]) -> None:
     assert caught.value.field == "sampling_parameters"
 
 
+ROOM = Room(vocab_size=5000, context_length=100, prompt_tokens=93)
+
+
 def test_an_answer_gets_what_the_prompt_leaves_of_the_context() -> None:
     sampling: dict[str, Any] = {}
-    limit_length(sampling, prompt_tokens=10, context_length=100)
+    fit(sampling, prompt_tokens=10, room=ROOM)
     assert sampling == {"max_new_tokens": 90}
     sampling = {"max_new_tokens": 91}
-    limit_length(sampling, prompt_tokens=10, context_length=100)
+    fit(sampling, prompt_tokens=10, room=ROOM)
     assert sampling == {"max_new_tokens": 90}
     sampling = {"max_new_tokens": 89, "min_new_tokens": 89}
-    limit_length(sampling, prompt_tokens=10, context_length=100)
+    fit(sampling, prompt_tokens=10, room=ROOM)
     assert sampling == {"max_new_tokens": 89, "min_new_tokens": 89}
 
 
-def test_a_prompt_that_leaves_one_token_is_answered() -> None:
+def test_the_longest_prompt_is_answered() -> None:
     sampling: dict[str, Any] = {}
-    limit_length(sampling, prompt_tokens=99, context_length=100)
-    assert sampling == {"max_new_tokens": 1}
+    fit(sampling, prompt_tokens=93, room=ROOM)
+    assert sampling == {"max_new_tokens": 7}
 
 
-def test_a_prompt_that_leaves_nothing_is_refused_with_both_numbers() -> None:
-    for tokens in (100, 101):
-        with pytest.raises(ContextLengthExceeded, match=f"{tokens} tokens.* 100"):
-            limit_length({}, prompt_tokens=tokens, context_length=100)
+def test_a_longer_prompt_is_refused_with_both_numbers() -> None:
+    for tokens in (94, 101):
+        with pytest.raises(ContextLengthExceeded, match=f"{tokens} tokens.* at most 93.* 100"):
+            fit({}, prompt_tokens=tokens, room=ROOM)
+
+
+def test_a_context_leaves_sglang_its_reserve() -> None:
+    assert Room.of_context(5000, 32768) == Room(5000, 32768, 32761)
 
 
 def test_no_answer_has_to_be_longer_than_it_may() -> None:
     with pytest.raises(InvalidValue) as caught:
-        limit_length({"min_new_tokens": 91}, prompt_tokens=10, context_length=100)
+        fit({"min_new_tokens": 91}, prompt_tokens=10, room=ROOM)
     assert caught.value.field == "min_tokens"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "field"),
+    [
+        ("stop_token_ids", [4999, 5000], "stop_token_ids"),
+        ("stop_token_ids", [TOKENS_MAXIMUM], "stop_token_ids"),
+        ("logit_bias", {"4999": 1, "5000": 1}, "logit_bias.5000"),
+        ("logit_bias", {"9999999999": 1}, "logit_bias.9999999999"),
+    ],
+)
+def test_an_id_past_the_vocabulary_is_refused_by_name(name: str, given: Any, field: str) -> None:
+    with pytest.raises(InvalidValue, match="the vocabulary ends at 4999") as caught:
+        fit(read({name: given}), prompt_tokens=10, room=ROOM)
+    assert caught.value.field == field
+
+
+def test_the_last_id_of_the_vocabulary_is_taken() -> None:
+    fit(read({"stop_token_ids": [0, 4999], "logit_bias": {"4999": 1}}), prompt_tokens=10, room=ROOM)
+
+
+@pytest.mark.parametrize("key", ["1" * 5000, "-1", "+1", "1.0", "", " 1", "\u0661", "1e3", "01234567890"])
+def test_a_bias_is_keyed_by_an_id_in_decimal(key: str) -> None:
+    with pytest.raises(InvalidValue, match="token ids, in decimal") as caught:
+        read({"logit_bias": {key: 1}})
+    assert caught.value.field == "logit_bias"
+
+
+def test_a_token_has_one_bias() -> None:
+    with pytest.raises(InvalidValue, match="token 7 is given twice"):
+        read({"logit_bias": {"7": 1, "07": 2}})

@@ -30,7 +30,7 @@ KILLER, SILENT, UNREADABLE, NAMELESS = 4001, 4002, 4003, 4004
 async def serve(stream: socket.socket, args: dict[str, Any]) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=stream)
     wire.write(
-        writer, [wire.Started("scripted", 1000, 2000, 5000), wire.Beat(1.0, True, 3, args.get("queued", 2), 0.5)]
+        writer, [wire.Started("scripted", 1000, 993, 2000, 5000), wire.Beat(1.0, True, 3, args.get("queued", 2), 0.5)]
     )
     aborted: set[str] = set()
     tasks = set()

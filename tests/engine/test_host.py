@@ -27,10 +27,11 @@ class Engine:
     """As SGLang: forgets an abort of what it does not have yet, and aborts everything whose id begins with it."""
 
     def __init__(self) -> None:
-        scheduler = {"max_total_num_tokens": 100}
+        scheduler = {"max_total_num_tokens": 100, "max_req_input_len": 94}
         self._scheduler_init_result = SimpleNamespace(scheduler_infos=[scheduler])
         self.tokenizer_manager = SimpleNamespace(
             context_len=100,
+            num_reserved_tokens=0,
             model_config=SimpleNamespace(vocab_size=100),
             load_snapshot_reader=SimpleNamespace(read_all=list),
             abort_request=self.abort,

@@ -71,6 +71,10 @@ class ChatModel:
             enforcer=Enforcer(worker, bounds=bounds),
         )
 
+    @property
+    def room(self) -> core_sampling.Room:
+        return core_sampling.Room.of_context(self.vocabulary.size, self.context_length)
+
     def wait(self) -> None:
         """Until the worker takes jobs. Raises Internal if it does not start."""
         self.enforcer.worker.wait()
@@ -130,7 +134,7 @@ class ChatModel:
     def _sampling(self, given: Mapping[str, Any], prompt_tokens: int) -> dict[str, Any]:
         ends = {*given.get("stop_token_ids", ()), *self.vocabulary.stop_ids}
         sampling = {**self.defaults, **given, "stop_token_ids": sorted(ends)}
-        core_sampling.limit_length(sampling, prompt_tokens=prompt_tokens, context_length=self.context_length)
+        core_sampling.fit(sampling, prompt_tokens=prompt_tokens, room=self.room)
         return sampling
 
 

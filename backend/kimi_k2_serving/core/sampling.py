@@ -1,8 +1,9 @@
 """Sampling parameters: every accepted name, its type and range, and the name SGLang has for it.
 
 `read` checks a mapping as a client sent it (a JSON object, or tensors) and returns SGLang's sampling parameters. It
-refuses what it does not know by name; it never clamps, but for `max_tokens`, which `limit_length` bounds by what the
-context leaves.
+refuses what it does not know by name. `fit` then holds them to what one engine has: its vocabulary and its context. A
+number beyond those does not make SGLang refuse the request: it kills the scheduler, for everybody. Nothing is clamped
+but `max_tokens`, to what the prompt leaves of the context.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidType, Inva
 # Bounds of a 64-bit seed as SGLang carries it (int64).
 SEED_MAXIMUM = 2**63 - 1
 TOKENS_MAXIMUM = 2**31 - 1
+# No token id has more digits; int() itself refuses more than 4,300 with an error of its own.
+ID_DIGITS = 10
+# SGLang keeps one place of the context for itself, five more of a prompt, and takes none that reaches that bound
+# (managers/tp_worker.py, managers/utils.py:validate_input_length in 0.5.23).
+RESERVED_TOKENS = 7
 
 
 class Kind(enum.Enum):
@@ -29,6 +35,22 @@ class Kind(enum.Enum):
     STRINGS = "a string or a list of strings"
     IDS = "a list of token ids"
     BIAS = "an object of token id to number"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one engine has room for: ids below `vocab_size`; prompts of at most `prompt_tokens`; prompt and answer
+    together in `context_length` tokens.
+    """
+
+    vocab_size: int
+    context_length: int
+    prompt_tokens: int
+
+    @classmethod
+    def of_context(cls, vocab_size: int, context_length: int) -> Room:
+        """As SGLang will have it, for those who can't ask it. Its KV pool may make it less."""
+        return cls(vocab_size, context_length, max(1, context_length - RESERVED_TOKENS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +125,30 @@ def read(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def limit_length(sampling: dict[str, Any], *, prompt_tokens: int, context_length: int) -> None:
-    """Bound `max_new_tokens` by what the prompt leaves of the context; that is also its default.
+def fit(sampling: dict[str, Any], *, prompt_tokens: int, room: Room) -> None:
+    """Hold what `read` returned to what the engine has. `max_new_tokens` becomes at most what the prompt leaves of the
+    context; that is also its default.
 
-    Raises ContextLengthExceeded when the prompt leaves nothing, with both numbers.
+    Raises ContextLengthExceeded for a prompt that is too long, with both numbers, and InvalidValue.
     """
-    left = context_length - prompt_tokens
-    if left < 1:
+    if prompt_tokens > room.prompt_tokens:
         raise ContextLengthExceeded(
-            f"the prompt has {prompt_tokens} tokens and the context length is {context_length}, "
-            "answer included; shorten the conversation"
+            f"the prompt has {prompt_tokens} tokens; this engine takes at most {room.prompt_tokens}, with a context "
+            f"length of {room.context_length}, answer included; shorten the conversation"
         )
+    for token_id in sampling.get("stop_token_ids", ()):
+        _in_vocabulary(token_id, room, "stop_token_ids")
+    for token_id in sampling.get("logit_bias", ()):
+        _in_vocabulary(int(token_id), room, f"logit_bias.{token_id}")
+    left = room.context_length - prompt_tokens
     sampling["max_new_tokens"] = min(int(sampling.get("max_new_tokens", left)), left)
     if int(sampling.get("min_new_tokens", 0)) > sampling["max_new_tokens"]:
         raise InvalidValue("more than max_tokens allows", field="min_tokens")
+
+
+def _in_vocabulary(token_id: int, room: Room, where: str) -> None:
+    if token_id >= room.vocab_size:
+        raise InvalidValue(f"{token_id} is no token id: the vocabulary ends at {room.vocab_size - 1}", field=where)
 
 
 def _integer(value: Any, field: Field, where: str) -> int:
@@ -181,8 +213,10 @@ def _bias(value: Any, field: Field, where: str) -> dict[str, float]:
     limits.LOGIT_BIAS.check(len(value), field=where)
     result = {}
     for key, bias in value.items():
-        if not (isinstance(key, str) and key.isascii() and key.isdigit()):
-            raise InvalidValue("keys are token ids", field=where)
+        if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= ID_DIGITS):
+            raise InvalidValue("keys are token ids, in decimal", field=where)
+        if str(int(key)) in result:
+            raise InvalidValue(f"token {int(key)} is given twice", field=where)
         result[str(int(key))] = _number(bias, field, f"{where}.{key}")
     return result
 

@@ -37,7 +37,7 @@ class ScriptedEngine:
 
     async def start(self) -> EngineInfo:
         self.state = EngineState.READY
-        return EngineInfo("scripted", self._context_length, self._context_length, 5000, 0.0)
+        return EngineInfo("scripted", self._context_length, self._context_length - 1, self._context_length, 5000, 0.0)
 
     async def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
         self.check()

@@ -146,17 +146,23 @@ def started(engine: Any) -> wire.Started:
 
     manager = engine.tokenizer_manager
     scheduler = engine._scheduler_init_result.scheduler_infos[0]
+    context_length = int(manager.context_len) - int(manager.num_reserved_tokens)
     return wire.Started(
         engine=f"SGLang {__version__}",
-        context_length=int(manager.context_len),
+        context_length=context_length,
+        # SGLang refuses a prompt that reaches either bound.
+        prompt_tokens=min(int(scheduler["max_req_input_len"]), context_length) - 1,
         kv_capacity=int(scheduler["max_total_num_tokens"]),
         vocab_size=int(manager.model_config.vocab_size),
     )
 
 
 def request_id(uid: str) -> str:
-    """SGLang's scheduler aborts every request whose id begins with the one given: ours begin with no other."""
-    return f"{uid}\n"
+    """SGLang's id for our uid. Whatever a client chose stands behind a prefix, for some beginnings mean something to
+    SGLang: it drops the outputs of `HEALTH_CHECK...`. The line break ends it, because SGLang's scheduler aborts every
+    request whose id begins with the one given, and no uid has one.
+    """
+    return f"kimi-k2:{uid}\n"
 
 
 async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) -> None:

@@ -30,10 +30,14 @@ class EndReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """Measured at start. Lengths and capacities are in tokens, `start_seconds` from spawn to ready."""
+    """Measured at start. Lengths and capacities are in tokens, `start_seconds` from spawn to ready.
+
+    context_length: prompt and answer together; prompt_tokens: the longest prompt that is taken.
+    """
 
     engine: str
     context_length: int
+    prompt_tokens: int
     kv_capacity: int
     vocab_size: int
     start_seconds: float

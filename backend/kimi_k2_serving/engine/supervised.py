@@ -221,6 +221,7 @@ class SupervisedEngine:
         return EngineInfo(
             engine=first.engine,
             context_length=first.context_length,
+            prompt_tokens=first.prompt_tokens,
             kv_capacity=first.kv_capacity,
             vocab_size=first.vocab_size,
             start_seconds=self._clock() - self._spawned_at,

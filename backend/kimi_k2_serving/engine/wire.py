@@ -48,6 +48,7 @@ class Abort(msgspec.Struct, tag=True, frozen=True):
 class Started(msgspec.Struct, tag=True, frozen=True):
     engine: str
     context_length: int
+    prompt_tokens: int
     kv_capacity: int
     vocab_size: int
 

@@ -9,6 +9,7 @@ from typing import Any
 from kimi_k2_serving.core import limits
 from kimi_k2_serving.core import sampling as core_sampling
 from kimi_k2_serving.core.errors import InvalidValue, MissingField
+from kimi_k2_serving.core.sampling import Room
 from kimi_k2_serving.engine.port import Generation
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton import tensors
@@ -44,13 +45,13 @@ class Job:
     outputs: frozenset[str]
 
 
-def read_job(request: Any, encoder: TextEncoder, *, context_length: int, new_uid: Callable[[], str]) -> Job:
+def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callable[[], str]) -> Job:
     """Raises InvalidRequest's leaves, each naming the tensor or key."""
     tensors.refuse_parameters(request, (tensor.name for tensor in ENGINE_INPUTS))
     stream = tensors.flag(request, "stream", False)
     text, input_ids = read_prompt(request, encoder)
     sampling = core_sampling.read(tensors.sampling(request))
-    core_sampling.limit_length(sampling, prompt_tokens=len(input_ids), context_length=context_length)
+    core_sampling.fit(sampling, prompt_tokens=len(input_ids), room=room)
     # The text up to the stop string is cut here, held back while it may still become one; SGLang only ends the run.
     sampling["no_stop_trim"] = True
     if not stream:

@@ -30,6 +30,7 @@ from kimi_k2_serving.core.errors import (
     ServingError,
     ShuttingDown,
 )
+from kimi_k2_serving.core.sampling import Room
 from kimi_k2_serving.engine import session as sessions
 from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.admission import Admission, Capacity
@@ -116,7 +117,7 @@ class EngineService:
         self._by_uid: dict[str, Flight] = {}
         self._by_ticket: dict[int, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._context_length = 0
+        self._room = Room(0, 0, 0)
         self._draining = False
 
     @property
@@ -132,7 +133,8 @@ class EngineService:
         except BaseException:
             self.stop()
             raise
-        self._context_length = info.context_length
+        vocab_size = min(info.vocab_size, self._encoder.vocab_size)
+        self._room = Room(vocab_size, info.context_length, info.prompt_tokens)
         return info
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -233,7 +235,7 @@ class EngineService:
         self._settle()
 
     def _read_job(self, request: Any) -> Job:
-        return read_job(request, self._encoder, context_length=self._context_length, new_uid=self._new_uid)
+        return read_job(request, self._encoder, room=self._room, new_uid=self._new_uid)
 
     def _join(self, flight: Flight, job: Job) -> None:
         generation = job.generation
