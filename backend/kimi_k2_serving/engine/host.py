@@ -22,6 +22,9 @@ from kimi_k2_serving.engine import linux, wire
 TITLE = "sglang::host"
 # How often in a row the scheduler's state may not be readable before this process is of no use.
 LOST_BEATS = 100
+# How SGLang 0.5.23 begins to say that a grammar leaves no token to go on with.
+NO_TEXT = "Grammar accept_token failed"
+WRITTEN = {"json_schema", "regex", "ebnf"}
 logger = logging.getLogger(TITLE)
 
 
@@ -182,7 +185,7 @@ async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) ->
             cache_salt=submit.cache_salt,
         )
         async for raw in generator:
-            message = output(submit.uid, raw, sent)
+            message = blamed(submit, output(submit.uid, raw, sent))
             if not tell(writer, message):
                 engine.tokenizer_manager.abort_request(rid=request_id(submit.uid))
                 return
@@ -201,6 +204,15 @@ async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) ->
         logger.exception("generation %s failed", submit.uid)
         tell(writer, wire.Failed(submit.uid, 500, type(error).__name__))
         engine.tokenizer_manager.abort_request(rid=request_id(submit.uid))
+
+
+def blamed(submit: wire.Submit, message: wire.Output | wire.Failed) -> wire.Output | wire.Failed:
+    """A grammar that a client wrote and that no text satisfies is the client's mistake; SGLang calls it its own. A
+    structural tag is written by this package, so there it would be ours.
+    """
+    if isinstance(message, wire.Failed) and message.log.startswith(NO_TEXT) and WRITTEN & submit.sampling.keys():
+        return wire.Failed(message.uid, 400, message.log)
+    return message
 
 
 def output(uid: str, raw: dict[str, Any], sent: int) -> wire.Output | wire.Failed:
