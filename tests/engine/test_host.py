@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 # As in the real host, where SGLang has imported it: that takes longer than the tests wait.
 import fastapi  # noqa: F401
+import msgspec
 import pytest
 
 from kimi_k2_serving.engine import host, wire
@@ -87,3 +89,114 @@ def test_an_abort_that_comes_with_its_request_is_not_lost() -> None:
 def test_an_abort_ends_one_request_and_none_whose_uid_begins_alike() -> None:
     messages = submit("a"), submit("ab"), submit("abc"), wire.Abort("ab"), wire.Abort("unknown")
     assert asyncio.run(ended(Engine(), *messages)) == ["ab"]
+
+
+class Answering(Engine):
+    """Every generation is one chunk, `raw`, and then waits to be aborted."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        super().__init__()
+        self.raw = raw
+        self.forgotten: list[str] = []
+        self.tokenizer_manager.abort_request = self.forgotten_by
+
+    def forgotten_by(self, rid: str) -> None:
+        self.forgotten.append(rid)
+
+    async def async_generate(self, *, rid: str, stream: bool = False, **_: Any) -> Any:
+        async def answer() -> AsyncIterator[dict[str, Any]]:
+            yield self.raw
+            await asyncio.Event().wait()
+
+        return answer() if stream else {}
+
+
+async def said(engine: Engine, *sent: bytes) -> list[wire.FromHost]:
+    """What the host says about its requests within a moment."""
+    ours, theirs = socket.socketpair()
+    serving = asyncio.create_task(host.serve(engine, theirs))
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    writer.write(b"".join(sent))
+    found: list[wire.FromHost] = []
+    try:
+        async with asyncio.timeout(0.3):
+            async for message in wire.messages(reader, wire.FromHost):
+                if not isinstance(message, wire.Started | wire.Beat):
+                    found.append(message)
+    except TimeoutError:
+        pass
+    writer.close()
+    await writer.wait_closed()
+    await serving
+    return found
+
+
+def chunk(finish: Any = None, **meta: Any) -> dict[str, Any]:
+    return {"output_ids": [5], "text": "x", "meta_info": {"completion_tokens": 1, "finish_reason": finish, **meta}}
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [(7, 7), ("s", "s"), ([1, 2], [1, 2]), (None, None), (1.5, None), ({"a": 1}, None), ([[1]], None)],
+)
+def test_whatever_the_engine_says_ended_it_is_passed_on_or_left_out(found: object, told: object) -> None:
+    (output,) = asyncio.run(said(Answering(chunk({"type": "stop", "matched": found})), wire.frame(submit("a"))))
+    assert isinstance(output, wire.Output)
+    assert (output.end, output.matched) == ("stop", told)
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (chunk(prompt_tokens=1 << 80), 500),
+        (chunk(prompt_tokens="many"), 400),
+        (chunk(output_token_logprobs=[(None, 5, None)]), 500),
+        ({}, 500),
+        (chunk({"type": "stop", "matched": "\ud800"}), 500),
+    ],
+)
+def test_an_answer_that_can_not_be_passed_on_is_that_request_s_end_and_no_other_s(
+    raw: dict[str, Any], status: int
+) -> None:
+    engine = Answering(raw)
+    found = asyncio.run(said(engine, wire.frame(submit("a")), wire.frame(submit("b"))))
+    assert [(type(each), each.uid, each.status) for each in found] == [  # type: ignore[union-attr]
+        (wire.Failed, "a", status),
+        (wire.Failed, "b", status),
+    ]
+    assert engine.forgotten == [host.request_id("a"), host.request_id("b")]
+
+
+def test_a_request_that_can_not_be_read_is_refused_and_the_next_is_served() -> None:
+    body = msgspec.msgpack.encode({"type": "Submit", "uid": "bad", "input_ids": "none"})
+    engine = Answering(chunk({"type": "length"}))
+    bad, good = asyncio.run(said(engine, wire.HEADER.pack(len(body)) + body, wire.frame(submit("good"))))
+    assert isinstance(bad, wire.Failed)
+    assert (bad.uid, bad.status) == ("bad", 400)
+    assert isinstance(good, wire.Output)
+    assert good.uid == "good"
+
+
+def test_a_state_that_can_not_be_read_is_borne_for_a_while_and_then_ends_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read(times: int) -> list[wire.FromHost]:
+        left = times
+
+        def broken() -> list[Any]:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise OSError("no descriptor")
+            return []
+
+        engine = Answering(chunk({"type": "length"}))
+        engine.tokenizer_manager.load_snapshot_reader.read_all = broken
+        return asyncio.run(asyncio.wait_for(said(engine, wire.frame(submit("a"))), 5))
+
+    monkeypatch.setattr(wire, "BEAT_SECONDS", 0.001)
+    monkeypatch.setattr(host, "LOST_BEATS", 5)
+    assert len(read(4)) == 1
+    begin = time.monotonic()
+    read(1000)
+    assert time.monotonic() - begin < 0.3, "the stream has to end by itself"

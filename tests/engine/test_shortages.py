@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable
-from kimi_k2_serving.engine import group
+from kimi_k2_serving.engine import group, supervised
 from kimi_k2_serving.engine.port import EngineState
 from kimi_k2_serving.engine.process import HostProcess
-from kimi_k2_serving.engine.supervised import SHORTAGES, SupervisedEngine
+from kimi_k2_serving.engine.supervised import SupervisedEngine
 from tests.engine.test_supervised import Started, alive, running
 
 FOR_EVER = 10**9
@@ -94,13 +94,15 @@ def test_a_restart_survives_a_call_that_fails_once(
 def test_a_call_that_fails_for_ever_is_the_end_that_is_told_and_stop_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.setattr(supervised, "SHORTAGES", 4)
+
     async def scenario() -> None:
         async with running(tmp_path, worker=True) as started:
             with monkeypatch.context() as broken:
                 count = failing(broken, name, FOR_EVER)
                 await killed(started)
                 await started.until(lambda: started.engine.state is EngineState.FAILED, 60)
-                assert count() >= SHORTAGES
+                assert count() >= 4
                 with pytest.raises(EngineUnavailable):
                     await started.collect("after", 1)
                 await started.engine.stop()

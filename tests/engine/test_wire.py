@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +47,53 @@ def test_a_frame_is_not_delivered_before_its_last_byte() -> None:
 def test_a_frame_longer_than_any_of_ours_is_refused_before_it_is_read() -> None:
     with pytest.raises(ValueError, match="too long"):
         wire.FrameReader(wire.ToHost).feed(wire.HEADER.pack(wire.FRAME_BYTES + 1))
+
+
+@given(st.binary(max_size=60))
+def test_whatever_a_frame_holds_the_next_one_is_read(body: bytes) -> None:
+    data = wire.HEADER.pack(len(body)) + body + wire.frame(wire.Abort("next"))
+    first, second = wire.FrameReader(wire.ToHost).feed(data)
+    assert isinstance(first, wire.Unreadable | wire.Submit | wire.Abort | wire.Start)
+    assert second == wire.Abort("next")
+
+
+@pytest.mark.parametrize(
+    ("fields", "uid"),
+    [
+        ({"type": "Output", "uid": "a"}, "a"),
+        ({"type": "Unheard", "uid": "a"}, "a"),
+        ({"type": "Failed", "uid": "a", "status": "x", "log": ""}, "a"),
+        ({"type": "Failed", "uid": 3, "status": 1, "log": ""}, ""),
+        ({"type": "Beat"}, ""),
+        ([1, 2], ""),
+    ],
+)
+def test_a_frame_that_is_no_message_says_whose_it_was(fields: object, uid: str) -> None:
+    body = msgspec.msgpack.encode(fields)
+    (message,) = wire.FrameReader(wire.FromHost).feed(wire.HEADER.pack(len(body)) + body)
+    assert isinstance(message, wire.Unreadable)
+    assert message.uid == uid
+    assert message.problem
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.Submit("u", [1 << 80], {}, True, None, 0),
+        wire.Submit("u", [1], {"x": object()}, True, None, 0),
+        wire.Failed("u", 400, "\ud800"),
+        wire.Failed("u", 400, "x" * wire.FRAME_BYTES),
+    ],
+)
+def test_a_message_that_no_frame_holds_is_not_sent(message: wire.ToHost | wire.FromHost) -> None:
+    with pytest.raises(wire.Unsendable):
+        wire.frame(message)
+
+
+@pytest.mark.parametrize("matched", [None, 7, "stop", [1, 2], []])
+def test_what_ended_a_generation_is_an_id_several_or_text(matched: object) -> None:
+    sent = wire.Output("u", [1], "", 1, 1, 0, "stop", matched)  # type: ignore[arg-type]
+    assert wire.FrameReader(wire.FromHost).feed(wire.frame(sent)) == [sent]
 
 
 def test_a_prompt_of_the_whole_context_is_read_in_time_proportional_to_it() -> None:

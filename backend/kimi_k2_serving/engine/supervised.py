@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from kimi_k2_serving.core.errors import (
@@ -170,6 +171,9 @@ class SupervisedEngine:
 
     def _submit(self, generation: Generation) -> None:
         assert self._host is not None
+        if self._suspects.on_trial(generation.uid):
+            # Others wait for its outputs, also where its caller does not.
+            generation = replace(generation, sampling={**generation.sampling, "stream_interval": 1})
         try:
             self._host.send(wire.submission(generation))
         except wire.Unsendable as error:

@@ -3,11 +3,12 @@ an argument.
 
 A death is recorded with the requests that were in the engine. While at most one in WINDOW seconds is unexplained,
 everyone begins at once. After that requests begin on trial, in order: GROUP of them at a time, and from the third
-unexplained death on one at a time; a request that was there twice, a suspect, is on trial alone. A trial is passed by
-living on: a stranger until its first output, a suspect for as long as the engine lived under it before. What else is
-in the engine by then has passed its own trial; one that had to be cut short leaves a doubt, until it is repeated at
-its full length. So when the engine dies with one request on trial, that is the one: it is refused for
-REFUSED_SECONDS, and every death that it was there for is explained. Only unexplained deaths count towards giving up.
+unexplained death on one at a time. Whoever was there twice, or was the only one on trial, is a suspect and on trial
+alone: nobody else begins, and those in the engine have shown for a while that it lives under them. A trial is passed by
+living on: a stranger until its first output, a suspect for as long as the engine lived under it before (one that had to
+be cut short leaves a doubt, until it is repeated at its full length). A suspect on trial when the engine dies is the
+killer: it is refused for REFUSED_SECONDS, and every death that it was there for is explained. Deaths count towards
+giving up unless they are explained, or there was one stranger on trial: it will be a suspect, if it ever comes again.
 
 Nobody waits for more than WAIT_SECONDS, and a trial gives way after TRIAL_SECONDS while the engine moves. Retries come
 under new uids: a request is known by its content, less what a retry may change.
@@ -31,7 +32,9 @@ WINDOW = 600.0
 REFUSED_SECONDS = 600.0
 WAIT_SECONDS = 60.0
 # A suspect's first trial, any later one, and a stranger's, each at the most or least.
-SUSPECT_SECONDS, TRIAL_SECONDS, STRANGER_SECONDS = 5.0, 30.0, 0.5
+SUSPECT_SECONDS, TRIAL_SECONDS, STRANGER_SECONDS = 5.0, 30.0, 0.2
+# A suspect begins when what else is in the engine has lived for so long, or has passed as a suspect.
+SETTLED_SECONDS = 2.0
 # How much longer than the engine lived under it before a suspect is watched.
 MARGIN = 1.0
 GROUP = 8
@@ -82,13 +85,14 @@ class Turn:
 @dataclass(slots=True)
 class Death:
     """`ages` in seconds, by fingerprint. `convict` is the fingerprint that explains it; `caught`: found at this very
-    death, so that whoever was there too remains as the other explanation.
+    death, so that whoever was there too remains as the other explanation. `tried`: the only stranger on trial.
     """
 
     at: float
     ages: dict[str, float] = field(default_factory=dict)
     convict: str = ""
     caught: bool = False
+    tried: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,10 @@ class Suspects:
             self._line.popleft()
         return decisions
 
+    def on_trial(self, uid: str) -> bool:
+        turn = self._turns.get(uid)
+        return turn is not None and turn.stage is Stage.TRIAL
+
     def output(self, uid: str, now: float) -> bool:
         """The engine has answered something. True if that ended a trial: others may begin."""
         turn = self._turns.get(uid)
@@ -156,29 +164,30 @@ class Suspects:
         """The engine has: whoever was in it is recorded and gone, and so are those that waited. Returns the
         fingerprint that is refused from now on, "" if none was found.
         """
+        turns = [turn for turn in self._turns.values() if turn.stage is not Stage.WAITING]
         death = Death(now)
-        tried = []
-        doubt = False
-        for turn in self._turns.values():
-            if turn.stage is not Stage.WAITING:
-                age = now - turn.since
-                death.ages[turn.fingerprint] = min(age, death.ages.get(turn.fingerprint, age))
-            if turn.stage in (Stage.TRIAL, Stage.OVERDUE):
-                tried.append(turn.fingerprint)
-            doubt = doubt or (turn.brief and turn.stage is Stage.PROVEN)
+        for turn in turns:
+            age = now - turn.since
+            death.ages[turn.fingerprint] = min(age, death.ages.get(turn.fingerprint, age))
         self._turns.clear()
         self._line.clear()
         self._deaths.append(death)
         self._forget(now)
-        if len(set(tried)) != 1 or doubt:
+        tried = {turn.fingerprint for turn in turns if turn.stage in (Stage.TRIAL, Stage.OVERDUE)}
+        if len(tried) != 1 or any(turn.brief and turn.stage is Stage.PROVEN for turn in turns):
+            return ""
+        (known,) = tried
+        if not any(turn.alone and turn.fingerprint == known for turn in turns):
+            death.tried = known
             return ""
         death.caught = True
-        self._convict(tried[0], now)
-        return tried[0]
+        self._convict(known, now)
+        return known
 
     def given_up(self, now: float) -> bool:
         """Whether the engine has died too often for no request's fault."""
-        return sum(not death.convict and now - death.at < WINDOW for death in self._deaths) >= CRASHES
+        counted = [death for death in self._deaths if not death.convict and not death.tried]
+        return sum(now - death.at < WINDOW for death in counted) >= CRASHES
 
     def _convict(self, known: str, now: float) -> None:
         self._refused[known] = now + REFUSED_SECONDS
@@ -235,6 +244,8 @@ class Suspects:
         trials = [other for other in self._turns.values() if other.stage is Stage.TRIAL]
         if len(trials) >= (1 if ages else room) or any(other.alone for other in trials):
             return False
+        if ages and any(other.stage is Stage.PROVEN and self._fresh(other, now) for other in self._turns.values()):
+            return False
         again = turn.fingerprint in self._passed
         lived = min(ages) + MARGIN if ages else STRANGER_SECONDS
         turn.needed = min(lived, TRIAL_SECONDS if again else SUSPECT_SECONDS)
@@ -244,15 +255,19 @@ class Suspects:
         turn.since = now
         return True
 
+    def _fresh(self, turn: Turn, now: float) -> bool:
+        return not turn.alone and now - turn.since < SETTLED_SECONDS
+
     def _suspicion(self, known: str) -> list[float]:
         """A suspect's ages at the deaths that it was there for, after its last trial; empty for others."""
         passed = self._passed.get(known)
-        ages = [
-            death.ages[known]
+        deaths = [
+            death
             for death in self._deaths
             if known in death.ages and (death.caught or not death.convict) and (passed is None or death.at > passed)
         ]
-        return ages if len(ages) >= (2 if passed is None else 1) else []
+        suspected = len(deaths) >= 2 or any(passed is not None or death.tried == known for death in deaths)
+        return [death.ages[known] for death in deaths] if suspected else []
 
     def _pass(self, turn: Turn, now: float) -> None:
         if turn.alone:
