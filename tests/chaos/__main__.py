@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 
-from tests.chaos import endings, losses
+from tests.chaos import endings, killers, losses
 from tests.chaos.cancels import cancels
 from tests.chaos.load import Load
 from tests.chaos.overload import burst, overload
@@ -71,8 +71,19 @@ async def deaths(server: Server, options: argparse.Namespace) -> AsyncIterator[R
     yield await losses.crash_loop(server)
 
 
+async def killing(server: Server, options: argparse.Namespace) -> AsyncIterator[Row]:
+    yield await killers.same_killer(server)
+    if not options.short:
+        yield await killers.new_killers(server)
+
+
 # Each has a server of its own, and may leave it dead.
-SERVERS: dict[str, Scenario] = {"cancels": cancellation, "overload": crowds, "losses": deaths}
+SERVERS: dict[str, Scenario] = {
+    "cancels": cancellation,
+    "overload": crowds,
+    "losses": deaths,
+    "killers": killing,
+}
 
 
 async def one_server(server: Server, scenario: Scenario, options: argparse.Namespace, rows: list[Row]) -> None:

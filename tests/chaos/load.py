@@ -12,7 +12,7 @@ import random
 import struct
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,10 +213,12 @@ class GrpcStream:
             if message.error_message or final:
                 self._over.set()
 
-    async def outcome(self) -> Outcome:
+    async def outcome(self, first: Callable[[], None] = lambda: None) -> Outcome:
+        """`first` is called when it has been answered anything but an ending."""
         try:
-            async for _ in self.responses():
-                pass
+            async for count in self.responses():
+                if count == 1 and not self._judge.endings:
+                    first()
             kind = self._judge.verdict()
         except (grpc.aio.AioRpcError, asyncio.CancelledError):
             kind = "cancelled"
@@ -228,7 +230,11 @@ class GrpcStream:
 
 
 class Load:
-    """`width` clients, each with one request after another until `stop`: half chat over HTTP, half engine over gRPC."""
+    """`width` clients, each with one request after another until `stop`: half chat over HTTP, half engine over gRPC.
+    No request is sent twice, in any Load: one that the engine dies under twice is a suspect.
+    """
+
+    ROUNDS = itertools.count()
 
     def __init__(self, url: str, grpc_port: int, *, width: int, tokens: int, seed: int = 6) -> None:
         self._url = url
@@ -236,6 +242,7 @@ class Load:
         self._width = width
         self._tokens = tokens
         self._chance = random.Random(seed)
+        self._round = next(self.ROUNDS)
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self.outcomes: list[Outcome] = []
@@ -265,18 +272,24 @@ class Load:
             if self._stopping:
                 return
             self.flying += 1
-            outcome = await (self._chat(turn) if number % 2 else self._engine(number, turn))
+            outcome = await (self._chat(number, turn) if number % 2 else self._engine(number, turn))
             self.flying -= 1
             self.outcomes.append(outcome)
             if outcome.kind != WHOLE:
                 await asyncio.sleep(0.25)
 
-    async def _chat(self, turn: int) -> Outcome:
-        body = {"text_input": f"Tell me {turn}", "stream": True, "ignore_eos": True, "max_tokens": self._length()}
+    async def _chat(self, number: int, turn: int) -> Outcome:
+        body = {
+            "text_input": f"Tell me {self._round} {number} {turn}",
+            "stream": True,
+            "ignore_eos": True,
+            "max_tokens": self._length(),
+        }
         return await http_stream(self._http, f"{self._url}/v2/models/kimi_k2/generate_stream", body)
 
     async def _engine(self, number: int, turn: int) -> Outcome:
-        return await GrpcStream(self._channel, engine_request(self._length(), [100 + number, 200 + turn])).outcome()
+        ids = [100 + number, 200 + turn, 300 + self._round]
+        return await GrpcStream(self._channel, engine_request(self._length(), ids)).outcome()
 
     def _length(self) -> int:
         return self._chance.randint(self._tokens // 2, self._tokens * 2)

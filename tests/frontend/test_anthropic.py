@@ -283,7 +283,11 @@ async def test_max_tokens_has_to_be_given(http: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize(
     ("code", "status", "kind"),
-    [("overloaded", 429, "rate_limit_error"), ("engine_unavailable", 503, "overloaded_error")],
+    [
+        ("overloaded", 429, "rate_limit_error"),
+        ("engine_unavailable", 503, "overloaded_error"),
+        ("request_quarantined", 503, "overloaded_error"),
+    ],
 )
 async def test_an_engine_that_refuses_says_when_to_come_back(
     http: httpx.AsyncClient, code: str, status: int, kind: str

@@ -276,7 +276,10 @@ async def test_a_prompt_past_the_context_is_told_both_numbers(http: httpx.AsyncC
     assert str(CONTEXT) in error["message"]
 
 
-@pytest.mark.parametrize(("code", "status"), [("engine_unavailable", 503), ("overloaded", 429), ("internal", 500)])
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("engine_unavailable", 503), ("request_quarantined", 503), ("overloaded", 429), ("internal", 500)],
+)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_engine_that_refuses_is_a_status_and_not_a_stream(
     http: httpx.AsyncClient, code: str, status: int, stream: bool

@@ -226,7 +226,7 @@ class Suspects:
             if until is not None:
                 left = max(1.0, until - now)
                 return RequestQuarantined(
-                    f"the engine died of this request; it is refused for {left:.0f} s", retry_after=left
+                    f"the engine died of this request: it is refused; retry in {left:.0f} s", retry_after=left
                 )
         if now - turn.since >= WAIT_SECONDS:
             return EngineUnavailable(
