@@ -14,6 +14,7 @@ import pytest
 # Minutes; a suite without one has 1.
 BUDGETS = {
     "bench": 1,
+    "ci": 1,
     "cli": 2,
     "client": 1,
     "core": 3,

@@ -13,6 +13,7 @@ from tests.chaos.load import Load
 from tests.chaos.overload import burst, overload
 from tests.chaos.row import Row
 from tests.server.running import Server, running
+from tests.support import tally
 
 GRACE = 8
 WARM_WIDTH = 64
@@ -101,6 +102,7 @@ def show(row: Row) -> None:
     print(f"| {row.name} | {row.runs} | {ended} | {row.measured} | {row.leaks} |", flush=True)
     for fault in row.faults:
         print(f"  BROKEN: {fault}", flush=True)
+    tally.record(tally.Count("chaos", passed=int(not row.faults), failed=int(bool(row.faults))))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the frontends take free ports and are gone at the end. Prints a line per suite; 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from kimi_k2_serving.launch.layout import checkout
 from kimi_k2_serving.launch.progress import Progress
 from tests.frontend.running import over, scripted
 from tests.server.running import ROOT, running
+from tests.support import tally
+from tests.support.tally import Count
 
 EPILOG = """\
 suites:
@@ -122,12 +125,24 @@ def run(name: str, command: Command, place: Place) -> bool:
     }
     print(f"\n=== {name}", flush=True)
     begin = time.monotonic()
-    try:
-        code = subprocess.run(command, cwd=ROOT, env=environment, timeout=SUITE_SECONDS, check=False).returncode
-    except subprocess.TimeoutExpired:
-        code = -1
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        line = [*command, f"--junitxml={report}"] if "pytest" in command else command
+        try:
+            code = subprocess.run(line, cwd=ROOT, env=environment, timeout=SUITE_SECONDS, check=False).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        tally.record(counted(name, command, report, code))
     print(f"=== {name}: {'passed' if code == 0 else 'FAILED'} in {time.monotonic() - begin:.0f} s", flush=True)
     return code == 0
+
+
+def counted(name: str, command: Command, report: Path, code: int) -> Count:
+    """pytest's tests one by one; any other program is one check."""
+    if "pytest" in command:
+        count = tally.added(tally.of_report(report, lambda _: name), name)
+        return dataclasses.replace(count, failed=max(count.failed, int(code != 0)))
+    return Count(name, passed=int(code == 0), failed=int(code != 0))
 
 
 def main() -> int:

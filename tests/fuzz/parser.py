@@ -21,6 +21,7 @@ from random import Random
 
 from kimi_k2_serving.core.events import Event
 from tests.fuzz.answers import hostile_answer
+from tests.support import tally
 from tests.support.answers import check_order, merged, parser, run
 
 BATCH = 2_000
@@ -97,11 +98,14 @@ def main() -> int:
         for end, number, fault in pool.map(batch, *zip(*batches(args.seed, first, first + args.runs), strict=True)):
             if fault:
                 pool.shutdown(cancel_futures=True)
+                tally.record(tally.Count("fuzz parser", failed=1))
                 print(f"seed {args.seed}, run {number}: {fault}\nrepeat: --seed {args.seed} --only {number}")
                 return 1
             done[str(args.seed)] = end
             save(args.state, done)
     seconds = time.monotonic() - started
+    # All runs together are one check: 200,000 of them would hide how many tests there are.
+    tally.record(tally.Count("fuzz parser", passed=int(args.runs > 0)))
     print(
         f"parser: {args.runs} runs in {seconds:.1f} s, {args.runs / seconds:.0f} runs/s, no fault; "
         f"{done[str(args.seed)]} of seed {args.seed}, {sum(done.values())} in all"

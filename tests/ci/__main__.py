@@ -1,0 +1,131 @@
+"""`.ci/run` once everything is installed: the steps in order, whatever became of those before, and what they ran.
+
+Each step says its minutes and its count. The last line of all is `N passed, N failed` (and `, N skipped`), whatever
+happened; the exit code is 0 if nothing failed. A step that ends badly, hangs, or has a suite that ran nothing, has
+failed at least once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tests.ci.steps import ROOT, STEPS, Step
+from tests.support import tally
+from tests.support.tally import Count
+
+# A step that takes this many times its minutes hangs.
+PATIENCE = 3
+END_SECONDS = 30.0
+
+
+def main(argv: Sequence[str], steps: Sequence[Step] = STEPS) -> int:
+    parser = argparse.ArgumentParser(prog=".ci/run", description=__doc__.splitlines()[0])
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(step.name for step in steps)}")
+    wanted = parser.parse_args(argv).steps
+    if unknown := set(wanted) - {step.name for step in steps}:
+        parser.error(f"no such step: {', '.join(sorted(unknown))}")
+    counts: list[Count] = []
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        for step in steps:
+            if not wanted or step.name in wanted:
+                counts.append(Count(step.name, failed=1))  # until it has ended
+                counts[-1] = perform(step)
+    except KeyboardInterrupt:
+        print("\ninterrupted", flush=True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return close(counts)
+
+
+def interrupted(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def perform(step: Step, patience: float = PATIENCE) -> Count:
+    print(f"\n=== {step.name}", flush=True)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        lines, report = Path(folder) / "tally", Path(folder) / "report.xml"
+        ended = all(run(command(each, step, report), lines, 60 * patience * step.minutes) for each in step.commands)
+        found = tally.of_report(report, suite_of) if step.pytest else tally.read(lines)
+    count = judged(step, ended, found)
+    minutes = (time.monotonic() - begun) / 60
+    over = "" if minutes <= step.minutes else ", OVER"
+    print(f"=== {step.name}: {sentence(count)}, in {minutes:.1f} of {step.minutes} minutes{over}", flush=True)
+    return count
+
+
+def command(words: Sequence[str], step: Step, report: Path) -> list[str]:
+    return [*words, f"--junitxml={report}"] if step.pytest else [*words]
+
+
+def suite_of(test_class: str) -> str:
+    """tests.core.test_chat is one of core's."""
+    parts = test_class.split(".")
+    return parts[1] if len(parts) > 1 else test_class
+
+
+def run(words: Sequence[str], lines: Path, seconds: float) -> bool:
+    """Whether it ended well. Whatever it started ends with it if it does not end in time."""
+    environment = {**os.environ, tally.VARIABLE: str(lines)}
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True)
+    try:
+        return process.wait(seconds) == 0
+    except subprocess.TimeoutExpired:
+        print(f"=== not done within {seconds:.0f} s: {' '.join(words)}", flush=True)
+        return False
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """A no-op for one that has ended."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def judged(step: Step, ended: bool, found: Sequence[Count]) -> Count:
+    """What was found, and a failure more for each suite that ran nothing; at least one where the step ended badly."""
+    if not step.suites:
+        return Count(step.name, passed=int(ended), failed=int(not ended))
+    ran = {count.suite for count in found if count.ran}
+    missing = [name for name in step.suites if name not in ran]
+    for name in missing:
+        print(f"=== {name} ran nothing", flush=True)
+    total = tally.added(found, step.name)
+    failed = max(total.failed + len(missing), int(not ended))
+    return Count(step.name, total.passed, failed, total.skipped)
+
+
+def sentence(count: Count) -> str:
+    skipped = f", {count.skipped} skipped" if count.skipped else ""
+    return f"{count.passed} passed, {count.failed} failed{skipped}"
+
+
+def close(counts: Sequence[Count]) -> int:
+    total = tally.added(counts, "all")
+    if not total.ran:
+        total = Count("all", failed=1)
+    if failed := [count.suite for count in counts if count.failed]:
+        print(f"\nfailed: {', '.join(failed)}")
+    print(sentence(total), flush=True)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
