@@ -148,7 +148,7 @@ SAME_AS_OPENAI: list[dict[str, Any]] = [
     {
         "role": "tool",
         "tool_call_id": "toolu_2",
-        "content": "sun\n[an image was here; this model reads text only]",
+        "content": "[this tool call failed]\nsun\n[an image was here; this model reads text only]",
     },
     {"role": "user", "content": "and now?"},
 ]

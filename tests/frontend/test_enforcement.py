@@ -30,6 +30,9 @@ PARAMETERS = {"$comment": LOOSE_COMMENT, "type": "object", "properties": {"n": {
 PLACE = "tools[0].function.parameters: loose"
 LOOSE = {"type": "function", "function": {"name": "loose", "parameters": PARAMETERS}}
 ASK = 'call loose {"n": "ab"} ; loose {"n": "abc"}'
+# The same places as the other dialects' clients know them.
+FLAT_PLACE = "tools[0].parameters: loose"
+ANTHROPIC_PLACE = "tools[0].input_schema: loose"
 REPORT = {"relaxed": [PLACE], "invalid": [{"index": 1, "problems": ["arguments.n: maxLength"]}]}
 
 
@@ -61,19 +64,21 @@ async def test_of_several_choices_each_is_named(http: httpx.AsyncClient) -> None
 async def test_responses(http: httpx.AsyncClient) -> None:
     tool = {"type": "function", **LOOSE["function"]}  # type: ignore[dict-item]
     body = {"model": "kimi_k2", "input": ASK, "tools": [tool]}
-    assert (await http.post("/v1/responses", json=body)).json()["enforcement"] == REPORT
+    report = {**REPORT, "relaxed": [FLAT_PLACE]}
+    assert (await http.post("/v1/responses", json=body)).json()["enforcement"] == report
     named = events(await http.post("/v1/responses", json={**body, "stream": True}))
-    assert named[-1][1]["response"]["enforcement"] == REPORT
+    assert named[-1][1]["response"]["enforcement"] == report
     assert not any("enforcement" in json.dumps(value) for _, value in named[:-1])
 
 
 async def test_messages(http: httpx.AsyncClient) -> None:
     body = messages(ASK, tools=[{"name": "loose", "input_schema": PARAMETERS}])
     document = (await http.post("/v1/messages", json=body)).json()
-    assert document["enforcement"] == REPORT
+    report = {**REPORT, "relaxed": [ANTHROPIC_PLACE]}
+    assert document["enforcement"] == report
     assert document["stop_reason"] == "tool_use"
     named = dict(events(await http.post("/v1/messages", json={**body, "stream": True})))
-    assert named["message_delta"]["enforcement"] == REPORT
+    assert named["message_delta"]["enforcement"] == report
 
 
 async def test_content_that_was_to_be_json(http: httpx.AsyncClient) -> None:

@@ -106,7 +106,6 @@ async def test_a_text_format_constrains_the_engine(http: httpx.AsyncClient, engi
         ({"input": None}, "input"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"surprise": 1}, "surprise"),
     ],
 )

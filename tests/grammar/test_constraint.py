@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -15,6 +16,7 @@ from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.messages import FormatKind, ResponseFormat, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar.constraint import Bounds
+from kimi_k2_serving.grammar.inspection import Relaxed
 from kimi_k2_serving.grammar.masks import compiler, token_info, walk
 from kimi_k2_serving.grammar.validate import validate_answer
 from tests.grammar.prover import MOST_TOKENS, Prover, request, tool
@@ -138,6 +140,27 @@ def test_an_object_that_nothing_satisfies_is_refused_by_its_path(prover: Prover)
     with pytest.raises(InvalidSchema) as caught:
         prover.constraint(request(NOW, tool({"type": "string"})))
     assert caught.value.field == "tools[1].function.parameters"
+
+
+CARELESS: list[tuple[dict[str, Any], str]] = [
+    ({"type": "object", "properties": {"a": {"type": "string"}}, "required": None}, ".required"),
+    ({"type": "object", "properties": None}, ".properties"),
+    ({"type": "any"}, ".type"),
+    ({"type": "object", "properties": {"a": {"type": "string", "required": True}}}, ".properties.a.required"),
+]
+
+
+@pytest.mark.parametrize(("schema", "place"), CARELESS)
+def test_a_tool_whose_schema_cannot_be_read_takes_any_object(
+    prover: Prover, schema: dict[str, Any], place: str
+) -> None:
+    constraint = prover.constraint(request(tool(schema)))
+    assert constraint.relaxed == (f"tools[0].function.parameters{place}: unreadable",)
+    assert Relaxed.of(constraint, request(tool(schema))) == Relaxed(constraint.relaxed)
+    insisting = replace(tool(schema), insists=True)
+    with pytest.raises(InvalidSchema) as caught:
+        prover.constraint(request(NOW, insisting))
+    assert caught.value.field == f"tools[1].function.parameters{place}"
 
 
 def test_what_is_given_up_is_named(prover: Prover) -> None:

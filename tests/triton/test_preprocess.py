@@ -143,7 +143,10 @@ def test_schemas_go_along_only_where_a_grammar_could_not_hold_them(step: Preproc
     [
         ({"max_tokens": 0}, "invalid_value: max_tokens: "),
         ({"tools": "{"}, "invalid_json: tools: "),
-        ({"tools": tools("f", parameters={"type": "int"})}, "invalid_schema: tools[0].function.parameters.type: "),
+        (
+            {"tools": tools("f", strict=True, parameters={"type": "int"})},
+            "invalid_schema: tools[0].function.parameters.type: ",
+        ),
         ({"sampling_parameters": '{"regex": "a"}'}, "invalid_value: sampling_parameters.regex: "),
     ],
 )

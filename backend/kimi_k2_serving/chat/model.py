@@ -91,12 +91,16 @@ class ChatModel:
         if conversation.tools:
             # The engine would match them inside arguments too.
             sampling.pop("stop", None)
-        mode = conversation.tool_choice.mode
+        choice = conversation.tool_choice
+        mode = choice.mode
+        allowed = tuple(
+            tool.name for tool in conversation.tools if choice.allowed is None or tool.name in choice.allowed
+        )
         prompt = Prompt(
             ids=ids,
             sampling=sampling,
             stops=stops,
-            tools=() if mode is ToolMode.NONE else tuple(tool.name for tool in conversation.tools),
+            tools=() if mode is ToolMode.NONE else allowed,
             first_call=rendered.first_call_index,
             parallel=conversation.parallel_tool_calls and mode is not ToolMode.NAMED,
         )

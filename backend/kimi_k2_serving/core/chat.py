@@ -9,11 +9,13 @@ Knows no token ids and does not rewrite ids of calls. Linear. Rules P13 to P20 o
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
-from kimi_k2_serving.core.chat_tools import read_tool_choice, read_tools
+from kimi_k2_serving.core.chat_tools import NAME_CHARACTERS, read_tool_choice, read_tools
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
 from kimi_k2_serving.core.limits import MESSAGES, NAME_BYTES, TOOL_CALLS_PER_MESSAGE
 from kimi_k2_serving.core.messages import Conversation, FormatKind, Json, Message, ResponseFormat, Role, ToolCall
+from kimi_k2_serving.core.parts import TEXTS, joined, tool_part, tool_text
 from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, one_of, required
 
 _ROLES = {
@@ -39,8 +41,9 @@ def read_conversation(
     tool_choice: Json = None,
     response_format: Json = None,
     parallel_tool_calls: bool = True,
+    name_characters: int = NAME_CHARACTERS,
 ) -> Conversation:
-    """Check and read the parts of one request; null is the same as absent.
+    """Check and read the parts of one request; null is the same as absent. `name_characters`: of a tool, at most.
 
     Raises MissingField, InvalidType, InvalidValue, Unsupported, LimitExceeded.
     """
@@ -50,9 +53,9 @@ def read_conversation(
     if not items:
         raise InvalidValue("must have at least one message", field="messages")
     MESSAGES.check(len(items), field="messages")
-    declared = read_tools(tools)
+    declared = read_tools(tools, name_characters=name_characters)
     return Conversation(
-        messages=tuple(_message(item, f"messages[{i}]") for i, item in enumerate(items)),
+        messages=tuple(_messages(items)),
         tools=declared,
         tool_choice=read_tool_choice(tool_choice, declared),
         parallel_tool_calls=parallel_tool_calls,
@@ -60,7 +63,16 @@ def read_conversation(
     )
 
 
-def _message(value: Json, path: str) -> Message:
+def _messages(items: list[Json]) -> Iterator[Message]:
+    """Clients put what a tool returned into its result, or into the user messages right behind it."""
+    from_tools = False
+    for i, item in enumerate(items):
+        message = _message(item, f"messages[{i}]", from_tools=from_tools)
+        from_tools = message.role is Role.TOOL or (from_tools and message.role is not Role.ASSISTANT)
+        yield message
+
+
+def _message(value: Json, path: str, *, from_tools: bool) -> Message:
     source = as_object(value, path)
     role = _ROLES[one_of(required(source, "role", path), _ROLES, f"{path}.role")]
     for key, reason in _REFUSED_KEYS.items():
@@ -72,7 +84,7 @@ def _message(value: Json, path: str) -> Message:
             raise InvalidValue("only an assistant message has calls", field=f"{path}.tool_calls")
     return Message(
         role=role,
-        content=_content(source.get("content"), f"{path}.content"),
+        content=_content(source.get("content"), f"{path}.content", role, from_tools=from_tools),
         name=_name(source.get("name"), f"{path}.name"),
         tool_calls=_tool_calls(source.get("tool_calls"), f"{path}.tool_calls"),
         tool_call_id=_id(source.get("tool_call_id"), f"{path}.tool_call_id") if role is Role.TOOL else None,
@@ -92,21 +104,25 @@ def _id(value: Json, path: str) -> str | None:
     return (as_string(value, path) or None) if value is not None else None
 
 
-def _content(value: Json, path: str) -> str:
+def _content(value: Json, path: str, role: Role, *, from_tools: bool) -> str:
+    """An assistant's and a tool's message are history and never refused for what they hold."""
+    if role in (Role.TOOL, Role.ASSISTANT) or (from_tools and role is Role.USER):
+        return tool_text(value, path)
     if value is None:
         return ""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
         raise InvalidType("must be a string, an array of text parts, or null", field=path)
-    return "".join(_part(part, f"{path}[{i}]") for i, part in enumerate(value))
+    return joined(_part(part, f"{path}[{i}]") for i, part in enumerate(value))
 
 
-def _part(value: Json, path: str) -> str:
+def _part(value: Json, path: str) -> tuple[str, bool]:
     source = as_object(value, path)
-    if as_string(required(source, "type", path), f"{path}.type") != "text":
+    kind = as_string(required(source, "type", path), f"{path}.type")
+    if kind not in TEXTS:
         raise Unsupported("this model reads text parts only", field=f"{path}.type")
-    return as_string(required(source, "text", path), f"{path}.text")
+    return tool_part(source, path)
 
 
 def _tool_calls(value: Json, path: str) -> tuple[ToolCall, ...]:

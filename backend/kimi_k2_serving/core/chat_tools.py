@@ -20,7 +20,7 @@ _ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
 _MODES: Mapping[str, ToolMode] = {mode.value: mode for mode in ToolMode if mode is not ToolMode.NAMED}
 
 
-def read_tools(value: Json) -> tuple[Tool, ...]:
+def read_tools(value: Json, *, name_characters: int = NAME_CHARACTERS) -> tuple[Tool, ...]:
     """The declared tools; null and [] are none. Names are unique."""
     if value is None:
         return ()
@@ -29,7 +29,7 @@ def read_tools(value: Json) -> tuple[Tool, ...]:
     tools = []
     names: set[str] = set()
     for i, item in enumerate(items):
-        tool = _tool(item, f"tools[{i}]")
+        tool = _tool(item, f"tools[{i}]", name_characters)
         if tool.name in names:
             raise InvalidValue("another tool has this name", field=f"tools[{i}].function.name")
         names.add(tool.name)
@@ -46,6 +46,8 @@ def read_tool_choice(value: Json, tools: tuple[Tool, ...]) -> ToolChoice:
         return ToolChoice()
     if isinstance(value, dict) and value.get("type") in ("function", "builtin_function"):
         return _named(value, tools)
+    if isinstance(value, dict) and value.get("type") == "allowed_tools":
+        return _allowed(value, tools)
     if isinstance(value, dict):
         kind, path = required(value, "type", "tool_choice"), "tool_choice.type"
     else:
@@ -69,12 +71,35 @@ def _named(choice: Object, tools: tuple[Tool, ...]) -> ToolChoice:
     return ToolChoice(ToolMode.NAMED, name)
 
 
+def _allowed(choice: Object, tools: tuple[Tool, ...]) -> ToolChoice:
+    """Chat nests mode and tools under `allowed_tools`; the Responses API has them beside `type`."""
+    _need(tools)
+    path = "tool_choice.allowed_tools" if "allowed_tools" in choice else "tool_choice"
+    holder = as_object(choice["allowed_tools"], path) if "allowed_tools" in choice else choice
+    mode = one_of(required(holder, "mode", path), ("auto", "required"), f"{path}.mode")
+    declared = {tool.name for tool in tools}
+    names: list[str] = []
+    for i, item in enumerate(as_list(required(holder, "tools", path), f"{path}.tools")):
+        where = f"{path}.tools[{i}]"
+        source = as_object(item, where)
+        if "function" in source:
+            where = f"{where}.function"
+            source = as_object(source["function"], where)
+        name = as_string(required(source, "name", where), f"{where}.name")
+        if name not in declared:
+            raise InvalidValue("names a function that tools does not declare", field=f"{where}.name")
+        names.append(name)
+    if not names:
+        raise InvalidValue("must name at least one function", field=f"{path}.tools")
+    return ToolChoice(_MODES[mode], allowed=tuple(dict.fromkeys(names)))
+
+
 def _need(tools: tuple[Tool, ...]) -> None:
     if not tools:
         raise MissingField("is required when tool_choice asks for a call", field="tools")
 
 
-def _tool(value: Json, path: str) -> Tool:
+def _tool(value: Json, path: str, name_characters: int) -> Tool:
     declaration = as_object(value, path)
     kind = as_string(required(declaration, "type", path), f"{path}.type")
     if kind not in ("function", "builtin_function"):
@@ -84,13 +109,17 @@ def _tool(value: Json, path: str) -> Tool:
     name = as_string(required(function, "name", path), f"{path}.name")
     # Moonshot's built-in functions begin with a dollar sign: $web_search.
     plain = name.removeprefix("$") if kind == "builtin_function" else name
-    if not 1 <= len(plain) <= NAME_CHARACTERS or not _ALPHABET.issuperset(plain):
-        raise InvalidValue(f"must be 1 to {NAME_CHARACTERS} of A-Z a-z 0-9 _ . -", field=f"{path}.name")
+    if not 1 <= len(plain) <= name_characters or not _ALPHABET.issuperset(plain):
+        raise InvalidValue(f"must be 1 to {name_characters} of A-Z a-z 0-9 _ . -", field=f"{path}.name")
     description = function.get("description")
     if description is not None:
         as_string(description, f"{path}.description")
     parameters = function.get("parameters")
-    if parameters is not None and not isinstance(parameters, dict | bool):
-        raise InvalidType("must be a JSON Schema: an object, true or false", field=f"{path}.parameters")
     strict = as_flag(function.get("strict"), f"{path}.strict", default=True)
-    return Tool(name=name, declaration=declaration, parameters=parameters, strict=strict)
+    insists = function.get("strict") is True
+    if parameters is not None and not isinstance(parameters, dict | bool):
+        if insists:
+            raise InvalidType("must be a JSON Schema: an object, true or false", field=f"{path}.parameters")
+        # The grammar finds it unreadable too, and says so; see grammar/constraint.
+        parameters = {"type": "unreadable"}
+    return Tool(name=name, declaration=declaration, parameters=parameters, strict=strict, insists=insists)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -45,13 +45,15 @@ class Message:
 class Tool:
     """`declaration` is the whole object the client sent, keys in its order: it is what the prompt shows.
 
-    `parameters` is None for a tool without any. `strict` is true unless the client said false.
+    `parameters` is None for a tool without any. `strict` is true unless the client said false; `insists` if it said
+    true: then what can't be enforced is refused.
     """
 
     name: str
     declaration: Mapping[str, Json]
     parameters: Mapping[str, Json] | bool | None = None
     strict: bool = True
+    insists: bool = field(default=False, compare=False)
 
 
 class ToolMode(enum.Enum):
@@ -63,10 +65,15 @@ class ToolMode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """`name` is set exactly when mode is NAMED."""
+    """`name` is set exactly when mode is NAMED. `allowed`: the functions that may be called, None for all."""
 
     mode: ToolMode = ToolMode.AUTO
     name: str | None = None
+    allowed: tuple[str, ...] | None = None
+
+    def allows(self, name: str) -> bool:
+        """Whether this function may be called, if any may."""
+        return self.name in (None, name) and (self.allowed is None or name in self.allowed)
 
 
 class FormatKind(enum.Enum):

@@ -121,7 +121,8 @@ def read(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
     if sum(name in result for name in GRAMMARS) > 1:
         raise InvalidValue(f"give one of {', '.join(GRAMMARS)}", field=prefix.rstrip("."))
     if result.get("top_k") == 0:
-        raise InvalidValue("must be -1 (all) or at least 1, got 0", field=f"{prefix}top_k")
+        # Both mean off in one API or another; SGLang knows only -1.
+        result["top_k"] = -1
     return result
 
 

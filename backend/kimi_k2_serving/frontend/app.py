@@ -53,7 +53,7 @@ async def missing(service: Service, call: Call) -> Reply:
 
 
 OPENAI, ANTHROPIC = OpenAIEnvelope(), AnthropicEnvelope()
-PUBLIC = ("/health/live", "/health/ready")
+PUBLIC = ("/health", "/health/live", "/health/ready", "/ping")
 ROUTES: tuple[tuple[str, Envelope, str, Operation], ...] = (
     ("/v1/chat/completions", OPENAI, "POST", chat.create),
     ("/v1/chat/completions/render", OPENAI, "POST", chat.show),
@@ -65,6 +65,8 @@ ROUTES: tuple[tuple[str, Envelope, str, Operation], ...] = (
     ("/detokenize", OPENAI, "POST", texts.detokenize),
     ("/v1/messages", ANTHROPIC, "POST", messages.create),
     ("/v1/messages/count_tokens", ANTHROPIC, "POST", messages.count),
+    ("/health", OPENAI, "GET", ready),
+    ("/ping", OPENAI, "GET", ready),
     ("/health/live", OPENAI, "GET", live),
     ("/health/ready", OPENAI, "GET", ready),
     ("/metrics", OPENAI, "GET", metrics),
@@ -72,12 +74,35 @@ ROUTES: tuple[tuple[str, Envelope, str, Operation], ...] = (
 )
 
 
+# The same paths as Anthropic's clients know them, by the header that all of them send.
+ANTHROPICS: dict[str, Operation] = {"/v1/models": messages.models, "/v1/models/{id:path}": messages.model}
+VERSION = b"anthropic-version"
+
+
+class ByDialect:
+    """One path with two dialects. A class, because starlette takes a function for something else."""
+
+    def __init__(self, plain: ASGIApp, anthropic: ASGIApp) -> None:
+        self._plain = plain
+        self._anthropic = anthropic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_anthropic = any(name == VERSION for name, _ in scope["headers"])
+        await (self._anthropic if is_anthropic else self._plain)(scope, receive, send)
+
+
 def create_app(service: Service, *, opened: Callable[[], Awaitable[None]] | None = None) -> ASGIApp:
     """`opened` is awaited when the loop runs; the service is closed when the application ends."""
 
-    def endpoint(path: str, envelope: Envelope, method: str, operation: Operation) -> Endpoint:
-        handler: Handler = functools.partial(operation, service)
-        return Endpoint(service, path, envelope, {method: handler}, public=path in PUBLIC)
+    def endpoint(path: str, envelope: Envelope, method: str, operation: Operation) -> ASGIApp:
+        methods: dict[str, Handler] = {method: functools.partial(operation, service)}
+        if method == "GET":
+            # Whoever listens on the socket leaves the body out.
+            methods["HEAD"] = methods["GET"]
+        made = Endpoint(service, path, envelope, methods, public=path in PUBLIC)
+        if path in ANTHROPICS and envelope is OPENAI:
+            return ByDialect(made, endpoint(path, ANTHROPIC, method, ANTHROPICS[path]))
+        return made
 
     @asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[None]:

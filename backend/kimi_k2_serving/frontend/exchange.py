@@ -36,6 +36,7 @@ access = logging.getLogger("kimi_k2_serving.frontend.access")
 logger = logging.getLogger(__name__)
 
 GONE = 499
+NOTICES = "x-kimi-k2-notices"
 SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 
 
@@ -109,6 +110,8 @@ class Sender:
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.record.status = status
+        if self.record.notices:
+            self.headers[NOTICES] = "; ".join(self.record.notices)
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in {**headers, **self.headers}.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
@@ -245,6 +248,8 @@ class Endpoint:
             line["prompt_tokens"] = record.prompt_tokens
             line["cached_tokens"] = record.cached_tokens
             line["completion_tokens"] = record.completion_tokens
+        if record.notices:
+            line["notices"] = list(record.notices)
         if record.error:
             line["error"] = record.error
         access.log(level, "%s", json.dumps(line))

@@ -34,11 +34,15 @@ SAMPLING = (
 )
 
 
+# Where an empty object asks for something: the thing with its defaults.
+SWITCHES = frozenset({"web_search_options", "audio", "moderation", "container", "prompt"})
+
+
 def check(body: Object, *, known: Collection[str], ignored: Collection[str], refused: Mapping[str, str]) -> None:
     """Raises Unsupported for a refused field that asks for something, UnknownField for a name nobody knows."""
     for name, value in body.items():
         if name in refused:
-            if value not in (None, False, [], {}, ""):
+            if value not in (None, False, [], "") and (value != {} or name in SWITCHES):
                 raise Unsupported(refused[name], field=name)
         elif name not in known and name not in ignored:
             # The name is the client's own text; it is told to that client only, and cut.
@@ -94,3 +98,10 @@ def stream_options(body: Object) -> tuple[bool, bool]:
     path = "stream_options.continuous_usage_stats"
     continuous = as_flag(options.get("continuous_usage_stats"), path, default=False)
     return include or continuous, continuous
+
+
+def closed(source: Object, path: str, known: Collection[str]) -> None:
+    """Below the top level, where nothing may be lost: raises UnknownField for a key that asks for something."""
+    for name, value in source.items():
+        if name not in known and value is not None:
+            raise UnknownField("is no field of this object", field=f"{path}.{name[:64]}")

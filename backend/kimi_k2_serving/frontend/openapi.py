@@ -245,6 +245,8 @@ _POSTS: tuple[tuple[str, str, Object, Object, bool], ...] = (
 _GETS: tuple[tuple[str, str, Object], ...] = (
     ("/v1/models", "The served model, and its aliases", _object("object", "data")),
     ("/v1/models/{id}", "One of them", _object("id", "object", "max_model_len")),
+    ("/health", "The engine would take a request", _object("status")),
+    ("/ping", "The engine would take a request", _object("status")),
     ("/health/live", "This process answers", _object("status")),
     ("/health/ready", "The engine would take a request", _object("status")),
     ("/openapi.json", "This document", _object("openapi", "paths")),
@@ -269,7 +271,7 @@ def document(names: Sequence[str], *, secured: bool) -> Json:
         if "{id}" in path:
             parameter: Object = {"name": "id", "in": "path", "required": True, "schema": served}
             operation["parameters"] = [parameter]
-        if path.startswith("/health"):
+        if path.startswith(("/health", "/ping")):
             operation["security"] = []
         paths[path] = {"get": operation}
     plain: Object = {"text/plain": {"schema": STRING}}

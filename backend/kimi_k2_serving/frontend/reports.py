@@ -1,11 +1,22 @@
-"""How the APIs say what no grammar held: `enforcement`, a key of their documents and their streams' last events."""
+"""How the APIs say what no grammar held and what had no effect: `enforcement` and `notices`, keys of their documents
+and of their streams' last events.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kimi_k2_serving.core.shapes import Object
+from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.grammar.inspection import Report
+
+
+def remarks(reports: Sequence[Report | None], origin: Origin) -> Object:
+    """Both keys, each only where it has something to say; paths are those that the client sent."""
+    told = [report and replace(report, relaxed=tuple(map(origin.place_of, report.relaxed))) for report in reports]
+    notices: Object = {"notices": list(origin.notices)} if origin.notices else {}
+    return {**enforcement(told), **notices}
 
 
 def enforcement(reports: Sequence[Report | None]) -> Object:

@@ -62,6 +62,8 @@ class Record:
     completion_tokens: int = 0
     first_token: float | None = None
     error: str = ""
+    # What of the request was left out, in our own words; also a header of the answer.
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,10 @@ class Writer:
     def relaxed(self) -> tuple[str, ...]:
         return tuple(self._relaxed)
 
+    def give_up(self, place: str) -> None:
+        """`path: keyword` that no rule of this request holds."""
+        self._relaxed[place] = None
+
     def rule(self, name: str, body: Expression) -> Expression:
         self.rules[name] = body
         return Ref(name)

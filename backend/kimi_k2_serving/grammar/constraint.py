@@ -13,15 +13,17 @@ Pure: imports neither torch nor xgrammar.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kimi_k2_serving.core.errors import InvalidSchema
+from kimi_k2_serving.core.errors import InvalidSchema, LimitExceeded
 from kimi_k2_serving.core.limits import TOOL_CALLS_PER_ANSWER
-from kimi_k2_serving.core.messages import Conversation, FormatKind, Tool, ToolMode
+from kimi_k2_serving.core.messages import Conversation, FormatKind, Json, Tool, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.grammar import ebnf
+from kimi_k2_serving.grammar import ebnf, schema
 from kimi_k2_serving.grammar.arguments import Writer
 from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.grammar.job import UNREADABLE
 from kimi_k2_serving.grammar.repeats import expanded
 
 __all__ = ["Bounds", "Constraint", "constrain"]
@@ -93,7 +95,7 @@ def _section(conversation: Conversation, vocabulary: Vocabulary, writer: Writer,
     bodies = [
         ebnf.Seq((ebnf.Text(f"functions.{tool.name}:"), _INDEX, marker, _arguments(tool, i, writer)))
         for i, tool in enumerate(conversation.tools)
-        if choice.name is None or choice.name == tool.name
+        if choice.allows(tool.name)
     ]
     call = writer.rule(
         "call",
@@ -114,9 +116,27 @@ def _section(conversation: Conversation, vocabulary: Vocabulary, writer: Writer,
 
 
 def _arguments(tool: Tool, position: int, writer: Writer) -> ebnf.Expression:
-    """A tool without parameters takes `{}`; one that is not strict takes any JSON object."""
+    """A tool without parameters takes `{}`; one that is not strict takes any JSON object. So does one whose schema
+    can't be read, unless the client insists on it.
+    """
     if tool.parameters is None:
         return writer.empty_object()
     if not tool.strict or tool.parameters is True:
         return writer.any_object()
-    return writer.object(tool.parameters, f"tools[{position}].function.parameters")
+    path = f"tools[{position}].function.parameters"
+    try:
+        return writer.object(tool.parameters, path)
+    except (InvalidSchema, LimitExceeded) as error:
+        if tool.insists or _readable(tool.parameters, path):
+            raise
+        # Nobody but the tool's author can mend it: this one tool is free, the request goes on.
+        writer.give_up(f"{error.field or path}: {UNREADABLE}")
+        return writer.any_object()
+
+
+def _readable(parameters: Mapping[str, Json] | bool, path: str) -> bool:
+    try:
+        schema.read(parameters, path)
+    except (InvalidSchema, LimitExceeded, RecursionError):
+        return False
+    return True

@@ -55,7 +55,8 @@ class Relaxed:
             return None
         tools: dict[str, Json] = {}
         for number, tool in enumerate(conversation.tools):
-            if any(_inside(place, job.path(number)) for place in constraint.relaxed):
+            places = [place for place in constraint.relaxed if _inside(place, job.path(number))]
+            if places and not any(place.endswith(f": {job.UNREADABLE}") for place in places):
                 tools[tool.name] = _plain(tool.parameters)
         in_format = any(_inside(place, job.FORMAT) for place in constraint.relaxed)
         return cls(constraint.relaxed, tools, _plain(conversation.response_format.schema) if in_format else None)

@@ -15,6 +15,9 @@ FORMAT = "response_format.json_schema.schema"
 # The field of an error that concerns all schemas together, before it is known which of them is to blame.
 SOMEWHERE = "tools"
 
+# What a place is relaxed for when its whole tool is: the tool takes any object, and nothing can be checked.
+UNREADABLE = "unreadable"
+
 
 def constrained(conversation: Conversation) -> bool:
     """Whether there is anything to constrain."""
@@ -25,8 +28,8 @@ def encode(conversation: Conversation, bounds: Bounds) -> bytes:
     """Equal bytes, equal constraint. Linear in the schemas."""
     choice, wanted = conversation.tool_choice, conversation.response_format
     job = {
-        "tools": [[tool.name, tool.parameters, tool.strict] for tool in conversation.tools],
-        "choice": [choice.mode.value, choice.name],
+        "tools": [[tool.name, tool.parameters, tool.strict, tool.insists] for tool in conversation.tools],
+        "choice": [choice.mode.value, choice.name, choice.allowed],
         "parallel": conversation.parallel_tool_calls,
         "format": [wanted.kind.value, wanted.schema],
         "bounds": dataclasses.asdict(bounds),
@@ -37,11 +40,11 @@ def encode(conversation: Conversation, bounds: Bounds) -> bytes:
 def decode(job: bytes) -> tuple[Conversation, Bounds]:
     """A conversation without messages that has the same constraint."""
     data = json.loads(job)
-    (mode, name), (kind, schema) = data["choice"], data["format"]
+    (mode, name, allowed), (kind, schema) = data["choice"], data["format"]
     conversation = Conversation(
         messages=(),
-        tools=tuple(Tool(name, {}, parameters, strict) for name, parameters, strict in data["tools"]),
-        tool_choice=ToolChoice(ToolMode(mode), name),
+        tools=tuple(Tool(name, {}, parameters, strict, insists) for name, parameters, strict, insists in data["tools"]),
+        tool_choice=ToolChoice(ToolMode(mode), name, None if allowed is None else tuple(allowed)),
         parallel_tool_calls=data["parallel"],
         response_format=ResponseFormat(FormatKind(kind), schema),
     )
@@ -53,7 +56,7 @@ def places(conversation: Conversation) -> dict[str, Conversation]:
     choice = conversation.tool_choice
     found: dict[str, Conversation] = {}
     for number, tool in enumerate(conversation.tools):
-        if choice.mode is not ToolMode.NONE and choice.name in (None, tool.name):
+        if choice.mode is not ToolMode.NONE and choice.allows(tool.name):
             only = ToolChoice(ToolMode.NAMED, tool.name)
             found[path(number)] = Conversation((), conversation.tools, only, response_format=ResponseFormat())
     if conversation.response_format.kind is FormatKind.JSON_SCHEMA:

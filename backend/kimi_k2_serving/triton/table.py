@@ -41,7 +41,7 @@ SAMPLING: tuple[Tensor, ...] = (
     scalar("min_tokens", "INT32", "fewest tokens to generate"),
     scalar("temperature", "FP32", "0 (greedy) to 2"),
     scalar("top_p", "FP32", "more than 0, at most 1"),
-    scalar("top_k", "INT32", "-1 (all) or at least 1"),
+    scalar("top_k", "INT32", "-1 or 0 (all), or at least 1"),
     scalar("min_p", "FP32", "0 to 1"),
     scalar("frequency_penalty", "FP32", "-2 to 2"),
     scalar("presence_penalty", "FP32", "-2 to 2"),

@@ -30,23 +30,29 @@ from kimi_k2_serving.frontend.answer import Question, Step, whole
 from kimi_k2_serving.frontend.anthropic.request import MessagesRequest, read
 from kimi_k2_serving.frontend.anthropic.shapes import usage
 from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
-from kimi_k2_serving.frontend.reports import enforcement
+from kimi_k2_serving.frontend.origin import Origin
+from kimi_k2_serving.frontend.reports import remarks
 from kimi_k2_serving.frontend.service import Call, Service
 
+ID_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 EMPTY: Object = {"type": "text", "text": ""}
 
 
 async def create(service: Service, call: Call) -> Reply:
+    origin = Origin()
+
     def work() -> tuple[MessagesRequest, Draft]:
-        request = read(service, call.body)
+        request = read(service, call.body, origin)
         return request, service.model.chat(request.conversation, request.sampling)
 
-    request, prompt = await service.draft(work)
+    with origin.errors():
+        request, prompt = await service.draft(work)
+    call.record.notices = tuple(origin.left_out)
     question = Question((prompt,), stream=request.stream)
     steps = service.steps(question, call)
     head: Object = {"id": f"msg_{service.new_uid()}", "type": "message", "role": "assistant", "model": request.model}
     if request.stream:
-        return Stream(frames(steps, head))
+        return Stream(frames(steps, head, origin))
     answers = await whole(steps, question)
     answer = answers.answers[0]
     content = blocks(answers.events[0])
@@ -60,7 +66,7 @@ async def create(service: Service, call: Call) -> Reply:
             "stop_reason": reason,
             "stop_sequence": stop,
             "usage": usage(answers.usage),
-            **enforcement(answers.reports),
+            **remarks(answers.reports, origin),
         }
     )
 
@@ -68,10 +74,28 @@ async def create(service: Service, call: Call) -> Reply:
 async def count(service: Service, call: Call) -> Reply:
     """What the same request would report as the sum of its input tokens."""
 
-    def work() -> int:
-        return service.model.count(read(service, call.body, counting=True).conversation)
+    origin = Origin()
 
-    return Document({"input_tokens": await service.prepare(work)})
+    def work() -> int:
+        return service.model.count(read(service, call.body, origin, counting=True).conversation)
+
+    with origin.errors():
+        return Document({"input_tokens": await service.prepare(work)})
+
+
+def described(service: Service, name: str) -> Json:
+    """The server knows no date of the model; clients want one."""
+    return {"type": "model", "id": name, "display_name": service.model.names[0], "created_at": "1970-01-01T00:00:00Z"}
+
+
+async def models(service: Service, call: Call) -> Reply:
+    names = service.model.names
+    found: list[Json] = [described(service, name) for name in names]
+    return Document({"data": found, "has_more": False, "first_id": names[0], "last_id": names[-1]})
+
+
+async def model(service: Service, call: Call) -> Reply:
+    return Document(described(service, service.served(call.parameters["id"])))
 
 
 def stop_reason(reason: FinishReason, stop: str | None) -> tuple[str, str | None]:
@@ -121,7 +145,7 @@ def parsed(arguments: str) -> Json:
     return value
 
 
-async def frames(steps: AsyncIterator[Step], head: Object) -> AsyncIterator[bytes]:
+async def frames(steps: AsyncIterator[Step], head: Object, origin: Origin) -> AsyncIterator[bytes]:
     writer = BlockWriter()
     started = False
     async with aclosing(steps):  # type: ignore[type-var]
@@ -133,7 +157,7 @@ async def frames(steps: AsyncIterator[Step], head: Object) -> AsyncIterator[byte
                 for frame in writer.feed(event):
                     yield sse.event(str(frame["type"]), frame)
             if step.last:
-                yield sse.event("message_delta", closing(step))
+                yield sse.event("message_delta", closing(step, origin))
     yield sse.event("message_stop", {"type": "message_stop"})
 
 
@@ -143,15 +167,22 @@ def opening(head: Object, counts: Usage) -> Object:
     return {**head, **empty, "usage": usage(Usage(counts.prompt, 0, counts.cached))}
 
 
-def closing(step: Step) -> Object:
+def closing(step: Step, origin: Origin) -> Object:
     finish = next(event for event in step.events if isinstance(event, Finish))
     reason, stop = stop_reason(finish.reason, finish.stop)
     return {
         "type": "message_delta",
         "delta": {"stop_reason": reason, "stop_sequence": stop},
         "usage": usage(step.usage),
-        **enforcement((step.report,)),
+        **remarks((step.report,), origin),
     }
+
+
+def told_id(id_: str) -> str:
+    """K2's id of a call in the alphabet that Anthropic's clients check. Its number keeps it apart from all others of a
+    conversation; it is read back like any client's own (rules H1 to H8).
+    """
+    return "".join(letter if letter in ID_LETTERS else "_" for letter in id_)
 
 
 class BlockWriter:
@@ -167,7 +198,7 @@ class BlockWriter:
                 opened = [] if self._open == "text" else self._start("text", {"type": "text", "text": ""})
                 return [*opened, self._delta({"type": "text_delta", "text": text})]
             case ToolCallStart(_, id_, name):
-                block: Object = {"type": "tool_use", "id": id_, "name": name, "input": {}}
+                block: Object = {"type": "tool_use", "id": told_id(id_), "name": name, "input": {}}
                 return self._start("tool_use", block)
             case ArgumentsDelta(_, fragment):
                 return [self._delta({"type": "input_json_delta", "partial_json": fragment})]

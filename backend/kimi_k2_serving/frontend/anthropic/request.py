@@ -2,21 +2,25 @@
 
 Content blocks become K2's messages: text is joined, `tool_use` is a call, each `tool_result` is a message of its own,
 in order. What has no place in the prompt is dropped by name: thinking, cache_control, the billing header that coding
-agents put first (it differs per request and would spoil the prefix cache). Everything else is refused by its path.
+agents put first (it differs per request and would spoil the prefix cache). What a tool put into the history, inside of
+its result or beside it, is read or said in a sentence. Everything else is refused by its path.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, Unsupported
 from kimi_k2_serving.core.messages import Conversation, Json, Role
+from kimi_k2_serving.core.parts import joined, tool_part, tool_text
 from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, one_of, required
 from kimi_k2_serving.frontend import fields
-from kimi_k2_serving.frontend.anthropic.tools import read_tool_choice, read_tools
+from kimi_k2_serving.frontend.anthropic.tools import NAME_CHARACTERS, read_tool_choice, read_tools
+from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.service import Service
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "stop_sequences")
@@ -45,7 +49,14 @@ BILLING_HEADER = "x-anthropic-billing-header"
 # Roles that harnesses use inside a conversation beside the two official ones.
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "ctx": "system", "msg": "system"}
 DROPPED = ("thinking", "redacted_thinking")
-NO_IMAGE = "[an image was here; this model reads text only]"
+# Before the result of a call whose `is_error` is true.
+FAILED = "[this tool call failed]\n"
+# What is read, or has no place in the prompt.
+MESSAGE = frozenset({"role", "content", "id", "cache_control"})
+TEXT = frozenset({"type", "text", "cache_control", "citations"})
+TOOL_USE = frozenset({"type", "id", "name", "input", "cache_control", "caller"})
+TOOL_RESULT = frozenset({"type", "tool_use_id", "content", "is_error", "cache_control"})
+Add = Callable[[Json, str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +67,30 @@ class MessagesRequest:
     stream: bool
 
 
-def read(service: Service, body: Json, *, counting: bool = False) -> MessagesRequest:
-    """`counting`: max_tokens is not needed. Raises InvalidRequest's leaves, each naming the path."""
+def read(service: Service, body: Json, origin: Origin, *, counting: bool = False) -> MessagesRequest:
+    """`counting`: max_tokens is not needed. Raises InvalidRequest's leaves, each naming chat's path or the client's:
+    `origin` knows which is which.
+    """
     source = as_object(body, "body")
     fields.check(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))
     if not counting:
         required(source, "max_tokens", "")
-    tools = read_tools(source.get("tools"))
     tool_choice, parallel = read_tool_choice(source.get("tool_choice"))
-    conversation = read_conversation(
-        messages=[*read_system(source.get("system")), *read_messages(required(source, "messages", ""))],
-        tools=tools,
-        tool_choice=tool_choice,
-        response_format=read_format(source),
-        parallel_tool_calls=parallel,
-    )
+    system = read_system(source.get("system"), origin)
+    parts: dict[str, Any] = {
+        "messages": [*system, *read_messages(required(source, "messages", ""), origin, len(system))],
+        "tools": read_tools(source.get("tools"), origin),
+        "tool_choice": tool_choice,
+        "response_format": read_format(source, origin),
+    }
+    sampling = read_sampling(source, service.policy.anthropic_temperature)
+    stream = as_flag(source.get("stream"), "stream", default=False)
+    origin.translated = True
+    conversation = read_conversation(**parts, parallel_tool_calls=parallel, name_characters=NAME_CHARACTERS)
     if conversation.messages[-1].role is Role.ASSISTANT:
         raise Unsupported("continuing a given answer is not supported; end with a user message", field="messages")
-    return MessagesRequest(
-        model=model,
-        conversation=conversation,
-        sampling=read_sampling(source, service.policy.anthropic_temperature),
-        stream=as_flag(source.get("stream"), "stream", default=False),
-    )
+    return MessagesRequest(model=model, conversation=conversation, sampling=sampling, stream=stream)
 
 
 def read_sampling(source: Object, scale: float) -> dict[str, Any]:
@@ -96,7 +107,7 @@ def read_sampling(source: Object, scale: float) -> dict[str, Any]:
     return sampling
 
 
-def read_format(source: Object) -> Json:
+def read_format(source: Object, origin: Origin) -> Json:
     """`output_config.format`, or `output_format` as it was called before, as OpenAI's response_format."""
     value, path = source.get("output_format"), "output_format"
     if source.get("output_config") is not None:
@@ -108,10 +119,12 @@ def read_format(source: Object) -> Json:
         return None
     given = as_object(value, path)
     one_of(required(given, "type", path), ("json_schema",), f"{path}.type")
+    fields.closed(given, path, ("type", "schema", "name", "strict"))
+    origin.place("response_format.json_schema", path)
     return {"type": "json_schema", "json_schema": {"schema": required(given, "schema", path)}}
 
 
-def read_system(value: Json) -> list[Json]:
+def read_system(value: Json, origin: Origin) -> list[Json]:
     if value is None:
         return []
     if isinstance(value, str):
@@ -122,36 +135,57 @@ def read_system(value: Json) -> list[Json]:
         source = as_object(block, path)
         one_of(required(source, "type", path), ("text",), f"{path}.type")
         text = as_string(required(source, "text", path), f"{path}.text")
+        origin.ignore(source, path, TEXT)
         if not text.startswith(BILLING_HEADER):
             texts.append(text)
     return [{"role": "system", "content": "\n\n".join(texts)}] if texts else []
 
 
-def read_messages(value: Json) -> list[Json]:
+def read_messages(value: Json, origin: Origin, first: int) -> list[Json]:
+    """`first`: messages that stand before these."""
     items = as_list(value, "messages")
     if not items:
         raise InvalidValue("must have at least one message", field="messages")
     result: list[Json] = []
+
+    def add(message: Json, path: str) -> str:
+        ours = f"messages[{first + len(result)}]"
+        origin.place(ours, path)
+        result.append(message)
+        return ours
+
+    # Agents put what a tool returned beside its result, or into the user messages right behind.
+    from_tools = False
     for i, item in enumerate(items):
         path = f"messages[{i}]"
         source = as_object(item, path)
         role = ROLES[one_of(required(source, "role", path), ROLES, f"{path}.role")]
         content = required(source, "content", path)
+        origin.ignore(source, path, MESSAGE)
+        from_tools = role != "assistant" and (from_tools or (role == "user" and _has_result(content)))
         if isinstance(content, str):
-            result.append({"role": role, "content": content})
+            add({"role": role, "content": content}, path)
         elif role == "assistant":
-            result.append(assistant(as_list(content, f"{path}.content"), f"{path}.content"))
+            assistant(as_list(content, f"{path}.content"), path, add, origin)
         else:
-            result += others(role, as_list(content, f"{path}.content"), f"{path}.content")
+            others(role, as_list(content, f"{path}.content"), path, add, origin, from_tools=from_tools)
     return result
 
 
-def assistant(blocks: list[Json], path: str) -> Json:
-    """One message: its texts joined, its calls in order."""
-    texts: list[str] = []
+def _has_result(content: Json) -> bool:
+    return isinstance(content, list) and any(
+        isinstance(block, dict) and block.get("type") == "tool_result" for block in content
+    )
+
+
+def assistant(blocks: list[Json], path: str, add: Add, origin: Origin) -> None:
+    """One message: its texts joined, its calls in order. What other servers' tools left there is said in a sentence."""
+    texts: list[tuple[str, bool]] = []
     calls: list[Json] = []
+    message: Object = {"role": "assistant", "content": "", "tool_calls": None}
+    ours = add(message, path)
     for i, block in enumerate(blocks):
-        where = f"{path}[{i}]"
+        where = f"{path}.content[{i}]"
         source = as_object(block, where)
         kind = as_string(required(source, "type", where), f"{where}.type")
         if kind == "tool_use":
@@ -161,53 +195,43 @@ def assistant(blocks: list[Json], path: str) -> Json:
                 "arguments": json.dumps(given, ensure_ascii=False),
             }
             id_ = as_string(required(source, "id", where), f"{where}.id")
+            origin.ignore(source, where, TOOL_USE)
+            origin.place(f"{ours}.tool_calls[{len(calls)}]", where)
+            origin.place(f"{ours}.tool_calls[{len(calls)}].function", where)
             calls.append({"id": id_, "type": "function", "function": function})
         elif kind not in DROPPED:
-            texts.append(text_of(source, kind, where))
-    return {"role": "assistant", "content": "".join(texts), "tool_calls": calls or None}
+            texts.append(tool_part(source, where))
+    message |= {"content": joined(iter(texts)), "tool_calls": calls or None}
 
 
-def others(role: str, blocks: list[Json], path: str) -> list[Json]:
+def others(role: str, blocks: list[Json], path: str, add: Add, origin: Origin, *, from_tools: bool) -> None:
     """Results and texts in their order; neighbouring texts are one message."""
-    result: list[Json] = []
     texts: list[str] = []
+    added = False
     for i, block in enumerate(blocks):
-        where = f"{path}[{i}]"
+        where = f"{path}.content[{i}]"
         source = as_object(block, where)
         kind = as_string(required(source, "type", where), f"{where}.type")
         if kind in DROPPED:
             continue
         if kind != "tool_result" or role != "user":
-            texts.append(text_of(source, kind, where))
+            readable = from_tools and role == "user"
+            texts.append(tool_part(source, where)[0] if readable else text_of(source, kind, where))
+            if kind == "text":
+                origin.ignore(source, where, TEXT)
             continue
         if texts:
-            result.append({"role": role, "content": "\n\n".join(texts)})
+            add({"role": role, "content": "\n\n".join(texts)}, path)
             texts = []
         id_ = as_string(required(source, "tool_use_id", where), f"{where}.tool_use_id")
-        as_flag(source.get("is_error"), f"{where}.is_error", default=False)
-        content = result_text(source.get("content"), f"{where}.content")
-        result.append({"role": "tool", "tool_call_id": id_, "content": content})
-    if texts or not result:
-        result.append({"role": role, "content": "\n\n".join(texts)})
-    return result
-
-
-def result_text(value: Json, path: str) -> str:
-    """A tool's result as text. An image in it is named, not refused: the agent has no way to take it back."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    texts = []
-    for i, block in enumerate(as_list(value, path)):
-        where = f"{path}[{i}]"
-        source = as_object(block, where)
-        kind = as_string(required(source, "type", where), f"{where}.type")
-        if kind == "image":
-            texts.append(NO_IMAGE)
-        elif kind == "tool_reference":
-            texts.append(as_string(required(source, "tool_name", where), f"{where}.tool_name"))
-        else:
-            texts.append(text_of(source, kind, where))
-    return "\n".join(texts)
+        origin.ignore(source, where, TOOL_RESULT)
+        failed = as_flag(source.get("is_error"), f"{where}.is_error", default=False)
+        content = (FAILED if failed else "") + tool_text(source.get("content"), f"{where}.content")
+        added = True
+        ours = add({"role": "tool", "tool_call_id": id_, "content": content}, where)
+        origin.place(f"{ours}.tool_call_id", f"{where}.tool_use_id")
+    if texts or not added:
+        add({"role": role, "content": "\n\n".join(texts)}, path)
 
 
 def text_of(source: Object, kind: str, path: str) -> str:

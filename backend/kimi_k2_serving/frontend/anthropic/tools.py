@@ -5,20 +5,44 @@ from __future__ import annotations
 from kimi_k2_serving.core.errors import Unsupported
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, one_of, required
+from kimi_k2_serving.frontend import fields
+from kimi_k2_serving.frontend.origin import Origin
+
+# Anthropic's bound on a tool's name.
+NAME_CHARACTERS = 128
+READ = ("name", "description", "input_schema", "strict", "type")
+# Hints to Anthropic's own servers.
+HINTS = ("cache_control", "defer_loading", "allowed_callers", "eager_input_streaming")
 
 
-def read_tools(value: Json) -> Json:
-    """Client tools only; cache_control, defer_loading and the like have no place in a prompt."""
+def read_tools(value: Json, origin: Origin) -> Json:
+    """Client tools only. One that runs elsewhere is left out beside others, and refused if it is all there is: whoever
+    asks for nothing else is better told.
+    """
     if value is None:
         return None
-    return [_tool(item, f"tools[{i}]") for i, item in enumerate(as_list(value, "tools"))]
+    tools: list[Json] = []
+    elsewhere: list[str] = []
+    for i, item in enumerate(as_list(value, "tools")):
+        path = f"tools[{i}]"
+        source = as_object(item, path)
+        kind = source.get("type")
+        if kind is not None and as_string(kind, f"{path}.type") != "custom":
+            elsewhere.append(path)
+            continue
+        ours = f"tools[{len(tools)}].function"
+        origin.place(ours, path)
+        origin.place(f"{ours}.parameters", f"{path}.input_schema")
+        tools.append(_tool(source, path, origin))
+    if elsewhere and not tools:
+        raise Unsupported("this server runs no tools of its own; declare a custom tool", field=f"{elsewhere[0]}.type")
+    for path in elsewhere:
+        origin.leave_out(path)
+    return tools
 
 
-def _tool(value: Json, path: str) -> Json:
-    source = as_object(value, path)
-    kind = source.get("type")
-    if kind is not None and as_string(kind, f"{path}.type") != "custom":
-        raise Unsupported("this server runs no tools of its own; declare a custom tool", field=f"{path}.type")
+def _tool(source: Object, path: str, origin: Origin) -> Json:
+    origin.ignore(source, path, (*READ, *HINTS))
     function: Object = {"name": required(source, "name", path)}
     if source.get("description") is not None:
         function["description"] = source["description"]
@@ -34,6 +58,7 @@ def read_tool_choice(value: Json) -> tuple[Json, bool]:
         return None, True
     source = as_object(value, "tool_choice")
     kind = one_of(required(source, "type", "tool_choice"), ("auto", "any", "tool", "none"), "tool_choice.type")
+    fields.closed(source, "tool_choice", ("type", "name", "disable_parallel_tool_use"))
     path = "tool_choice.disable_parallel_tool_use"
     parallel = not as_flag(source.get("disable_parallel_tool_use"), path, default=False)
     if kind == "tool":

@@ -21,8 +21,10 @@ from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, req
 from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
 from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
+from kimi_k2_serving.frontend.openai import below
 from kimi_k2_serving.frontend.openai.shapes import ContentLogprobs, usage
-from kimi_k2_serving.frontend.reports import enforcement
+from kimi_k2_serving.frontend.origin import Origin
+from kimi_k2_serving.frontend.reports import remarks
 from kimi_k2_serving.frontend.service import Call, Service
 
 KNOWN = frozenset(
@@ -92,6 +94,7 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     continuous_usage: bool
+    origin: Origin
 
 
 def read(service: Service, body: Json) -> ChatRequest:
@@ -102,21 +105,27 @@ def read(service: Service, body: Json) -> ChatRequest:
     if source.get("modalities") is not None and as_list(source["modalities"], "modalities") != ["text"]:
         raise Unsupported("this model writes text only", field="modalities")
     include, continuous = fields.stream_options(source)
+    conversation = read_conversation(
+        messages=source.get("messages"),
+        tools=source.get("tools"),
+        tool_choice=source.get("tool_choice"),
+        response_format=source.get("response_format"),
+        parallel_tool_calls=as_flag(source.get("parallel_tool_calls"), "parallel_tool_calls", default=True),
+    )
+    origin = Origin()
+    below.check(source, origin)
+    sampling = fields.read_sampling(source)
+    origin.seeded(sampling)
     return ChatRequest(
         model=model,
-        conversation=read_conversation(
-            messages=source.get("messages"),
-            tools=source.get("tools"),
-            tool_choice=source.get("tool_choice"),
-            response_format=source.get("response_format"),
-            parallel_tool_calls=as_flag(source.get("parallel_tool_calls"), "parallel_tool_calls", default=True),
-        ),
-        sampling=fields.read_sampling(source),
+        conversation=conversation,
+        sampling=sampling,
         n=fields.choices(source.get("n")),
         top_logprobs=fields.top_logprobs(source),
         stream=as_flag(source.get("stream"), "stream", default=False),
         include_usage=include,
         continuous_usage=continuous,
+        origin=origin,
     )
 
 
@@ -125,7 +134,9 @@ async def prepare(service: Service, call: Call) -> tuple[ChatRequest, Prompt]:
         request = read(service, call.body)
         return request, service.model.chat(request.conversation, request.sampling)
 
-    return await service.draft(work)
+    request, prompt = await service.draft(work)
+    call.record.notices = tuple(request.origin.left_out)
+    return request, prompt
 
 
 async def create(service: Service, call: Call) -> Reply:
@@ -184,7 +195,7 @@ class Writer:
             "object": "chat.completion",
             "choices": choices,
             "usage": usage(answers.usage),
-            **enforcement(answers.reports),
+            **remarks(answers.reports, self._request.origin),
         }
 
     async def frames(self, steps: AsyncIterator[Step], question: Question) -> AsyncIterator[bytes]:
@@ -228,7 +239,7 @@ class Writer:
         chunk: Object = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
         if self._request.include_usage:
             chunk["usage"] = usage(question.usage(latest)) if self._request.continuous_usage else None
-        return sse.data({**chunk, **(enforcement((step.report,)) if finish else {})})
+        return sse.data({**chunk, **(remarks((step.report,), self._request.origin) if finish else {})})
 
 
 def merged(events: Iterable[Event]) -> Iterable[Object]:

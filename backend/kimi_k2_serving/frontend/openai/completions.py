@@ -16,6 +16,8 @@ from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
 from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
 from kimi_k2_serving.frontend.openai.chat import finish_reason
 from kimi_k2_serving.frontend.openai.shapes import legacy_logprobs, usage
+from kimi_k2_serving.frontend.origin import Origin
+from kimi_k2_serving.frontend.reports import remarks
 from kimi_k2_serving.frontend.service import Call, Service
 
 SAMPLING = tuple(name for name in fields.SAMPLING if name != "max_completion_tokens")
@@ -33,6 +35,7 @@ class CompletionRequest:
     question: Question
     include_usage: bool
     continuous_usage: bool
+    origin: Origin
 
 
 def read(service: Service, body: Json) -> CompletionRequest:
@@ -55,7 +58,9 @@ def read(service: Service, body: Json) -> CompletionRequest:
         stream=as_flag(source.get("stream"), "stream", default=False),
         top_logprobs=top,
     )
-    return CompletionRequest(model, question, include, continuous)
+    origin = Origin()
+    origin.seeded(sampling)
+    return CompletionRequest(model, question, include, continuous, origin)
 
 
 def read_prompts(service: Service, value: Json) -> list[list[int]]:
@@ -82,6 +87,7 @@ def read_prompts(service: Service, value: Json) -> list[list[int]]:
 
 async def create(service: Service, call: Call) -> Reply:
     request = await service.prepare(lambda: read(service, call.body))
+    call.record.notices = tuple(request.origin.left_out)
     steps = service.steps(request.question, call)
     writer = Writer(service, request)
     if request.question.stream:
@@ -112,7 +118,8 @@ class Writer:
                     "finish_reason": answer.finish_reason.value,
                 }
             )
-        return {**self._head, "choices": choices, "usage": usage(answers.usage)}
+        said = remarks((None,), self._request.origin)
+        return {**self._head, "choices": choices, "usage": usage(answers.usage), **said}
 
     async def frames(self, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:
         request, question = self._request, self._request.question
@@ -137,7 +144,7 @@ class Writer:
                 chunk: Object = {**self._head, "choices": [choice]}
                 if request.include_usage:
                     chunk["usage"] = usage(question.usage(latest)) if request.continuous_usage else None
-                yield sse.data(chunk)
+                yield sse.data({**chunk, **(remarks((None,), request.origin) if step.last else {})})
         if request.include_usage:
             yield sse.data({**self._head, "choices": [], "usage": usage(question.usage(latest))})
         yield sse.DONE

@@ -6,7 +6,7 @@ Streams: `response.created` and `response.in_progress`; per item added, deltas, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import assert_never
 
@@ -28,17 +28,22 @@ from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Question, Step
 from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
 from kimi_k2_serving.frontend.openai.responses_request import ResponsesRequest, read
-from kimi_k2_serving.frontend.reports import enforcement
+from kimi_k2_serving.frontend.origin import Origin
+from kimi_k2_serving.frontend.reports import remarks
 from kimi_k2_serving.frontend.service import Call, Service
 from kimi_k2_serving.grammar.inspection import Report
 
 
 async def create(service: Service, call: Call) -> Reply:
+    origin = Origin()
+
     def work() -> tuple[ResponsesRequest, Draft]:
-        request = read(service, call.body)
+        request = read(service, call.body, origin)
         return request, service.model.chat(request.conversation, request.sampling)
 
-    request, prompt = await service.draft(work)
+    with origin.errors():
+        request, prompt = await service.draft(work)
+    call.record.notices = tuple(origin.left_out)
     steps = service.steps(Question((prompt,), stream=request.stream), call)
     writer = Writer(service, request, prompt)
     if request.stream:
@@ -56,7 +61,8 @@ class Writer:
 
     def __init__(self, service: Service, request: ResponsesRequest, prompt: Prompt) -> None:
         source = request.source
-        self.items = ItemWriter(service.new_uid())
+        self._origin = request.origin
+        self.items = ItemWriter(service.new_uid(), request.functions)
         self._head: Object = {
             "id": f"resp_{service.new_uid()}",
             "object": "response",
@@ -94,7 +100,7 @@ class Writer:
             "incomplete_details": details,
             "output": list(self.items.done),
             "usage": None if counts is None else usage(counts),
-            **enforcement((report,)),
+            **remarks((report,), self._origin),
         }
 
     async def frames(self, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:
@@ -131,7 +137,9 @@ def usage(counts: Usage) -> Object:
 class ItemWriter:
     """Core events to output items: one open at a time. `done` has those that are whole."""
 
-    def __init__(self, uid: str) -> None:
+    def __init__(self, uid: str, functions: Mapping[str, Object]) -> None:
+        """`functions`: what a call of a function is named by, where that is not its name in the prompt."""
+        self._functions = functions
         self.done: list[Json] = []
         self.finish: FinishReason | None = None
         self._uid = uid
@@ -146,7 +154,8 @@ class ItemWriter:
                 place = {**self._place(), "content_index": 0}
                 return [*opened, {"type": "response.output_text.delta", **place, "delta": text, "logprobs": []}]
             case ToolCallStart(_, id_, name):
-                call: Object = {"type": "function_call", "call_id": id_, "name": name, "arguments": ""}
+                named = self._functions.get(name, {"name": name})
+                call: Object = {"type": "function_call", "call_id": id_, **named, "arguments": ""}
                 return [*self._stop("completed"), *self._start(f"fc_{self._uid}_{len(self.done)}", call)]
             case ArgumentsDelta(_, fragment):
                 self._pieces.append(fragment)

@@ -1,0 +1,110 @@
+"""Content that came out of a tool, as text: what a history already holds can't be taken back, so it is never refused.
+
+Text is read as text, wherever a known kind of part keeps it; whatever else there is becomes one sentence. Knows the
+parts of every dialect, because gateways mix them. Linear. Rule P14 of docs/kimi_k2_format.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kimi_k2_serving.core.errors import InvalidType
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.shapes import Object, as_object, as_string, required
+
+# Part type -> the key of its text.
+TEXTS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "summary_text": "text",
+    "reasoning_text": "text",
+    "refusal": "refusal",
+    "tool_reference": "tool_name",
+}
+_NAMES = {
+    "image": "an image",
+    "image_url": "an image",
+    "input_image": "an image",
+    "computer_screenshot": "an image",
+    "document": "a document",
+    "file": "a file",
+    "input_file": "a file",
+    "container_upload": "a file",
+    "audio": "a recording",
+    "input_audio": "a recording",
+    "video_url": "a video",
+}
+
+
+def absent(kind: str) -> str:
+    """The one sentence for what this model can't read."""
+    return f"[{_NAMES.get(kind, 'something')} was here; this model reads text only]"
+
+
+def tool_text(value: Json, path: str) -> str:
+    """A result's content: a string, null, or parts. Raises InvalidType or MissingField for no content at all."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise InvalidType("must be a string, an array of parts, or null", field=path)
+    return joined(tool_part(part, f"{path}[{i}]") for i, part in enumerate(value))
+
+
+def tool_part(part: Json, path: str) -> tuple[str, bool]:
+    """(text, whether it stands on a line of its own)."""
+    if isinstance(part, str):
+        return part, False
+    source = as_object(part, path)
+    kind = as_string(required(source, "type", path), f"{path}.type")
+    if kind in TEXTS:
+        return as_string(required(source, TEXTS[kind], path), f"{path}.{TEXTS[kind]}"), False
+    texts = list(_texts(source))
+    return ("\n".join(texts), True) if texts else (absent(kind), True)
+
+
+def joined(pieces: Iterator[tuple[str, bool]]) -> str:
+    """Texts with nothing between, as the template joins them; the rest on lines of its own."""
+    written: list[str] = []
+    apart = False
+    for text, alone in pieces:
+        if written and (alone or apart) and not written[-1].endswith("\n"):
+            written.append("\n")
+        if text:
+            written.append(text)
+        apart = alone
+    return "".join(written)
+
+
+def _texts(source: Object) -> Iterator[str]:
+    """What can be read of a document, a search result or an embedded resource; nothing if that is nothing."""
+    inner = list(_inner(source))
+    if inner:
+        for name in ("title", "source", "context"):
+            value = source.get(name)
+            if isinstance(value, str) and value:
+                yield value
+    yield from inner
+
+
+def _inner(source: Object) -> Iterator[str]:
+    for holder in (source, source.get("source"), source.get("resource")):
+        if not isinstance(holder, dict):
+            continue
+        text = holder.get("text")
+        if holder.get("type") == "text" and isinstance(holder.get("data"), str):
+            text = holder["data"]
+        if isinstance(text, str) and text:
+            yield text
+        content = holder.get("content")
+        if isinstance(content, str):
+            yield content
+        for each in content if isinstance(content, list) else ():
+            if isinstance(each, dict) and each.get("type") in TEXTS:
+                found = each.get(TEXTS[str(each["type"])])
+                if isinstance(found, str):
+                    yield found
+            elif isinstance(each, dict):
+                yield absent(str(each.get("type")))

@@ -1,0 +1,74 @@
+"""Keys below the top level of a chat request: in what steers the answer an unknown one is refused, in the history it is
+listed as ignored, because nobody can take it back. Tools are shown to the model as they are.
+"""
+
+from __future__ import annotations
+
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.shapes import Object
+from kimi_k2_serving.frontend import fields
+from kimi_k2_serving.frontend.origin import Origin
+
+# Read, refused when they ask for something, or without a place in the prompt: see core/chat.
+MESSAGE = frozenset(
+    {
+        "role",
+        "content",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "refusal",
+        "reasoning_content",
+        "reasoning",
+        "annotations",
+    }
+    | {
+        "reasoning_details",
+        "cache_control",
+        "audio",
+        "function_call",
+        "partial",
+        "prefix",
+        "id",
+        "provider_specific_fields",
+    }
+)
+CALL = frozenset({"id", "type", "function", "index", "cache_control", "extra_content", "provider_specific_fields"})
+SCHEMA = ("name", "description", "schema", "strict")
+FUNCTION = frozenset({"name", "arguments", "index"})
+
+
+def check(body: Object, origin: Origin) -> None:
+    """`body` was read before, so only its shape is looked at. Raises UnknownField."""
+    _steering(body.get("response_format"), "response_format", ("type", "json_schema"))
+    _steering(_of(body.get("response_format"), "json_schema"), "response_format.json_schema", SCHEMA)
+    choice = body.get("tool_choice")
+    if _of(choice, "type") == "allowed_tools":
+        _steering(choice, "tool_choice", ("type", "allowed_tools", "mode", "tools"))
+        _steering(_of(choice, "allowed_tools"), "tool_choice.allowed_tools", ("mode", "tools"))
+    else:
+        _steering(choice, "tool_choice", ("type", "function", "name"))
+        _steering(_of(choice, "function"), "tool_choice.function", ("name",))
+    messages = body.get("messages")
+    for i, message in enumerate(messages if isinstance(messages, list) else ()):
+        if isinstance(message, dict):
+            _message(message, f"messages[{i}]", origin)
+
+
+def _message(message: Object, path: str, origin: Origin) -> None:
+    origin.ignore(message, path, MESSAGE)
+    calls = message.get("tool_calls")
+    for j, call in enumerate(calls if isinstance(calls, list) else ()):
+        if isinstance(call, dict):
+            origin.ignore(call, f"{path}.tool_calls[{j}]", CALL)
+            if isinstance(function := call.get("function"), dict):
+                origin.ignore(function, f"{path}.tool_calls[{j}].function", FUNCTION)
+
+
+def _steering(value: Json, path: str, known: tuple[str, ...]) -> None:
+    if isinstance(value, dict):
+        fields.closed(value, path, known)
+
+
+def _of(value: Json, key: str) -> Json:
+    return value.get(key) if isinstance(value, dict) else None

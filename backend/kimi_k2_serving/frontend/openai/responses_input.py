@@ -1,0 +1,120 @@
+"""The Responses API's input items -> chat's messages: calls stand behind their text there, K2 has both in one message.
+
+What a tool or another server put into the history can't be taken back, so it is read or said, never refused.
+"""
+
+from __future__ import annotations
+
+import json
+
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.parts import absent, tool_text
+from kimi_k2_serving.core.shapes import Object, as_list, as_object, as_string, one_of, required
+from kimi_k2_serving.frontend.openai.responses_tools import full_name
+from kimi_k2_serving.frontend.origin import Origin
+
+NOTHING_STORED = "this server stores nothing (AI SDK: set store: false)"
+ROLES = ("user", "assistant", "system", "developer")
+# What has no place in the prompt: thoughts, and what other servers keep for themselves.
+DROPPED = frozenset({"reasoning", "compaction", "compaction_summary", "mcp_list_tools", "mcp_approval_request"})
+MESSAGE = frozenset(
+    {"type", "role", "content", "id", "status", "phase", "end_turn", "internal_chat_message_metadata_passthrough"}
+)
+CALL = frozenset({"type", "call_id", "id", "status", "name", "namespace", "arguments", "input", "action", "caller"})
+OUTPUT = frozenset({"type", "call_id", "id", "status", "output", "name", "caller"})
+
+
+def read_input(value: Json, origin: Origin, first: int) -> list[Json]:
+    """`first`: messages that stand before these."""
+    if value is None:
+        raise MissingField("is required", field="input")
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    items = as_list(value, "input")
+    if not items:
+        raise InvalidValue("must have at least one item", field="input")
+    reader = _Reader(origin, first)
+    for i, item in enumerate(items):
+        reader.add(as_object(item, f"input[{i}]"), f"input[{i}]")
+    return reader.messages or [{"role": "user", "content": ""}]
+
+
+class _Reader:
+    def __init__(self, origin: Origin, first: int) -> None:
+        self.messages: list[Json] = []
+        self._origin = origin
+        self._first = first
+
+    def add(self, source: Object, path: str) -> None:
+        kind = source.get("type", "message")
+        if kind is None or kind == "message":
+            self._message(source, path)
+        elif not isinstance(kind, str):
+            raise InvalidType("must be a string", field=f"{path}.type")
+        elif kind in DROPPED:
+            pass
+        elif kind == "item_reference":
+            detail = f"{NOTHING_STORED}; send the items themselves instead of references"
+            raise Unsupported(detail, field=f"{path}.type")
+        elif kind.endswith("_call") and (kind == "function_call" or "call_id" in source):
+            self._call(source, kind, path)
+        elif kind.endswith("_output") and (kind == "function_call_output" or "call_id" in source):
+            self._output(source, path)
+        elif kind.endswith(("_call", "_output", "_response")):
+            self._push({"role": "assistant", "content": absent(kind)}, path)
+        else:
+            raise Unsupported("an item of this type has no meaning to this model", field=f"{path}.type")
+
+    def _push(self, message: Json, path: str) -> str:
+        """The path that the message has in chat."""
+        ours = f"messages[{self._first + len(self.messages)}]"
+        self._origin.place(ours, path)
+        self.messages.append(message)
+        return ours
+
+    def _message(self, source: Object, path: str) -> None:
+        self._origin.ignore(source, path, MESSAGE)
+        role = one_of(required(source, "role", path), ROLES, f"{path}.role")
+        content = required(source, "content", path)
+        if not isinstance(content, str | list):
+            raise InvalidType("must be a string or an array of parts", field=f"{path}.content")
+        self._push({"role": role, "content": content}, path)
+
+    def _call(self, source: Object, kind: str, path: str) -> None:
+        """Any tool's call: what is no function's has an input or an action in place of arguments."""
+        self._origin.ignore(source, path, CALL)
+        given = source.get("arguments")
+        if kind == "function_call":
+            name = as_string(required(source, "name", path), f"{path}.name")
+            given = as_string(required(source, "arguments", path), f"{path}.arguments")
+        else:
+            name = str(source.get("name") or kind.removesuffix("_call"))
+        if not isinstance(given, str):
+            kept = {key: source[key] for key in ("arguments", "input", "action") if source.get(key) is not None}
+            given = json.dumps(kept, ensure_ascii=False)
+        if isinstance(source.get("namespace"), str):
+            name = full_name(str(source["namespace"]), name)
+        last = self.messages[-1] if self.messages else None
+        if not isinstance(last, dict) or last["role"] != "assistant":
+            last = {"role": "assistant", "content": None}
+            self._push(last, path)
+        calls = last.setdefault("tool_calls", [])
+        assert isinstance(calls, list)
+        ours = f"messages[{self._first + len(self.messages) - 1}].tool_calls[{len(calls)}]"
+        self._origin.place(ours, path)
+        self._origin.place(f"{ours}.id", f"{path}.call_id")
+        self._origin.place(f"{ours}.function", path)
+        function: Json = {"name": name, "arguments": given}
+        calls.append({"id": required(source, "call_id", path), "type": "function", "function": function})
+
+    def _output(self, source: Object, path: str) -> None:
+        self._origin.ignore(source, path, OUTPUT)
+        output = source.get("output")
+        if source["type"] == "function_call_output":
+            output = required(source, "output", path)
+        if isinstance(output, dict):
+            output = [output]
+        text = tool_text(output, f"{path}.output") if output is not None else absent("")
+        ours = self._push({"role": "tool", "tool_call_id": required(source, "call_id", path), "content": text}, path)
+        self._origin.place(f"{ours}.tool_call_id", f"{path}.call_id")

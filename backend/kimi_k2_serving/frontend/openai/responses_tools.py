@@ -1,0 +1,99 @@
+"""The Responses API's tools -> chat's. Functions stand flat here, or in a namespace; chat nests each in an object.
+
+A namespace is a name before its functions' names. A tool that runs elsewhere (web_search, mcp, ...) can't be called
+from here: it is left out, and the answer says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.shapes import Object, as_list, as_object, as_string, required
+from kimi_k2_serving.frontend.origin import Origin
+
+# A namespace's name and a function's, each as long as OpenAI has them.
+NAME_CHARACTERS = 128
+FUNCTION = ("type", "name", "description", "parameters", "strict")
+# Agents' hints on when to load a tool; all are shown at once here.
+HINTS = ("defer_loading", "output_schema", "cache_control")
+NAMESPACE = ("type", "name", "description", "tools")
+
+
+@dataclass(slots=True)
+class Tools:
+    """`declared` is None where the request has no `tools`. `functions`, of namespaces: a name in the prompt -> the
+    `name` and `namespace` of its calls.
+    """
+
+    declared: list[Json] | None = None
+    functions: dict[str, Object] = field(default_factory=dict)
+
+    def add(self, source: Object, path: str, origin: Origin, namespace: str | None = None) -> None:
+        assert self.declared is not None
+        ours = f"tools[{len(self.declared)}].function"
+        origin.ignore(source, path, (*FUNCTION, *HINTS))
+        origin.place(ours, path)
+        function = {name: source[name] for name in FUNCTION[1:] if source.get(name) is not None}
+        if namespace is not None:
+            name = as_string(required(source, "name", path), f"{path}.name")
+            function["name"] = full_name(namespace, name)
+            self.functions[full_name(namespace, name)] = {"name": name, "namespace": namespace}
+        self.declared.append({"type": "function", "function": function})
+
+
+def full_name(namespace: str, name: str) -> str:
+    return f"{namespace}{name}" if namespace.endswith("_") else f"{namespace}__{name}"
+
+
+def read_tools(value: Json, origin: Origin) -> Tools:
+    tools = Tools()
+    if value is None:
+        return tools
+    tools.declared = []
+    for i, item in enumerate(as_list(value, "tools")):
+        path = f"tools[{i}]"
+        source = as_object(item, path)
+        match as_string(required(source, "type", path), f"{path}.type"):
+            case "function":
+                tools.add(source, path, origin)
+            case "namespace":
+                _flatten(source, path, tools, origin)
+            case _:
+                origin.leave_out(path)
+    return tools
+
+
+def _flatten(source: Object, path: str, tools: Tools, origin: Origin) -> None:
+    origin.ignore(source, path, (*NAMESPACE, *HINTS))
+    namespace = as_string(required(source, "name", path), f"{path}.name")
+    for i, item in enumerate(as_list(required(source, "tools", path), f"{path}.tools")):
+        where = f"{path}.tools[{i}]"
+        inner = as_object(item, where)
+        if as_string(required(inner, "type", where), f"{where}.type") == "function":
+            tools.add(inner, where, origin, namespace)
+        else:
+            origin.leave_out(where)
+
+
+def read_tool_choice(value: Json, origin: Origin) -> Json:
+    """As it is, but for the names of functions in namespaces; what was left out of `tools` is left out here, too."""
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") != "allowed_tools" or not isinstance(value.get("tools"), list):
+        return _named(value)
+    kept: list[Json] = []
+    for i, item in enumerate(as_list(value["tools"], "tool_choice.tools")):
+        if isinstance(item, dict) and item.get("type") not in ("function", None):
+            origin.leave_out(f"tool_choice.tools[{i}]")
+            continue
+        origin.place(f"tool_choice.tools[{len(kept)}]", f"tool_choice.tools[{i}]")
+        kept.append(_named(item) if isinstance(item, dict) else item)
+    return {**value, "tools": kept}
+
+
+def _named(choice: Object) -> Object:
+    namespace, name = choice.get("namespace"), choice.get("name")
+    if isinstance(namespace, str) and isinstance(name, str):
+        return {**choice, "name": full_name(namespace, name)}
+    return choice
