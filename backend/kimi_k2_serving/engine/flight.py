@@ -6,8 +6,9 @@ import asyncio
 import logging
 
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, Internal, InvalidValue, Overloaded, ServingError
+from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import wire
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, Usage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob, Usage
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,14 @@ class Flight:
             self.turn.set_exception(unavailable)
 
 
-def read(answer: Answer) -> Chunk:
-    """A chunk, or the error that the answer stands for."""
+def read(answer: Answer, generation: Generation) -> Chunk:
+    """A chunk, or the error that the answer to this generation stands for."""
     match answer:
         case ServingError():
             raise answer
         case wire.Failed(status=status, log=log):
             logger.warning("the engine refused a request: %d %s", status, log)
-            raise refusal(status)
+            raise refusal(status, generation)
         case wire.Output():
             return Chunk(
                 ids=tuple(answer.ids),
@@ -62,9 +63,14 @@ def ending(answer: wire.Output) -> End | None:
     return End(EndReason(answer.end), matched)
 
 
-def refusal(status: int) -> InvalidValue | Overloaded | Internal:
+def refusal(status: int, generation: Generation) -> InvalidValue | Overloaded | Internal:
     if status in (429, 503):
         return Overloaded("the engine's queue is full; retry shortly")
     if status < 500:
-        return InvalidValue("the engine refused the request: its sampling parameters or grammar do not fit the model")
+        for grammar in GRAMMARS:
+            if grammar in generation.sampling:
+                return InvalidValue("the engine can't use this grammar, or no text satisfies it", field=grammar)
+        return InvalidValue(
+            "the engine refused the request: its sampling parameters do not fit the model", field="sampling_parameters"
+        )
     return Internal("the engine failed on this request")

@@ -137,10 +137,10 @@ class SupervisedEngine:
             if flight.answers.empty():
                 self._submit(generation)
             while not ended:
-                chunks = [read(await flight.answers.get())]
+                chunks = [read(await flight.answers.get(), generation)]
                 # Whatever else has arrived goes out as one chunk: a slow reader costs fewer, larger responses.
                 while chunks[-1].end is None and not flight.answers.empty():
-                    chunks.append(read(flight.answers.get_nowait()))
+                    chunks.append(read(flight.answers.get_nowait(), generation))
                 end = chunks[-1].end
                 ended, served = end is not None, end is not None and end.reason is not EndReason.ABORT
                 yield merged(chunks)
