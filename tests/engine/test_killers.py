@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def test_a_killer_is_refused_in_the_end_and_the_innocent_beside_it_are_served(
                 assert caught.value.retry_after > 500
             assert started.engine.state is EngineState.READY
             assert started.engine.load.restarts == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_killer_is_found_however_long_the_engine_takes_to_start(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, step=0.02) as started:
+            started.engine._clock = lambda: time.monotonic() + 3600 * len(started.pauses)
+            async with asyncio.timeout(30):
+                ends = await persistent(started, KILLER, 50)
+            assert (ends["engine_lost"], ends["request_quarantined"], ends["served"]) == (3, 1, 0)
 
     asyncio.run(scenario())
 

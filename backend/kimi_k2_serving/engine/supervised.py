@@ -86,6 +86,8 @@ class SupervisedEngine:
         self._flights: dict[str, Flight] = {}
         self._suspects = Suspects()
         self._spawned_at = 0.0
+        # Seconds of service before the engine's last start, and when that was done.
+        self._service = self._ready_at = 0.0
         self._progress = Progress(stall_seconds, 0.0)
         self._silence = Silence(silent_seconds, 0.0)
         self._load = Load()
@@ -125,7 +127,7 @@ class SupervisedEngine:
         if uid in self._flights:
             raise Internal("two generations with one uid")
         flight = self._flights[uid] = Flight()
-        self._suspects.arrive(uid, generation, self._clock())
+        self._suspects.arrive(uid, generation, self._served())
         host = None
         ended = served = False
         try:
@@ -184,13 +186,14 @@ class SupervisedEngine:
     def _leave(self, uid: str, *, served: bool) -> None:
         self._flights.pop(uid, None)
         self._silence.end(uid)
-        self._suspects.leave(uid, self._clock(), served=served)
+        self._suspects.leave(uid, self._served(), served=served)
         self._settle()
 
     def _settle(self) -> None:
         """Tell those who wait for their turn."""
         now = self._clock()
-        for decision in self._suspects.settle(now, moving=self._progress.moved_within(MOVING_SECONDS, now)):
+        moving = self._progress.moved_within(MOVING_SECONDS, now)
+        for decision in self._suspects.settle(self._served(), moving=moving):
             turn = self._flights[decision.uid].turn
             if turn.done():
                 continue
@@ -198,6 +201,10 @@ class SupervisedEngine:
                 turn.set_result(True)
             else:
                 turn.set_exception(decision.refusal)
+
+    def _served(self) -> float:
+        """Seconds of service in all: the time of `suspects`. A start may take longer than what they remember."""
+        return self._service + (self._clock() - self._ready_at if self._state is EngineState.READY else 0.0)
 
     def _lose_all(self) -> None:
         for flight in self._flights.values():
@@ -221,6 +228,7 @@ class SupervisedEngine:
         await asyncio.to_thread(host.observe)
         host.watch()
         self._progress = Progress(self._stall_seconds, self._clock())
+        self._ready_at = self._clock()
         self._state = EngineState.READY
         return EngineInfo(
             engine=first.engine,
@@ -267,7 +275,7 @@ class SupervisedEngine:
                 self._silence.output(message.uid)
                 if message.uid in self._flights:
                     self._flights[message.uid].answers.put_nowait(message)
-                if isinstance(message, wire.Output) and self._suspects.output(message.uid, now):
+                if isinstance(message, wire.Output) and self._suspects.output(message.uid, self._served()):
                     self._settle()
             case wire.Unreadable(uid=uid, problem=problem):
                 logger.error("a message of the engine could not be read: %s", problem)
@@ -308,20 +316,21 @@ class SupervisedEngine:
 
     async def _restart(self) -> bool:
         """After a death: end what was in flight, start again. False when that is given up."""
+        self._service = self._served()
         self._state = EngineState.RESTARTING
         self._spawned_at = self._clock()
         self._load = Load(restarts=self._load.restarts + 1)
-        killer = self._suspects.died(self._spawned_at)
+        killer = self._suspects.died(self._served())
         if killer:
             logger.error("the engine died of one request: it is refused from now on (fingerprint %s)", killer)
         self._lose_all()
         attempt = shortages = 0
         while True:
             await self._end_host()
-            if self._suspects.given_up(self._clock()) or shortages == SHORTAGES:
+            if self._suspects.given_up(self._served()) or shortages == SHORTAGES:
                 self._state = EngineState.FAILED
                 logger.error(
-                    "the engine died %d times within %g s, or could not be started %d times: it stays down",
+                    "the engine died %d times within %g s of service, or could not be started %d times: it stays down",
                     *(CRASHES, WINDOW, SHORTAGES),
                 )
                 return False
@@ -333,7 +342,7 @@ class SupervisedEngine:
                 self._info = await self._start_host()
             except EngineUnavailable as error:
                 logger.warning("%s", error)
-                self._suspects.died(self._clock())
+                self._suspects.died(self._served())
                 continue
             except Exception:
                 logger.exception("the engine's process could not be made")

@@ -1,5 +1,5 @@
 """Which request kills the engine: who may begin, who waits, who is refused, and which deaths count. Pure: the clock is
-an argument.
+an argument, and stands still while the engine is down.
 
 A death is recorded with the requests that were in the engine. While at most one in WINDOW seconds is unexplained,
 everyone begins at once. After that requests begin on trial, in order: GROUP of them at a time, and from the third
@@ -124,7 +124,7 @@ class Suspects:
 
     def settle(self, now: float, *, moving: bool = True) -> list[Decision]:
         """Who begins now, who is refused. To be asked after every event, and often while anyone waits. `moving`: the
-        engine works; while it does not, nobody would gain by beginning.
+        engine works; a trial gives way to others only then, as they would hang with it.
         """
         self._forget(now)
         if moving:
