@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="about six minutes, for every change")
+    parser.add_argument("--short", action="store_true", help="about eight minutes, for every change")
     parser.add_argument("--only", nargs="+", choices=[*SERVERS], default=[*SERVERS], help="some of the servers")
     parser.add_argument("--rounds", type=int, default=1, help="how often (1)")
     parser.add_argument("--overload", type=float, default=300, metavar="S", help="seconds of overload (300)")
