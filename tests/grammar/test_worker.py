@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,9 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from kimi_k2_serving.core.errors import Internal, InvalidSchema
+from kimi_k2_serving.core.errors import Internal, InvalidSchema, Overloaded
 from kimi_k2_serving.core.messages import ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.grammar import worker_process
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import constrain
 from kimi_k2_serving.grammar.enforcer import Enforcer
@@ -196,3 +199,84 @@ def test_a_schema_that_is_too_much_is_not_walked(enforcer: Enforcer) -> None:
     with pytest.raises(InvalidSchema) as caught:
         enforcer.walk(request(tool(HUGE), mode=ToolMode.REQUIRED), walks=1, most=10, seed=1)
     assert caught.value.field == "tools[0].function.parameters"
+
+
+class Failing:
+    """A system call that fails as often as told, and works then."""
+
+    def __init__(self, call: Callable[..., Any], times: float) -> None:
+        self._call = call
+        self.left = times
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if self.left > 0:
+            self.left -= 1
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return self._call(*arguments, **named)
+
+
+@pytest.fixture(params=["fork", "socketpair"])
+def failing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Failing:
+    """What it takes to start a worker, failing for ever until `left` is 0."""
+    place, name = {"fork": (subprocess, "Popen"), "socketpair": (socket, "socketpair")}[request.param]
+    made = Failing(getattr(place, name), float("inf"))
+    monkeypatch.setattr(place, name, made)
+    return made
+
+
+def test_a_worker_whose_start_fails_once_is_there_a_moment_later(failing: Failing) -> None:
+    failing.left = 1
+    worker = WorkerProcess(None)
+    try:
+        worker.start()
+        worker.wait()
+        assert check(worker, {"n": "x"}, SMALL) == ["arguments.n: type"]
+    finally:
+        worker.close()
+
+
+def test_while_no_worker_can_be_started_a_new_schema_is_refused_at_once_and_served_afterwards(
+    failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "LONGEST_PAUSE_SECONDS", 0.1)
+    worker = WorkerProcess(None)
+    try:
+        began = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(Overloaded, match="no process or memory to spare"):
+                check(worker, {"n": 1}, SMALL)
+        assert time.monotonic() - began < 0.1 * worker_process.START_SECONDS
+        assert worker._keeper.is_alive()
+        failing.left = 0
+        until(lambda: worker.pid is not None)
+        assert check(worker, {"n": "x"}, SMALL) == ["arguments.n: type"]
+    finally:
+        worker.close()
+
+
+def test_a_job_that_has_no_channel_is_refused_and_the_worker_stays(
+    validator: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = validator.pid
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socketpair", Failing(socket.socketpair, 1))
+        with pytest.raises(Overloaded):
+            check(validator, {"n": 1}, SMALL)
+    assert check(validator, {"n": 1}, SMALL) == []
+    assert validator.pid == pid
+
+
+def test_an_enforcer_without_a_thread_refuses_and_serves_the_same_schema_later(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enforcer = Enforcer(worker, bounds=Bounds.demo())
+
+    def none_left(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(enforcer._lanes, "submit", none_left)
+        with pytest.raises(Overloaded):
+            enforcer.constrain(request(tool(SMALL)))
+    assert enforcer.constrain(request(tool(SMALL))).structural_tag is not None
+    enforcer._lanes.shutdown()

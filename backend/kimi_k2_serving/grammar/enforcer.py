@@ -87,7 +87,13 @@ class Enforcer:
                 waiting = self._waiting.setdefault(key, [])
                 waiting.append(future)
                 if len(waiting) == 1:
-                    self._lanes.submit(self._work, key, job)
+                    try:
+                        self._lanes.submit(self._work, key, job)
+                    except RuntimeError:
+                        # No thread is to be had: who asks for this next must not wait for a job that nobody does.
+                        logger.exception("a lane could not be started")
+                        del self._waiting[key]
+                        outcome = Refusal(Overloaded, "too busy for a new schema; retry in 1 s")
         if outcome is not None:
             _settle(future, outcome)
         return future

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kimi_k2_serving.core.errors import Internal, ServingError
+from kimi_k2_serving.core.errors import Internal, Overloaded, ServingError
 from kimi_k2_serving.core.events import (
     ArgumentsDelta,
     Event,
@@ -142,7 +142,7 @@ def check(worker: Worker, text: str, schema: Json, *, content: bool, seconds: fl
     # With no time left at all, an interval of 0 would switch the worker's alarm off.
     if seconds > 0:
         rest = json.dumps([text, schema, content]).encode()
-        with suppress(Internal):
+        with suppress(Internal, Overloaded):
             lines = worker.ask({"kind": "validate", "budget": seconds}, rest, seconds=seconds, patience=seconds)
     found = lines[-1][1].get("problems") if lines else None
     return tuple(found) if found is not None else (f"{_name(content)}: {NOT_CHECKED}",)

@@ -1,12 +1,14 @@
 """A worker process from its parent's side: started in the background, kept alive, asked, ended.
 
-One that dies is started again at once by a thread of its own, after a growing pause if it keeps dying. It ends with
-`close`, and by itself when this process is gone, however that went: its input ends. Thread-safe.
+One that dies is started again at once by a thread of its own, after a growing pause if it keeps dying or can't be
+started; whoever asks meanwhile is told so at once. It ends with `close`, and by itself when this process is gone,
+however that went: its input ends. Thread-safe.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import subprocess
 import sys
@@ -15,7 +17,9 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from kimi_k2_serving.core.errors import Internal
+from kimi_k2_serving.core.errors import Internal, Overloaded
+
+logger = logging.getLogger(__name__)
 
 READY = b"ready"
 # A job's first line: without it the worker died before it saw the job.
@@ -25,6 +29,7 @@ START_SECONDS = 120.0
 # Beyond its budget a job's end takes the kernel no time; this is for a machine that swaps.
 SLACK_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 30.0
+LACKING = "the server has no process or memory to spare for a new schema; retry in 1 s"
 TRIES = 2
 
 # When a line came, by the monotonic clock, and the line.
@@ -54,7 +59,7 @@ class WorkerProcess:
         self._changed = threading.Condition(threading.RLock())
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._failed = False
+        self._failed = self._lacking = False
         self._closed = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="grammar-worker", daemon=True)
 
@@ -71,14 +76,23 @@ class WorkerProcess:
                 self._keeper.start()
 
     def wait(self) -> None:
-        """Until it takes jobs. Raises Internal if it does not start."""
-        self._ready_control(START_SECONDS)
+        """Until it takes jobs. Raises Internal if it does not start, and Overloaded if all that time there was nothing
+        left to start it with.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self._ready_control(START_SECONDS)
+                return
+            except Overloaded:
+                if self._closed.wait(0.1) or time.monotonic() > deadline:
+                    raise
 
     def ask(
         self, header: dict[str, Any], rest: bytes, *, seconds: float, patience: float = START_SECONDS
     ) -> list[Line]:
         """One job's answer, [] if it died; `seconds` is all that its child may take, `patience` is for a worker that is
-        still loading. Raises Internal where there is none.
+        still loading. Raises Internal where there is none, and Overloaded where this machine has nothing left for one.
         """
         job = json.dumps(header).encode() + b"\n" + rest
         for _ in range(TRIES):
@@ -100,7 +114,10 @@ class WorkerProcess:
 
     def _try(self, control: socket.socket, job: bytes, seconds: float) -> list[Line]:
         """All that came, [] if the job was not even taken."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise self._lack(error) from None
         with ours:
             ours.settimeout(seconds + SLACK_SECONDS)
             deadline = time.monotonic() + seconds + SLACK_SECONDS
@@ -132,9 +149,15 @@ class WorkerProcess:
         self.start()
         with self._changed:
             self._changed.wait_for(lambda: self._control is not None or self._failed or self._closed.is_set(), patience)
-            if self._control is None or self._closed.is_set():
-                raise Internal("the grammar compiler does not start")
+            if self._closed.is_set():
+                raise Internal("the grammar compiler has ended")
+            if self._control is None:
+                raise Overloaded(LACKING) if self._lacking else Internal("the grammar compiler does not start")
             return self._control
+
+    def _lack(self, error: OSError) -> Overloaded:
+        logger.warning("the grammar compiler lacks something of this machine: %s", error.strerror)
+        return Overloaded(LACKING)
 
     def _lose(self, control: socket.socket) -> None:
         """It takes no jobs; another may be there by now."""
@@ -151,7 +174,19 @@ class WorkerProcess:
     def _keep(self) -> None:
         pause = 0.0
         while not self._closed.wait(pause):
-            pause = 0.1 if self._run() else min(max(2 * pause, 0.5), LONGEST_PAUSE_SECONDS)
+            try:
+                ready, lacking = self._run(), False
+            except OSError as error:
+                self._lack(error)
+                ready, lacking = False, True
+            except Exception:
+                # This thread is the only one that ever starts it.
+                logger.exception("the grammar compiler could not be started")
+                ready = lacking = False
+            with self._changed:
+                self._failed, self._lacking = not ready, lacking
+                self._changed.notify_all()
+            pause = 0.1 if ready else min(max(2 * pause, 0.5), LONGEST_PAUSE_SECONDS)
 
     def _run(self) -> bool:
         """One process from its start to its end; whether it was ready in between."""
@@ -163,7 +198,7 @@ class WorkerProcess:
                 self._process = subprocess.Popen(self._command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
             ready = self._heard(ours)
             with self._changed:
-                self._failed = not ready
+                self._failed, self._lacking = not ready, False
                 self._control = ours if ready and not self._closed.is_set() else None
                 self._changed.notify_all()
             if not ready:
