@@ -8,6 +8,7 @@ import time
 from collections import Counter
 
 import httpx
+import psutil
 
 from tests.chaos import inspect_server as inspecting
 from tests.chaos.load import BAD, ENGINE, Load, Outcome
@@ -28,6 +29,7 @@ LOSSES = (
     ("sglang::detokenizer", signal.SIGKILL),
     ("sglang::scheduler", signal.SIGSTOP),
 )
+GIVEN_UP = "engine_unavailable: the engine keeps dying"
 LAST_LOSS = ("sglang::detokenizer", signal.SIGSTOP)
 
 
@@ -91,27 +93,27 @@ async def lose_a_process(server: Server, title: str, number: signal.Signals) -> 
 
 
 async def die_until_given_up(server: Server) -> tuple[str, int]:
-    """Kill an idle engine until it stays down: what it says then, and how many deaths it took."""
-    for deaths in range(6):
-        begin = time.monotonic()
-        while "keeps dying" not in (said := (await asyncio.to_thread(probe, server)).text):
-            if "text_output" in said:
-                server.named("sglang::host").send_signal(signal.SIGKILL)
-                await asyncio.sleep(1)
-                break
-            if time.monotonic() - begin > 240:
-                raise TimeoutError("the engine did not come back")
-            await asyncio.sleep(0.1)
-        else:
-            return said, deaths
-    return said, 6
+    """Kill an idle engine until it stays down: the last words before `serve` ends, and how many deaths it took."""
+    said, deaths, begin = "", 0, time.monotonic()
+    while GIVEN_UP not in said and time.monotonic() - begin < 240:
+        try:
+            said = (await asyncio.to_thread(probe, server)).text
+            hosts = [each for each in server.processes() if each.name() == "sglang::host"]
+            if "text_output" in said and hosts:
+                hosts[0].send_signal(signal.SIGKILL)
+                deaths += 1
+        except (httpx.TransportError, psutil.NoSuchProcess):
+            break
+        await asyncio.sleep(0.05)
+    return said, deaths
 
 
 async def crash_loop(server: Server) -> Row:
     """After LOSSES on the same server, one more, and as many with nobody in flight as it takes: the engine stays down
-    and says why.
+    and says why, and `serve` says so and ends.
     """
     title, number = LAST_LOSS
+    processes = server.processes()
     async with Load(server.url, server.grpc, width=WIDTH, tokens=400) as load:
         moment, in_flight = await hit(server, load, title, number)
         await asyncio.sleep(3)
@@ -119,19 +121,20 @@ async def crash_loop(server: Server) -> Row:
     lost, late = lost_since(load, moment)
     refused = [each.seconds for each in load.outcomes if each.kind == "engine_unavailable"]
     said, more = await die_until_given_up(server)
-    ready = await asyncio.to_thread(httpx.get, f"{server.url}/v2/models/{ENGINE}/ready", timeout=10)
-    left = [each.name() for each in server.processes() if each.name().startswith("sglang::")]
+    status = await asyncio.to_thread(server.process.wait, 40)
+    left = [each for each in processes if each.is_running()]
     row = Row(
         f"{number.name} {title}, a fifth death, then {more} while idle: crash loop",
         1,
         load.counted(since=moment),
         f"{len(lost)} of {in_flight} in flight lost, last after {late:.2f} s; refusals {quantiles(refused)}: {said}; "
-        f"Triton 24.10's readiness: {ready.status_code}",
-        leaks=", ".join(left) or "none",
+        f"serve ended with {status}",
+        leaks=", ".join(each.name() for each in left) or "none",
     )
     row.expect(0 < late < ERROR_SECONDS + STALL_SECONDS, "a stopped detokenizer must be noticed")
-    row.expect("engine_unavailable: the engine keeps dying" in said, "a refusal must say why")
-    row.expect(not left, "nothing of the engine may be left")
+    row.expect(GIVEN_UP in said, "a refusal must say why")
+    row.expect(status == 1, "serve must end with 1")
+    row.expect(not left, "no process may be left")
     row.expect(not load.counted()[BAD], "every request must end once")
     return row
 

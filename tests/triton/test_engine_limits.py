@@ -8,6 +8,8 @@ import random
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +265,10 @@ def test_a_server_that_closes_connections_without_an_answer_is_stopping() -> Non
     asyncio.run(scenario())
 
 
-def test_while_the_server_stops_new_requests_are_refused_and_live_ones_get_its_grace(tmp_path: Path) -> None:
+@contextmanager
+def a_triton(exit_seconds: float) -> Iterator[tuple[Http, TritonServer]]:
+    """An Http on a loop of its own, and what a service knows of it."""
+
     async def http_thread() -> None:
         port.append(await http.serve())
         await asyncio.to_thread(closing.wait)
@@ -274,24 +279,47 @@ def test_while_the_server_stops_new_requests_are_refused_and_live_ones_get_its_g
     thread.start()
     until(lambda: bool(port))
     try:
-        with service(tmp_path, server=TritonServer("127.0.0.1", port[0], 2.0)) as (running, engine):
-            cut = ask(running, input_ids=[LONG], stream=True)
-            until(lambda: engine.in_flight == 1)
-            time.sleep(0.6)
-            assert running.ready
-            http.stopped = True
-            begin = time.monotonic()
-            until(lambda: not running.ready, 1)
-            assert error(ask(running, input_ids=[1]))[0].startswith("shutting_down: ")
-            assert cut.finals == 0
-            assert error(cut) == (
-                "shutting_down: the server is stopping; send the request again",
-                triton.TritonError.UNAVAILABLE,
-            )
-            assert 1.0 <= time.monotonic() - begin < 2.0
+        yield http, TritonServer("127.0.0.1", port[0], exit_seconds)
     finally:
         closing.set()
         thread.join()
+
+
+def test_while_the_server_stops_new_requests_are_refused_and_live_ones_get_its_grace(tmp_path: Path) -> None:
+    with (
+        a_triton(2.0) as (http, server),
+        service(tmp_path, server=server) as (running, engine),
+    ):
+        cut = ask(running, input_ids=[LONG], stream=True)
+        until(lambda: engine.in_flight == 1)
+        time.sleep(0.6)
+        assert running.ready
+        http.stopped = True
+        begin = time.monotonic()
+        until(lambda: not running.ready, 2)
+        assert error(ask(running, input_ids=[1]))[0].startswith("shutting_down: ")
+        assert cut.finals == 0
+        assert error(cut) == (
+            "shutting_down: the server is stopping; send the request again",
+            triton.TritonError.UNAVAILABLE,
+        )
+        assert 1.0 <= time.monotonic() - begin < 2.5
+
+
+def test_a_server_that_answers_again_does_not_stop_and_nobody_is_ended(tmp_path: Path) -> None:
+    with (
+        a_triton(60.0) as (http, server),
+        service(tmp_path, server=server) as (running, engine),
+    ):
+        kept = ask(running, input_ids=[LONG], stream=True)
+        until(lambda: engine.in_flight == 1)
+        time.sleep(0.6)
+        http.stopped = True
+        until(lambda: not running.ready)
+        http.stopped = False
+        until(lambda: running.ready)
+        assert kept.finals == 0
+        kept.cancelled = True
 
 
 def test_a_prompt_of_the_whole_context_costs_time_in_proportion(tmp_path: Path) -> None:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import subprocess
 import sys
+import threading
+import time
+import uuid
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from kimi_k2_serving.engine import shared_memory
 from kimi_k2_serving.triton import server_watch
+
+
+@pytest.fixture(autouse=True)
+def alarms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the kernel would be asked to end this process after."""
+    asked: list[int] = []
+    monkeypatch.setattr(server_watch.signal, "alarm", asked.append)
+    return asked
 
 
 def test_a_process_ends_with_its_parent_once_the_engine_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +55,126 @@ def test_an_engine_that_does_not_stop_does_not_keep_the_process(monkeypatch: pyt
         parent.wait()
         asyncio.run(server_watch.leave_with(parent.pid, asyncio.Event().wait))  # type: ignore[arg-type]
     assert left == [1]
+
+
+# What a probe of a server that is not gone may run into: nothing that says anything about the server.
+NOT_ITS_FAULT = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EACCES)
+
+
+class Script:
+    """`asyncio.open_connection` as scripted: an errno, an answer's bytes, or nothing; the last one stays."""
+
+    def __init__(self, *steps: int | bytes) -> None:
+        self.steps = list(steps)
+        self.asked: list[float] = []
+
+    async def open(self, address: str, port: int) -> tuple[asyncio.StreamReader, Any]:
+        self.asked.append(asyncio.get_running_loop().time())
+        step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
+        if isinstance(step, int):
+            raise OSError(step, os.strerror(step))
+        reader = asyncio.StreamReader()
+        if step:
+            reader.feed_data(step)
+        reader.feed_eof()
+        return reader, SimpleNamespace(write=lambda _: None, close=lambda: None)
+
+
+def stopping(monkeypatch: pytest.MonkeyPatch, *steps: int | bytes) -> tuple[bool, list[float]]:
+    """Whether a server that answers as scripted is taken for a stopping one, and when it was asked."""
+    monkeypatch.setattr(server_watch, "POLL_SECONDS", 0.01)
+    script = Script(*steps)
+    monkeypatch.setattr(server_watch.asyncio, "open_connection", script.open)
+
+    async def scenario() -> bool:
+        try:
+            await asyncio.wait_for(server_watch.TritonServer("127.0.0.1", 1, 5.0).stopping(), 0.3)
+        except TimeoutError:
+            return False
+        return True
+
+    return asyncio.run(scenario()), script.asked
+
+
+@pytest.mark.parametrize("number", NOT_ITS_FAULT)
+def test_a_probe_that_this_process_could_not_make_says_nothing(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    assert not stopping(monkeypatch, b"H", number)[0]
+    assert not stopping(monkeypatch, b"H", number, number, b"H")[0]
+    # Between two that do say something it is no reason to wait longer than one more.
+    assert stopping(monkeypatch, b"H", number, b"", number, b"", b"")[0]
+
+
+@pytest.mark.parametrize("end", [b"", errno.ECONNREFUSED, errno.ECONNRESET])
+def test_two_closed_connections_in_a_row_a_poll_apart_are_a_stop_and_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, end: int | bytes
+) -> None:
+    assert not stopping(monkeypatch, end)[0], "it has never answered: it is starting"
+    assert not stopping(monkeypatch, b"H", end, b"H")[0]
+    stops, asked = stopping(monkeypatch, b"H", end, end)
+    assert stops
+    assert asked[-1] - asked[-2] >= 0.009
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_process_that_gets_no_descriptor_for_its_parent_still_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(server_watch, "POLL_SECONDS", 0.01)
+    opened, failures = os.pidfd_open, [errno.EMFILE] * times
+
+    def pidfd_open(pid: int) -> int:
+        if failures:
+            raise OSError(failures.pop(), "no descriptor")
+        return opened(pid)
+
+    monkeypatch.setattr(server_watch.os, "pidfd_open", pidfd_open)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
+        watching = threading.Thread(target=lambda: asyncio.run(server_watch.ended(parent.pid)))
+        watching.start()
+        watching.join(0.2)
+        assert watching.is_alive()
+        parent.kill()
+        watching.join(5)
+        assert not watching.is_alive()
+        parent.wait()
+        failures.extend([errno.EMFILE] * 1000)
+        assert server_watch.watched(parent.pid) == server_watch.GONE
+
+
+def test_an_engine_that_fails_to_stop_does_not_keep_the_process(
+    monkeypatch: pytest.MonkeyPatch, alarms: list[int]
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(server_watch.os, "_exit", left.append)
+
+    async def stop() -> None:
+        raise OSError(errno.EMFILE, "no descriptor")
+
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as parent:
+        parent.wait()
+        asyncio.run(server_watch.leave_with(parent.pid, stop))
+    assert left == [1]
+    assert alarms == [server_watch.ALARM_SECONDS]
+
+
+def test_a_step_ends_with_its_parent_although_its_main_thread_hangs_and_takes_triton_s_memory_along() -> None:
+    region = shared_memory.SHARED_MEMORY / f"triton_test_backend_shm_region_{uuid.uuid4()}"
+    step = (
+        "import mmap, os, sys, time, types; sys.modules['triton_python_backend_utils'] = types.ModuleType('none');"
+        "from kimi_k2_serving.triton.server_watch import end_with;"
+        "handle = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR, 0o600); os.ftruncate(handle, 4096);"
+        "held = mmap.mmap(handle, 4096); end_with(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    above = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
+    with subprocess.Popen(
+        [sys.executable, "-c", above, step, str(region)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert region.exists()
+        parent.kill()
+        parent.wait()
+        deadline = time.monotonic() + 10
+        while region.exists() or server_watch.watched(pid) != server_watch.GONE:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

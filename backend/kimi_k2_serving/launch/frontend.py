@@ -67,14 +67,18 @@ class Frontend:
             )
 
     def tend(self) -> bool:
-        """Called every second or so: start it again a while after it has died. True if that was done."""
+        """Called every second or so: start it again a while after it has died. True if that was done. Raises OSError if
+        it could not be; a later call tries again.
+        """
         if self._process is None or self._process.poll() is None:
             return False
         self._died = self._clock() if self._died is None else self._died
         if self._clock() - self._died < _PAUSE_SECONDS:
             return False
-        self._died = None
+        # A failed start is tried again after the same pause.
+        self._died = self._clock()
         self.start()
+        self._died = None
         return True
 
     def end(self) -> None:

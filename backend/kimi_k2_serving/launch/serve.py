@@ -18,7 +18,7 @@ import psutil
 
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine import checkpoint as engine_checkpoint
-from kimi_k2_serving.engine import linux
+from kimi_k2_serving.engine import given_up, linux
 from kimi_k2_serving.launch import backends, cli, machine, preflight, ready, server, state
 from kimi_k2_serving.launch import command as triton_command
 from kimi_k2_serving.launch import frontend as frontend_process
@@ -159,7 +159,7 @@ def run(options: Options, layout: Layout, model: Model, progress: Progress) -> i
             frontend.start()
             _wait_frontend(triton, frontend, options, progress)
         _announce(ready.Ready(options, model.checkpoint, model.context, _engine(), log, progress.elapsed()))
-        end = watch(triton, stubs, frontend, progress)
+        end = watch(triton, stubs, frontend, progress, runtime_dir)
         raise Failure(f"{end.detail}; {log} says:\n{symptoms(log)}")
     except Stopped as stopped:
         progress.line(f"{stopped}: stopping, up to {options.grace} s for requests in flight")
@@ -172,11 +172,16 @@ def run(options: Options, layout: Layout, model: Model, progress: Progress) -> i
         progress.line(f"stopped in {time.monotonic() - stopping:.1f} s{left}")
 
 
-def watch(triton: Server, stubs: Stubs, frontend: Frontend, progress: Progress) -> Failure:
-    """Return when Triton, or a model of it, has ended, and why. Raise Stopped for a stop signal."""
+def watch(triton: Server, stubs: Stubs, frontend: Frontend, progress: Progress, runtime_dir: Path) -> Failure:
+    """Return when Triton, a model of it or its engine has ended for good, and why. Raise Stopped for a stop signal."""
     while (status := triton.wait(1.0)) is None:
-        if frontend.tend():
-            progress.line("the frontend died and was started again")
+        try:
+            if frontend.tend():
+                progress.line("the frontend died and was started again")
+        except OSError as error:
+            progress.line(f"the frontend died and could not be started yet: {error.strerror}")
+        if (model := given_up.told(runtime_dir)) is not None:
+            return Failure(f"the engine of {model} keeps dying and was given up")
         # A Triton that is ending takes its stubs along.
         if (instance := stubs.dead()) is not None and (status := triton.wait(1.0)) is None:
             return Failure(f"the process of {instance} died, and Triton never starts it again")

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import functools
+import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,16 @@ from kimi_k2_serving.core.sampling import Room
 from kimi_k2_serving.engine import session as sessions
 from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.admission import Admission, Capacity
+from kimi_k2_serving.engine.given_up import GivenUp
 from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, Usage
-from kimi_k2_serving.engine.session import Action, Phase, Session
+from kimi_k2_serving.engine.session import Action, Phase
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton import tensors
+from kimi_k2_serving.triton.background import Background, Complaints
 from kimi_k2_serving.triton.engine_request import Job, read_job
 from kimi_k2_serving.triton.engine_response import Answer
-from kimi_k2_serving.triton.metrics import Metrics
+from kimi_k2_serving.triton.flight import Flight, ask
+from kimi_k2_serving.triton.metrics import Metrics, Own
 from kimi_k2_serving.triton.outbox import Outbox
 from kimi_k2_serving.triton.server_watch import TritonServer, leave_with
 
@@ -48,8 +52,7 @@ from kimi_k2_serving.triton.server_watch import TritonServer, leave_with
 SENDERS = 4
 READERS = 2
 # A cancellation reaches the engine within this and one poll per live request; deadlines and the queue within this.
-POLL_SECONDS = 0.05
-METRICS_SECONDS = 0.05
+POLL_SECONDS = METRICS_SECONDS = 0.05
 STOP_SECONDS = 20.0
 # How long a stop waits for last responses to be passed on.
 FLUSH_SECONDS = 2.0
@@ -71,24 +74,6 @@ class Serving:
     parent: int | None = None
 
 
-@dataclass(slots=True, eq=False)
-class Flight:
-    """One request from its arrival to its ending. Times are the loop's, which are time.monotonic()'s."""
-
-    outbox: Outbox
-    ticket: int
-    arrived: float
-    session: Session = field(default_factory=Session)
-    job: Job | None = None
-    run: asyncio.Task[None] | None = None
-    deadline: float = math.inf
-    next_heartbeat: float = math.inf
-
-    @property
-    def live(self) -> bool:
-        return self.session.phase is not Phase.ENDED
-
-
 class EngineService:
     """`start` blocks until the engine serves, `stop` until nothing of it is left; both are called once."""
 
@@ -108,6 +93,9 @@ class EngineService:
         self._aborts = AbortReceiver(serving.runtime, serving.model, self._abort)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
+        self._complaints = Complaints()
+        self._background = Background(self._loop, self._complaints)
+        self._given_up = GivenUp(serving.runtime, serving.model)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="engine-read")
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="engine-send")
         self._askers = ThreadPoolExecutor(2, thread_name_prefix="engine-ask")
@@ -116,25 +104,30 @@ class EngineService:
         self._flights: set[Flight] = set()
         self._by_uid: dict[str, Flight] = {}
         self._by_ticket: dict[int, Flight] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._room = Room(0, 0, 0)
-        self._draining = False
+        # While Triton seems to stop, and once this service is told to.
+        self._draining = self._stopping = False
 
     @property
     def ready(self) -> bool:
-        return self._engine.state is EngineState.READY and not self._draining
+        return self._engine.state is EngineState.READY and self._open
+
+    @property
+    def _open(self) -> bool:
+        """Nothing is done for anybody without the loop."""
+        return not self._draining and not self._stopping and self._thread.is_alive()
 
     def start(self) -> EngineInfo:
         """Raises EngineUnavailable if the engine can't be started; then nothing is left to stop."""
         self._metrics = Metrics(self._serving.model)
-        self._thread.start()
         try:
+            self._thread.start()
             info = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
         except BaseException:
             self.stop()
             raise
-        vocab_size = min(info.vocab_size, self._encoder.vocab_size)
-        self._room = Room(vocab_size, info.context_length, info.prompt_tokens)
+        ids = min(info.vocab_size, self._encoder.vocab_size)
+        self._room = Room(ids, info.context_length, info.prompt_tokens)
         return info
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -151,47 +144,60 @@ class EngineService:
 
     def stop(self) -> None:
         """End every request with one error, the engine, and every thread."""
-        with contextlib.suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(STOP_SECONDS)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(STOP_SECONDS)
+        self._stopping = True
+        try:
+            if self._thread.is_alive():
+                asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(STOP_SECONDS)
+            else:
+                self._loop.run_until_complete(asyncio.wait_for(self._stop(), STOP_SECONDS))
+        except Exception as error:
+            self._complaints.about("stopping", error)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(STOP_SECONDS)
         for workers in (self._readers, self._senders, self._askers):
             workers.shutdown(wait=False, cancel_futures=True)
-        self._loop.close()
+        if not self._thread.is_alive():
+            self._loop.close()
         if self._metrics is not None:
             self._metrics.close()
 
     async def _start(self) -> EngineInfo:
         if self._serving.parent is not None:
-            self._spawn(leave_with(self._serving.parent, self._engine.stop))
+            self._background.once(leave_with(self._serving.parent, self._orphaned), "watching for Triton's end")
         info = await self._engine.start()
         await self._aborts.open()
-        self._spawn(self._keep_time())
-        self._spawn(self._poll())
-        self._spawn(self._publish())
+        self._given_up.withdraw()
+        forever = self._background.forever
+        forever(self._keep_time, "keeping time", POLL_SECONDS)
+        forever(self._poll, "asking for cancellations", POLL_SECONDS)
+        forever(self._publish, "publishing metrics", METRICS_SECONDS)
         if self._serving.server is not None:
-            self._spawn(self._drain(self._serving.server))
+            forever(functools.partial(self._drain, self._serving.server), "watching for a stop", POLL_SECONDS)
         return info
 
-    async def _stop(self) -> None:
-        self._draining = True
-        self._end_all()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_SECONDS):
-                while self._flights:
-                    self._forget_finished()
-                    await asyncio.sleep(0.01)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def _orphaned(self) -> None:
+        """Triton is gone: a call to it would never return, and some hold the interpreter meanwhile."""
+        self._stopping = True
+        self._background.cancel()
         await self._engine.stop()
-        self._aborts.close()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    async def _stop(self) -> None:
+        """Whatever of it fails, the engine ends and the channel closes."""
+        try:
+            self._end_all()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    while self._flights:
+                        self._forget_finished()
+                        await asyncio.sleep(0.01)
+            await self._background.close()
+        finally:
+            try:
+                await self._engine.stop()
+            finally:
+                self._given_up.withdraw()
+                self._aborts.close()
 
     # One request.
 
@@ -215,10 +221,10 @@ class EngineService:
         except ServingError as error:
             self._interrupt(flight, error)
             return
-        self._spawn(self._read(flight, request))
+        self._background.once(self._read(flight, request), "reading a request")
 
     def _refuse_if_closed(self) -> None:
-        if self._draining:
+        if not self._open:
             raise ShuttingDown("the server is stopping; send the request to another")
         self._engine.check()
 
@@ -279,7 +285,7 @@ class EngineService:
         for action in actions:
             match action:
                 case sessions.Submit():
-                    flight.run = self._spawn(self._run(flight))
+                    flight.run = self._background.once(self._run(flight), "a run")
                 case sessions.Abort():
                     assert flight.run is not None
                     flight.run.cancel()
@@ -326,13 +332,17 @@ class EngineService:
     # All requests.
 
     async def _keep_time(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            now = self._loop.time()
-            for flight in [flight for flight in self._flights if flight.live]:
+        now = self._loop.time()
+        for flight in [flight for flight in self._flights if flight.live]:
+            try:
                 self._check_time(flight, now)
-            self._settle()
-            self._forget_finished()
+            except Exception as error:
+                # Of one request; the others' deadlines are kept all the same.
+                self._complaints.about("keeping a request's time", error)
+        self._settle()
+        self._forget_finished()
+        if self._engine.state is EngineState.FAILED:
+            self._given_up.tell()
 
     def _check_time(self, flight: Flight, now: float) -> None:
         if now >= flight.deadline:
@@ -359,38 +369,32 @@ class EngineService:
         def found(flight: Flight) -> None:
             self._loop.call_soon_threadsafe(self._interrupt, flight, Cancelled("cancelled by the client"))
 
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            live = [flight for flight in self._flights if flight.live and flight.outbox.stalled_seconds() < 1]
-            await self._loop.run_in_executor(self._askers, ask, live, found)
+        live = [flight for flight in self._flights if flight.live and flight.outbox.stalled_seconds() < 1]
+        await self._loop.run_in_executor(self._askers, ask, live, found)
 
     async def _publish(self) -> None:
         assert self._metrics is not None
-        while True:
-            waiting, prompt_tokens = self._admission.waiting, self._admission.prompt_tokens
-            await self._loop.run_in_executor(
-                self._askers, self._metrics.flush, self._engine.load, waiting, prompt_tokens
-            )
-            await asyncio.sleep(METRICS_SECONDS)
+        if self._serving.parent not in (None, os.getppid()):
+            return  # see _orphaned
+        own = Own(self._admission.waiting, self._admission.prompt_tokens, self.ready)
+        await self._loop.run_in_executor(self._askers, self._metrics.flush, self._engine.load, own)
 
     async def _drain(self, server: TritonServer) -> None:
-        """Once Triton stops: nothing new, and one error for whatever it would cut off."""
+        """Once Triton stops: nothing new, and one error for whatever it would cut off. A Triton that answers again does
+        not stop, whatever it was that kept it from answering.
+        """
         await server.stopping()
         self._draining = True
         pb_utils.Logger.log_info(f"draining: {len(self._flights)} requests in flight")
-        await asyncio.sleep(max(server.exit_seconds - UNLOAD_SECONDS, server.exit_seconds / 2))
-        self._end_all()
+        try:
+            async with asyncio.timeout(max(server.exit_seconds - UNLOAD_SECONDS, server.exit_seconds / 2)):
+                await server.serving()
+        except TimeoutError:
+            self._end_all()
+            await server.serving()
+        self._draining = False
+        pb_utils.Logger.log_info("draining no more: Triton answers again")
 
     def _end_all(self) -> None:
         for flight in list(self._flights):
             self._interrupt(flight, ShuttingDown("the server is stopping; send the request again"))
-
-
-def ask(flights: Sequence[Flight], found: Callable[[Flight], None]) -> None:
-    """On a worker thread. Asking about a request that has just ended may fail, and does not matter."""
-    for flight in flights:
-        try:
-            if flight.outbox.cancelled():
-                found(flight)
-        except Exception as error:
-            pb_utils.Logger.log_error(f"could not ask for a cancellation: {type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ import math
 import threading
 from bisect import bisect_left
 from collections import Counter
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -23,18 +24,30 @@ GAUGES = {
     "sglang:token_usage": "Share of the KV pool in use, 0 to 1, less what may be evicted",
     "sglang_backend:waiting_requests": "Requests that wait for admission, before the scheduler",
     "sglang_backend:in_flight_prompt_tokens": "Prompt tokens of all admitted requests",
+    "sglang_backend:ready": "1 while requests are taken, else 0: the engine is down, or the server stops",
 }
 ENDED = "sglang_backend:requests"
 RESTARTS = "sglang_backend:engine_restarts"
-REFUSALS = "sglang_backend:refusal_seconds_bucket"
+REFUSALS = "sglang_backend:refusal_seconds"
 COUNTERS = {
     ENDED: "Requests by their end: completed, aborted or an error's code",
     RESTARTS: "Times the engine was started again",
-    REFUSALS: "Requests refused at the door, by the seconds from their arrival to their error",
+    f"{REFUSALS}_bucket": "Requests refused at the door, by the seconds from their arrival to their error",
+    f"{REFUSALS}_sum": "Those seconds, added up",
+    f"{REFUSALS}_count": "Requests refused at the door",
 }
 REFUSAL_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, math.inf)
 
 Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """This backend's own state, beside the scheduler's."""
+
+    waiting: int
+    prompt_tokens: int
+    ready: bool
 
 
 class Metrics:
@@ -46,6 +59,7 @@ class Metrics:
         self._ended: Counter[str] = Counter()
         # Refusals by the smallest of REFUSAL_SECONDS that each stayed within.
         self._refused = [0] * len(REFUSAL_SECONDS)
+        self._refused_seconds = 0.0
         self._sent: dict[tuple[str, Labels], float] = {}
         self._metrics: dict[tuple[str, Labels], Any] = {}
         self._families: dict[str, Any] = {}
@@ -65,20 +79,24 @@ class Metrics:
         with self._lock:
             self._ended[code] += 1
             self._refused[bisect_left(REFUSAL_SECONDS, seconds)] += 1
+            self._refused_seconds += seconds
 
-    def flush(self, load: Load, waiting: int, prompt_tokens: int) -> None:
+    def flush(self, load: Load, own: Own) -> None:
         if not self._families:
             return
-        gauges = (load.running, load.queued, load.kv_usage, waiting, prompt_tokens)
+        gauges = (load.running, load.queued, load.kv_usage, own.waiting, own.prompt_tokens, own.ready)
         for name, value in zip(GAUGES, gauges, strict=True):
             self._set(name, value)
         self._count(RESTARTS, (), load.restarts)
         with self._lock:
-            ended, refused = dict(self._ended), list(accumulate(self._refused))
+            ended, refused, seconds = dict(self._ended), list(accumulate(self._refused)), self._refused_seconds
         for outcome, count in ended.items():
             self._count(ENDED, (("outcome", outcome),), count)
         for bound, count in zip(REFUSAL_SECONDS, refused, strict=True):
-            self._count(REFUSALS, (("le", "+Inf" if math.isinf(bound) else f"{bound:g}"),), count)
+            self._count(f"{REFUSALS}_bucket", (("le", "+Inf" if math.isinf(bound) else f"{bound:g}"),), count)
+
+        self._count(f"{REFUSALS}_sum", (), seconds)
+        self._count(f"{REFUSALS}_count", (), refused[-1])
 
     def close(self) -> None:
         """Metrics go before their families."""

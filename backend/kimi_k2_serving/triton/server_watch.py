@@ -10,9 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
+import signal
+import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from kimi_k2_serving.engine import shared_memory
 
 POLL_SECONDS = 0.25
 ANSWER_SECONDS = 2.0
@@ -22,6 +28,10 @@ HTTP_PORT = 8000
 EXIT_SECONDS = 30.0
 # What the engine gets to end in when Triton is gone: nothing may outlive it by more than 5 s.
 ORPHAN_SECONDS = 3.0
+ALARM_SECONDS = 4
+# What Triton calls the memory that it shares with a stub.
+REGION = "_backend_shm_region_"
+GONE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class TritonServer:
             return None
         address = flags.get("http-address", "0.0.0.0")
         return cls(
-            address="127.0.0.1" if address == "0.0.0.0" else address,
+            address="127.0.0.1" if address in ("0.0.0.0", "localhost") else address,
             port=int(flags.get("http-port", HTTP_PORT)),
             exit_seconds=float(flags.get("exit-timeout-secs", EXIT_SECONDS)),
         )
@@ -55,16 +65,24 @@ class TritonServer:
 
     async def stopping(self) -> None:
         """Return once the server, having answered before, closes two new connections in a row without an answer."""
-        seen = False
+        seen, closed = False, 0
         while True:
-            answered = await self._answers()
-            if seen and answered is False and await self._answers() is False:
+            answered = await self.answers()
+            closed = closed + 1 if seen and answered is False else 0
+            if closed == 2:
                 return
             seen = seen or answered is True
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _answers(self) -> bool | None:
-        """None where neither an answer nor the connection's end came in time: a busy server is not a stopping one."""
+    async def serving(self) -> None:
+        """Return once the server answers."""
+        while await self.answers() is not True:  # noqa: ASYNC110 - there is nobody to set an event
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def answers(self) -> bool | None:
+        """Whether a new connection gets an answer. None where that can't be told: a busy server is not a stopping one,
+        and neither is one that this process has no descriptor, port or memory to ask.
+        """
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 reader, writer = await asyncio.open_connection(self.address, self.port)
@@ -73,31 +91,76 @@ class TritonServer:
                     return bool(await reader.read(1))
                 finally:
                     writer.close()
-        except TimeoutError:
-            return None
-        except OSError:
+        except (ConnectionRefusedError, ConnectionResetError):
             return False
+        except OSError:
+            return None
 
 
 async def leave_with(parent: int, stop: Callable[[], Awaitable[None]]) -> None:
     """`stop` and end this process when `parent` has ended: Triton 24.10's stub may hang when Triton is killed."""
     await ended(parent)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(ORPHAN_SECONDS):
-            await stop()
-    os._exit(1)
+    end_soon()
+    try:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(ORPHAN_SECONDS):
+                await stop()
+        remove_shared_memory()
+    finally:
+        os._exit(1)
+
+
+def end_with(parent: int) -> None:
+    """The same for a process without an event loop, which has nothing to stop: a thread of its own waits."""
+
+    def watch() -> None:
+        while (descriptor := watched(parent)) is None:
+            time.sleep(POLL_SECONDS)
+        if descriptor != GONE:
+            select.select([descriptor], [], [])
+        end_soon()
+        try:
+            remove_shared_memory()
+        finally:
+            os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def end_soon() -> None:
+    """By the kernel's hand, should a thread hold the interpreter in a call to the Triton that is gone."""
+    signal.alarm(ALARM_SECONDS)
+
+
+def remove_shared_memory() -> None:
+    """What Triton shares with this process alone, and nobody else is left to remove."""
+    for entry in set(shared_memory.held(os.getpid())):
+        if entry.name.startswith("triton_") and REGION in entry.name:
+            with contextlib.suppress(OSError):
+                (shared_memory.SHARED_MEMORY / entry.name).unlink()
+
+
+def watched(pid: int) -> int | None:
+    """A descriptor that is readable once the process is gone. GONE if it is already, None if none is to be had now."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return GONE
+    except OSError:
+        # Out of descriptors or memory, which may last: the process table is asked instead.
+        return None if Path(f"/proc/{pid}").exists() else GONE
 
 
 async def ended(pid: int) -> None:
     """Return once the process is gone."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+    while (descriptor := watched(pid)) is None:  # noqa: ASYNC110 - descriptors come back unannounced
+        await asyncio.sleep(POLL_SECONDS)
+    if descriptor == GONE:
         return
     gone = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_reader(descriptor, gone.set)
     try:
+        loop.add_reader(descriptor, gone.set)
         await gone.wait()
     finally:
         loop.remove_reader(descriptor)

@@ -1,0 +1,77 @@
+"""Tasks on an event loop that somebody sees end: work that goes on for ever, and work that ends.
+
+One failure never ends what goes on for ever: it is logged, at most once in LOG_SECONDS for each piece of work with the
+number of those that were not, and the next turn comes after the usual pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+LOG_SECONDS = 60.0
+
+
+class Complaints:
+    """`clock` is monotonic, in seconds. Thread-safe enough: two threads may both log once."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said: dict[str, float] = {}
+        self._unsaid: dict[str, int] = {}
+
+    def about(self, what: str, error: BaseException) -> None:
+        now = self._clock()
+        if now - self._said.get(what, -LOG_SECONDS) < LOG_SECONDS:
+            self._unsaid[what] = self._unsaid.get(what, 0) + 1
+            return
+        self._said[what] = now
+        unsaid = self._unsaid.pop(what, 0)
+        more = f" (and {unsaid} times since it was last said)" if unsaid else ""
+        pb_utils.Logger.log_error(f"{what} failed: {type(error).__name__}: {error}{more}")
+
+
+class Background:
+    """All of its methods are called on `loop`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, complaints: Complaints | None = None) -> None:
+        self._loop = loop
+        self._complaints = complaints or Complaints()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def once(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        """What ends by itself; a failure that it did not deal with is logged."""
+        task = self._loop.create_task(work, name=what)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def forever(self, turn: Callable[[], Awaitable[None]], what: str, pause: float) -> None:
+        self.once(self._turns(turn, what, pause), what)
+
+    def cancel(self) -> None:
+        """Everything but the task that asks."""
+        for task in self._tasks - {asyncio.current_task(self._loop)}:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Cancel everything and wait for it."""
+        self.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _turns(self, turn: Callable[[], Awaitable[None]], what: str, pause: float) -> None:
+        while True:
+            try:
+                await turn()
+            except Exception as error:
+                self._complaints.about(what, error)
+            await asyncio.sleep(pause)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._complaints.about(task.get_name(), error)
