@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from kimi_k2_serving.launch import cli
 from kimi_k2_serving.launch.frontend import Frontend, arguments
 
@@ -54,4 +56,23 @@ def test_a_frontend_that_runs_is_left_alone_until_it_is_asked_to_end(tmp_path: P
     frontend.start()
     assert not frontend.tend()
     frontend.end()
+    until_dead(frontend)
+
+
+def test_a_start_that_fails_is_tried_again_after_the_same_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    frontend = Frontend([sys.executable, "-c", ""], os.environ, tmp_path / "log", clock=lambda: now[0])
+    frontend.start()
+    until_dead(frontend)
+    assert not frontend.tend()
+    now[0] = 1.0
+    with monkeypatch.context() as patch:
+        patch.setattr(frontend, "_command", [str(tmp_path / "missing")])
+        with pytest.raises(OSError, match="missing"):
+            frontend.tend()
+    assert not frontend.tend()
+    now[0] = 2.0
+    assert frontend.tend()
     until_dead(frontend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kimi_k2_serving.engine.given_up import GivenUp
+from kimi_k2_serving.launch import serve
+from kimi_k2_serving.launch.progress import Progress
 from kimi_k2_serving.launch.stubs import Stubs
 
 Start = Callable[[str], subprocess.Popen[bytes]]
@@ -54,3 +59,40 @@ def test_other_children_and_a_parent_that_is_gone_do_not_count() -> None:
         child.wait()
         assert stubs.dead() is None
     assert orphaned.dead() is None
+
+
+class Running:
+    """A Triton that never ends."""
+
+    def wait(self, seconds: float) -> None:
+        return None
+
+
+class Tended:
+    """A frontend that dies, and whose start fails as often as told."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.tended = 0
+
+    def tend(self) -> bool:
+        self.tended += 1
+        if self.tended <= self.failures:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return True
+
+
+def test_serve_ends_when_the_engine_was_given_up_and_not_when_the_frontend_can_not_be_started(tmp_path: Path) -> None:
+    said = io.StringIO()
+    frontend = Tended(2)
+
+    class Dead(Stubs):
+        def dead(self) -> None:
+            if frontend.tended == 3:
+                GivenUp(tmp_path, "kimi_k2_engine").tell()
+
+    failure = serve.watch(Running(), Dead(os.getpid()), frontend, Progress(said), tmp_path)  # type: ignore[arg-type]
+    assert failure.detail == "the engine of kimi_k2_engine keeps dying and was given up"
+    assert failure.exit_code == 1
+    assert "the frontend died and could not be started yet: Resource temporarily unavailable" in said.getvalue()
+    assert "the frontend died and was started again" in said.getvalue()
