@@ -17,7 +17,7 @@ from kimi_k2_serving.core.errors import EngineLost, Internal
 from kimi_k2_serving.core.events import Event, Finish, FinishReason
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, Usage
-from kimi_k2_serving.frontend.answer import Question, Step, steps, whole
+from kimi_k2_serving.frontend.answer import Question, Step, _together, steps, whole
 from kimi_k2_serving.frontend.anthropic.messages import blocks
 from kimi_k2_serving.frontend.openai.responses import ItemWriter
 from kimi_k2_serving.frontend.port import Health, Run
@@ -139,3 +139,23 @@ def test_an_abort_that_follows_a_stop_string_is_a_stop(small_vocabulary: Vocabul
     (step,) = asyncio.run(collected(engine, small_vocabulary, Question((chat(("STOP",)),))))
     assert step.events[-1] == Finish(FinishReason.STOP, "STOP")
     assert (step.usage.completion, step.usage.cached) == (len(ids), 1)
+
+
+def test_a_source_that_is_cancelled_from_within_is_an_end_that_the_reader_hears_of() -> None:
+    """As a call is whose channel closes; the other choice goes on for ever."""
+
+    async def cancelled() -> AsyncIterator[Step]:
+        raise asyncio.CancelledError
+        yield
+
+    async def endless() -> AsyncIterator[Step]:
+        await asyncio.Event().wait()
+        yield
+
+    async def scenario() -> None:
+        async with asyncio.timeout(5):
+            async for _ in _together([endless(), cancelled()]):
+                pass
+
+    with pytest.raises(EngineLost):
+        asyncio.run(scenario())

@@ -16,6 +16,7 @@ from test_engine_service import answers, ask, error, service, until
 from kimi_k2_serving.engine import given_up
 from kimi_k2_serving.engine.port import EngineState
 from kimi_k2_serving.triton.background import LOG_SECONDS, Background, Complaints
+from kimi_k2_serving.triton.enforcement_metrics import RELAXED, EnforcementMetrics
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -150,3 +151,14 @@ def test_an_engine_that_was_given_up_is_told_in_the_runtime_directory(
         assert not running.ready
     assert len(said) == min(times, 1)
     assert not runtime.exists()
+
+
+def test_a_count_that_fails_costs_no_answer(said: list[str]) -> None:
+    metrics = EnforcementMetrics("kimi_k2_postprocess")
+    metrics.began()
+    (metric,) = triton.MetricFamily.made[RELAXED]
+    metric.increment = Broken(metric.increment, 2)  # type: ignore[method-assign]
+    for _ in range(3):
+        metrics.began()
+    assert metric.value == 2
+    assert len(said) == 1

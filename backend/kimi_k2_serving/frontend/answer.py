@@ -147,15 +147,21 @@ async def _choice(model: ChatModel, engine: Engine, prompt: Prompt, run: Run, ch
 async def _together(sources: list[AsyncIterator[Step]]) -> AsyncIterator[Step]:
     """Steps of all sources as they come; the first error ends them all."""
     inbox: asyncio.Queue[Step | BaseException | None] = asyncio.Queue(WAITING_STEPS)
+    over = False
 
     async def pump(source: AsyncIterator[Step]) -> None:
+        # Also where the source itself is cancelled, as calls are whose channel closes: nobody may wait for it for ever.
+        ending: BaseException | None = EngineLost("the answer broke off before its end; send it again")
         try:
             async with aclosing(source):  # type: ignore[type-var]
                 async for step in source:
                     await inbox.put(step)
-            await inbox.put(None)
+            ending = None
         except Exception as error:
-            await inbox.put(error)
+            ending = error
+        finally:
+            if not over:
+                await inbox.put(ending)
 
     tasks = [asyncio.create_task(pump(source)) for source in sources]
     try:
@@ -169,6 +175,7 @@ async def _together(sources: list[AsyncIterator[Step]]) -> AsyncIterator[Step]:
                 case step:
                     yield step
     finally:
+        over = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

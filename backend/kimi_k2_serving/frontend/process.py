@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,12 @@ def _end_with_parent() -> None:
         return
 
     def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
+        try:
+            multiprocessing.connection.wait([parent.sentinel])
+        except OSError:
+            # No descriptor or memory to wait with: ask now and then.
+            while parent.is_alive():
+                time.sleep(1.0)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -7,6 +7,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from kimi_k2_serving.grammar.inspection import Report
+from kimi_k2_serving.triton.background import Complaints
 
 RELAXED = "kimi_k2:relaxed_requests"
 INSPECTED = "kimi_k2:inspected"
@@ -24,6 +25,7 @@ class EnforcementMetrics:
     def __init__(self, model: str) -> None:
         self._metrics: dict[tuple[str, str], Any] = {}
         self._families: list[Any] = []
+        self._complaints = Complaints()
         try:
             for name, meaning in COUNTERS.items():
                 family = pb_utils.MetricFamily(name=name, description=meaning, kind=pb_utils.MetricFamily.COUNTER)
@@ -52,4 +54,8 @@ class EnforcementMetrics:
 
     def _add(self, name: str, kind: str, count: int) -> None:
         if count and (metric := self._metrics.get((name, kind))) is not None:
-            metric.increment(count)
+            try:
+                metric.increment(count)
+            except Exception as error:
+                # An answer is worth more than its count.
+                self._complaints.about("counting what was enforced", error)
