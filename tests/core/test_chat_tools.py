@@ -141,3 +141,31 @@ def test_p19_a_choice_that_asks_for_no_call_needs_no_tools(choice: Json) -> None
 @pytest.mark.parametrize("choice", ["required", {"type": "required"}, function("f"), {"type": "function", "name": "f"}])
 def test_p19_a_choice_that_asks_for_a_call_needs_tools(choice: Json) -> None:
     assert refusal(tool_choice=choice) == (MissingField, "tools")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("mode", [ToolMode.AUTO, ToolMode.REQUIRED])
+def test_p18_allowed_tools(nested: bool, mode: ToolMode) -> None:
+    named: list[Json] = [function("g"), {"type": "function", "name": "f"}, function("g")]
+    holder: dict[str, Json] = {"mode": mode.value, "tools": named}
+    choice: Json = {"type": "allowed_tools", **({"allowed_tools": holder} if nested else holder)}
+    tools: Json = [function("f"), function("g"), function("h")]
+    found = read_conversation(messages=[USER], tools=tools, tool_choice=choice).tool_choice
+    assert found == ToolChoice(mode, allowed=("g", "f"))
+    assert [found.allows(name) for name in "fgh"] == [True, True, False]
+    only = ToolChoice(ToolMode.NAMED, "f")
+    assert [only.allows(name) for name in "fg"] == [True, False]
+
+
+def test_p17_parameters_that_are_no_schema_are_kept_for_the_prompt_and_unreadable() -> None:
+    sent = function("f", parameters="object")
+    (tool,) = read_conversation(messages=[USER], tools=[sent]).tools
+    assert tool.declaration == sent
+    assert tool.parameters == {"type": "unreadable"}
+    assert not tool.insists
+    assert read_conversation(messages=[USER], tools=[function("f", strict=True)]).tools[0].insists
+
+
+def test_p17_a_dialect_may_allow_longer_names() -> None:
+    sent: list[Json] = [function("x" * 128)]
+    assert read_conversation(messages=[USER], tools=sent, name_characters=128).tools[0].name == "x" * 128

@@ -36,6 +36,11 @@ RESULT: dict[str, Json] = {"role": "tool", "tool_call_id": "c"}
         ({"type": "resource", "resource": {"uri": "u", "text": "a"}}, "a"),
         ({"type": "resource", "resource": {"uri": "u", "blob": "AA=="}}, absent("?")),
         ({"type": "input_file", "file_id": "f"}, "[a file was here; this model reads text only]"),
+        (
+            {"type": "document", "source": {"type": "content", "content": [5, {"type": "text"}, TEXT]}},
+            "a",
+        ),
+        ({"type": "document", "source": {"type": "text", "data": "a"}, "content": [{"type": "text", "text": ""}]}, "a"),
         ({"type": "novelty", "text": 5}, "[something was here; this model reads text only]"),
     ],
 )

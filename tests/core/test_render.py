@@ -17,7 +17,7 @@ from kimi_k2_serving.core.messages import (
     ToolChoice,
     ToolMode,
 )
-from kimi_k2_serving.core.render import Control, Prompt, Segment, Text, render
+from kimi_k2_serving.core.render import Control, Form, Prompt, Segment, Text, render
 
 KIMI = "<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by Moonshot AI.<|im_end|>\n"
 ANSWER = "<|im_assistant|>assistant<|im_middle|>"
@@ -165,3 +165,12 @@ def test_no_two_texts_adjoin() -> None:
     messages = (Message(Role.USER, "a", "b"), calls, Message(Role.TOOL, "r", "f", tool_call_id="x"))
     segments: tuple[Segment, ...] = render(Conversation(messages, (tool("f"),))).segments
     assert not any(isinstance(a, Text) and isinstance(b, Text) for a, b in pairwise(segments))
+
+
+def test_p4_a_form_may_lack_the_line_break_and_changes_nothing_else() -> None:
+    asked = Conversation((Message(Role.USER, "hi"),))
+    with_it, without = Form().prompt(asked).text(), Form(line_break=False).prompt(asked).text()
+    assert with_it == render(asked).text()
+    assert without == with_it.replace(KIMI, KIMI.removesuffix("\n"))
+    given = Conversation((SYSTEM, Message(Role.USER, "hi")))
+    assert Form().prompt(given) == Form(line_break=False).prompt(given)

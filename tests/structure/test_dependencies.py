@@ -29,7 +29,7 @@ INSTALLED = {
     "settings": (),
     "core": ("tiktoken",),
     "grammar": ("jsonschema", "numpy", "sglang", "xgrammar"),
-    "engine": ("fastapi", "msgspec", "setproctitle", "sglang", "tokenizers", "torch", "torchvision", "yaml"),
+    "engine": ("fastapi", "jinja2", "msgspec", "setproctitle", "sglang", "tokenizers", "torch", "torchvision", "yaml"),
     "demo": ("numpy", "tokenizers"),
     "chat": (),
     "triton": ("numpy", "triton_python_backend_utils"),

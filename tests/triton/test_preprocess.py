@@ -31,8 +31,8 @@ __all__ = ["small_checkpoint", "small_vocabulary"]
 LOOSE = {"$comment": COMMENT, "type": "object", "properties": {"x": {"type": "string"}}}
 
 
-def tools(*names: str, parameters: Any = None) -> str:
-    return json.dumps([{"type": "function", "function": {"name": name, "parameters": parameters}} for name in names])
+def tools(*names: str, **rest: Any) -> str:
+    return json.dumps([{"type": "function", "function": {"name": name, **rest}} for name in names])
 
 
 class Gate(InlineEnforcer):
@@ -144,7 +144,7 @@ def test_schemas_go_along_only_where_a_grammar_could_not_hold_them(step: Preproc
         ({"max_tokens": 0}, "invalid_value: max_tokens: "),
         ({"tools": "{"}, "invalid_json: tools: "),
         (
-            {"tools": tools("f", strict=True, parameters={"type": "int"})},
+            {"tools": tools("f", parameters={"type": "int"}, strict=True)},
             "invalid_schema: tools[0].function.parameters.type: ",
         ),
         ({"sampling_parameters": '{"regex": "a"}'}, "invalid_value: sampling_parameters.regex: "),

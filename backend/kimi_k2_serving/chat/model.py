@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,12 +18,13 @@ from kimi_k2_serving.chat.prompt import Draft, Prompt
 from kimi_k2_serving.core import sampling as core_sampling
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.core.messages import Conversation, ToolMode
-from kimi_k2_serving.core.render import render
+from kimi_k2_serving.core.render import FORM_0905, Form
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.engine.checkpoint import inspect, require_k2
 from kimi_k2_serving.engine.config import EngineConfig
 from kimi_k2_serving.engine.sglang import python
+from kimi_k2_serving.engine.template_probe import form_of
 from kimi_k2_serving.grammar.constraint import Bounds, Constraint
 from kimi_k2_serving.grammar.enforcer import Enforcer
 from kimi_k2_serving.grammar.worker_process import Worker, WorkerProcess
@@ -45,30 +46,37 @@ class Constrainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChatModel:
-    """`names`: the ids under which it is served, the first is its own. `defaults`: sampling by SGLang's names."""
+    """`names`: the ids under which it is served, the first is its own. `defaults`: sampling by SGLang's names.
+
+    `form`: the prompt's, as the checkpoint's own template has it.
+    """
 
     names: tuple[str, ...]
     vocabulary: Vocabulary
     context_length: int
     defaults: Mapping[str, Any]
     enforcer: Constrainer
+    form: Form = FORM_0905
 
     @classmethod
     def load(cls, config: EngineConfig, *, names: tuple[str, ...] = ()) -> ChatModel:
         """The model of an engine.yaml, its worker still loading. Raises NotFound or InvalidValue for a directory that
-        holds no K2 checkpoint.
+        holds no K2 checkpoint, or one whose template makes other prompts than this server.
         """
         found = inspect(config.checkpoint)
         require_k2(found)
+        vocabulary = Vocabulary.load(found.path)
+        form = form_of(found.path, sorts=vocabulary.sort_tool_keys, strict=config.strict_template, python=python())
         worker = WorkerProcess(found.path, python=python())
         worker.start()
         bounds = Bounds.demo() if config.preset.grammar == "demo" else Bounds.production()
         return cls(
             names=names,
-            vocabulary=Vocabulary.load(found.path),
+            vocabulary=vocabulary,
             context_length=int(config.server_args.get("context_length", found.context_length)),
             defaults=recommended(found.path),
-            enforcer=Enforcer(worker, bounds=bounds),
+            enforcer=Enforcer(worker, bounds=replace(bounds, sort_keys=form.sort_tool_keys)),
+            form=form,
         )
 
     @property
@@ -84,7 +92,7 @@ class ChatModel:
 
     def chat(self, conversation: Conversation, given: Mapping[str, Any]) -> Draft:
         """`given`: sampling parameters by SGLang's names. Raises InvalidRequest's leaves."""
-        rendered = render(conversation, sort_tool_keys=self.vocabulary.sort_tool_keys)
+        rendered = self.form.prompt(conversation)
         ids = self.vocabulary.encode_prompt(rendered.segments)
         sampling = self._sampling(given, len(ids))
         stops = tuple(sampling.get("stop", ()))
@@ -108,11 +116,11 @@ class ChatModel:
 
     def text(self, conversation: Conversation) -> str:
         """The prompt that `chat` would make, for people to read."""
-        return render(conversation, sort_tool_keys=self.vocabulary.sort_tool_keys).text()
+        return self.form.prompt(conversation).text()
 
     def count(self, conversation: Conversation) -> int:
         """Tokens of the prompt that `chat` would make."""
-        rendered = render(conversation, sort_tool_keys=self.vocabulary.sort_tool_keys)
+        rendered = self.form.prompt(conversation)
         return len(self.vocabulary.encode_prompt(rendered.segments))
 
     def completion(self, ids: Sequence[int], given: Mapping[str, Any]) -> Prompt:

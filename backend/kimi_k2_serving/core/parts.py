@@ -104,7 +104,7 @@ def _inner(source: Object) -> Iterator[str]:
         for each in content if isinstance(content, list) else ():
             if isinstance(each, dict) and each.get("type") in TEXTS:
                 found = each.get(TEXTS[str(each["type"])])
-                if isinstance(found, str):
+                if isinstance(found, str) and found:
                     yield found
             elif isinstance(each, dict):
                 yield absent(str(each.get("type")))

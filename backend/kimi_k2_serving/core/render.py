@@ -55,8 +55,8 @@ SECTION_END = Control("<|tool_calls_section_end|>")
 CALL_BEGIN = Control("<|tool_call_begin|>")
 ARGUMENT_BEGIN = Control("<|tool_call_argument_begin|>")
 CALL_END = Control("<|tool_call_end|>")
-# The template's `{% endif %}` after the default system prompt has no dash, so the line break behind it is part of the
-# prompt. No other message is followed by one.
+# In 0905's template the `{% endif %}` after the default system prompt has no dash, so the line break behind it is part
+# of the prompt. No other message is followed by one.
 AFTER_DEFAULT_SYSTEM = Text("\n")
 
 _OPENING = {Role.SYSTEM: SYSTEM, Role.USER: USER, Role.ASSISTANT: ASSISTANT, Role.TOOL: SYSTEM}
@@ -65,8 +65,26 @@ _HEADER: dict[Role, tuple[Segment, ...]] = {
 }
 
 
-def render(conversation: Conversation, *, sort_tool_keys: bool = False) -> Prompt:
-    """The whole prompt, up to and including the header of the answer.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What differs between checkpoints; `engine/template_probe` finds it. The default is 0905's.
+
+    line_break: behind the default system message; sort_tool_keys: the prompt shows declarations with sorted keys.
+    """
+
+    line_break: bool = True
+    sort_tool_keys: bool = False
+
+    def prompt(self, conversation: Conversation) -> Prompt:
+        """`render` in this form."""
+        return render(conversation, sort_tool_keys=self.sort_tool_keys, line_break=self.line_break)
+
+
+FORM_0905 = Form()
+
+
+def render(conversation: Conversation, *, sort_tool_keys: bool = False, line_break: bool = True) -> Prompt:
+    """The whole prompt, up to and including the header of the answer. The options are those of a `Form`.
 
     Raises InvalidValue for a tool result that belongs to no call.
     """
@@ -76,7 +94,8 @@ def render(conversation: Conversation, *, sort_tool_keys: bool = False) -> Promp
         segments += (SYSTEM, Text("tool_declare"), MIDDLE, Text(tools_json(conversation.tools, sort_tool_keys)), END)
     if history.messages and history.messages[0].role is not Role.SYSTEM:
         _add_message(segments, Message(Role.SYSTEM, DEFAULT_SYSTEM))
-        segments.append(AFTER_DEFAULT_SYSTEM)
+        if line_break:
+            segments.append(AFTER_DEFAULT_SYSTEM)
     for message in history.messages:
         _add_message(segments, message)
     segments += _HEADER[Role.ASSISTANT]

@@ -1,6 +1,7 @@
 """What a checkpoint directory holds, and a tokenizer directory for it that needs no foreign code.
 
-Reading is all that happens to a checkpoint: nothing in it is run and nothing is written into it. What has to be derived
+Reading is all that happens to a checkpoint here: nothing in it is run (`template_probe` is the one place that does) and
+nothing is written into it. What has to be derived
 goes into a cache directory named by the hash of what it was made from; an entry appears whole, by a rename, so
 processes may share a cache.
 """

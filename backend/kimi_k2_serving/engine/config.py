@@ -18,7 +18,7 @@ import yaml
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, UnknownField
 from kimi_k2_serving.engine.admission import Capacity
 
-ENGINE_KEYS = ("checkpoint", "preset", "parse_special", "engine", "admission")
+ENGINE_KEYS = ("checkpoint", "preset", "parse_special", "strict_template", "engine", "admission")
 ADMISSION_KEYS = ("requests", "prompt_tokens", "queue", "queue_seconds")
 PRESET_KEYS = (
     "description",
@@ -66,6 +66,8 @@ class EngineConfig:
     parse_special: bool
     server_args: Mapping[str, Any]
     admission: Capacity
+    # Whether a chat template of other prompts than this server's keeps the model from being served.
+    strict_template: bool = True
 
 
 def preset_names() -> list[str]:
@@ -106,13 +108,19 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
     if not data.get("checkpoint"):
         raise MissingField("say where the checkpoint is", field="engine.yaml.checkpoint")
     preset = load_preset(data.get("preset") or CPU_PRESET, environ)
-    parse_special = data.get("parse_special", False)
-    if not isinstance(parse_special, bool):
-        raise InvalidType("must be true or false", field="engine.yaml.parse_special")
+    parse_special, strict_template = data.get("parse_special", False), data.get("strict_template", True)
+    for key, value in (("parse_special", parse_special), ("strict_template", strict_template)):
+        if not isinstance(value, bool):
+            raise InvalidType("must be true or false", field=f"engine.yaml.{key}")
     own = mapping(data.get("engine") or {}, "engine.yaml.engine")
     admission = {**preset.admission, **mapping(data.get("admission") or {}, "engine.yaml.admission")}
     return EngineConfig(
-        Path(data["checkpoint"]), preset, parse_special, {**preset.server_args, **own}, read_capacity(admission)
+        Path(data["checkpoint"]),
+        preset,
+        parse_special,
+        {**preset.server_args, **own},
+        read_capacity(admission),
+        strict_template,
     )
 
 

@@ -15,7 +15,8 @@ class Bounds:
 
     max_string: characters of a string; max_items: items of an array; max_properties: undeclared properties of an
     object; max_depth: levels that a recursive schema or a free value may nest; max_calls: calls of one section, None
-    is the limit `tool_calls_per_answer`; indent: white space after a line break in JSON, None is no line break.
+    is the limit `tool_calls_per_answer`; indent: white space after a line break in JSON, None is no line break;
+    sort_keys: the prompt shows tools with sorted keys, so properties come in that order.
     """
 
     max_string: int | None = None
@@ -24,6 +25,7 @@ class Bounds:
     max_depth: int | None = None
     max_calls: int | None = None
     indent: int | None = 32
+    sort_keys: bool = False
 
     @classmethod
     def production(cls) -> Bounds:

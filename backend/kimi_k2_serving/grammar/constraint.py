@@ -58,7 +58,7 @@ def constrain(conversation: Conversation, vocabulary: Vocabulary, *, bounds: Bou
     answer = conversation.response_format
     if not conversation.tools and answer.kind is FormatKind.TEXT:
         return Constraint(None)
-    writer = Writer(bounds, sort_keys=vocabulary.sort_tool_keys)
+    writer = Writer(bounds, sort_keys=bounds.sort_keys or vocabulary.sort_tool_keys)
     mode = conversation.tool_choice.mode if conversation.tools else ToolMode.NONE
     options: list[ebnf.Expression] = []
     if mode in (ToolMode.AUTO, ToolMode.NONE):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.render import render
 from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string
 from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
 from kimi_k2_serving.frontend import fields
@@ -57,7 +56,7 @@ def tokenized(service: Service, body: Json) -> Json:
         ids = vocabulary.encode(as_string(source["prompt"], "prompt"))
     else:
         conversation = read_conversation(messages=source["messages"], tools=source.get("tools"))
-        prompt = render(conversation, sort_tool_keys=vocabulary.sort_tool_keys)
+        prompt = service.model.form.prompt(conversation)
         ids = vocabulary.encode_prompt(prompt.segments).tolist()
     tokens: list[Json] = list(ids)
     result: Object = {"tokens": tokens, "count": len(ids), "max_model_len": service.model.context_length}

@@ -1,0 +1,79 @@
+"""Renders probes with a checkpoint's chat template, as a script of its own that then ends (`template_probe` runs it).
+
+Standard input: {"template", "probes": [{"messages", "tools"}]}; standard output: one {"text"} or {"error"} per probe. A
+template is a program of strangers, so before it is even parsed this process gives up all but seconds of a processor,
+some memory and a few megabytes of output; the sandbox keeps it from Python's insides. The environment is the one that
+transformers gives to templates.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from typing import Any, NoReturn
+
+CPU_SECONDS = 3
+MEMORY_BYTES = 1 << 30
+OUTPUT_BYTES = 4 << 20
+# A probe's prompt is some hundred characters.
+MOST_CHARACTERS = 1 << 16
+
+
+def main() -> None:
+    for kind, most in (
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_FSIZE, OUTPUT_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (most, most))
+    given = json.load(sys.stdin.buffer)
+    sys.stdout.buffer.write(json.dumps(rendered(given["template"], given["probes"])).encode())
+
+
+def rendered(source: str, probes: list[dict[str, Any]]) -> list[dict[str, str]]:
+    try:
+        template = environment().from_string(source)
+    except Exception as error:
+        return [{"error": type(error).__name__} for _ in probes]
+    # Nothing else is started or opened after this: jinja2 has loaded all that it needs.
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    return [_render(template, probe) for probe in probes]
+
+
+def _render(template: Any, probe: dict[str, Any]) -> dict[str, str]:
+    pieces: list[str] = []
+    length = 0
+    try:
+        for piece in template.generate(**probe, add_generation_prompt=True, bos_token="[BOS]", eos_token="[EOS]"):
+            pieces.append(piece)
+            length += len(piece)
+            if length > MOST_CHARACTERS:
+                return {"error": "TooLong"}
+    except Exception as error:
+        # The class alone: a message may be as long as the template likes.
+        return {"error": type(error).__name__}
+    return {"text": "".join(pieces)}
+
+
+def environment() -> Any:
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def tojson(value: Any, ensure_ascii: bool = False, **rest: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **rest)
+
+    def raise_exception(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    made.filters["tojson"] = tojson
+    made.globals["raise_exception"] = raise_exception
+    # Templates may print the day; a prompt that depends on it is not K2's and differs from ours.
+    made.globals["strftime_now"] = lambda form: str(form)
+    return made
+
+
+if __name__ == "__main__":
+    main()

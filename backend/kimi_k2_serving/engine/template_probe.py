@@ -1,0 +1,190 @@
+"""What form of K2's prompt a checkpoint's own chat template has, found by rendering conversations with it and by us.
+
+At load, never for a request. What is known to vary between checkpoints is a `Form`, and the one that agrees is taken;
+any other difference is named and refuses the checkpoint, unless its engine.yaml says `strict_template: false`. A
+directory without a template is taken for 0905's. The template runs in a child that can be killed (`template_child`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kimi_k2_serving.core.chat import read_conversation
+from kimi_k2_serving.core.errors import InvalidValue, NotFound
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.render import Form
+from kimi_k2_serving.engine import template_child
+
+logger = logging.getLogger(__name__)
+
+TEMPLATE = "chat_template.jinja"
+SETTINGS = "tokenizer_config.json"
+TEMPLATE_BYTES = 1 << 20
+# By the clock: the child's own limit is its processor's time, and a machine may be busy.
+CHILD_SECONDS = 60.0
+SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """`rule` of docs/kimi_k2_format.md is what a difference breaks."""
+
+    name: str
+    rule: str
+    messages: list[Json]
+    tools: list[Json] | None = None
+
+
+_HELLO: Json = {"role": "user", "content": "Hello"}
+_SYSTEM: Json = {"role": "system", "content": "Be brief."}
+_TOOL: Json = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Wetter in <Zürich> & 'Genève'",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "at": {"type": "integer"}}},
+    },
+}
+
+
+def _call(name: str, index: int, arguments: str) -> Json:
+    return {"id": f"functions.{name}:{index}", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _result(name: str, index: int, content: Json) -> Json:
+    return {"role": "tool", "tool_call_id": f"functions.{name}:{index}", "content": content}
+
+
+_CALLS: list[Json] = [
+    _HELLO,
+    {
+        "role": "assistant",
+        "content": "I look.",
+        "tool_calls": [_call("get_weather", 0, '{"city": "Zürich"}'), _call("get_weather", 1, "{}")],
+    },
+    _result("get_weather", 0, "rain\n"),
+    _result("get_weather", 1, '{"sky": "blue"}'),
+]
+PROBES: tuple[Probe, ...] = (
+    Probe("a system message", "P5", [_SYSTEM, _HELLO]),
+    Probe("no system message", "P4", [_HELLO]),
+    Probe("several turns", "P5", [_SYSTEM, _HELLO, {"role": "assistant", "content": "Hi!\n"}, _HELLO]),
+    Probe("names", "P6", [_SYSTEM, {"role": "user", "name": "Ann", "content": "Hello"}]),
+    Probe(
+        "list content", "P7", [_SYSTEM, {"role": "user", "content": [{"type": "text", "text": t} for t in ("a ", "b")]}]
+    ),
+    Probe("tools", "P2", [_SYSTEM, _HELLO], [_TOOL, {"type": "function", "function": {"name": "now"}}]),
+    Probe("tools and no system message", "P4", [_HELLO], [_TOOL]),
+    Probe("results", "P8", [_SYSTEM, *_CALLS], [_TOOL]),
+    Probe(
+        "calls and the turn behind them", "P9", [_SYSTEM, *_CALLS, {"role": "assistant", "content": "Rain."}, _HELLO]
+    ),
+)
+
+
+def form_of(checkpoint: Path, *, sorts: bool, strict: bool = True, python: str = sys.executable) -> Form:
+    """`sorts`: the checkpoint's tokenizer hands tools with sorted keys to the template. `python`: runs it.
+
+    Raises InvalidValue for a template that differs, NotFound for one that can't be read.
+    """
+    template = read_template(checkpoint)
+    if template is None:
+        return Form(sort_tool_keys=sorts)
+    if find_spec("jinja2") is None:
+        raise NotFound("can't be compared with the prompt without jinja2; install it", field=TEMPLATE)
+    forms = [Form(line_break, sort) for line_break, sort in itertools.product((True, False), (sorts, not sorts))]
+    theirs = rendered(template, sorts, python)
+    found = [(form, _difference(form, theirs)) for form in forms]
+    for form, difference in found:
+        if difference is None:
+            return form
+    # The one that goes furthest tells most.
+    form, difference = max(found, key=lambda each: each[1][0] if each[1] else 0)
+    assert difference is not None
+    if strict:
+        detail = f"{difference[1]}; take another template, or set strict_template: false in engine.yaml"
+        raise InvalidValue(detail, field=TEMPLATE)
+    logger.warning("%s: %s; accepted by strict_template: false", TEMPLATE, difference[1])
+    return form
+
+
+def read_template(checkpoint: Path) -> str | None:
+    """The file's, else the one of tokenizer_config.json; None where the checkpoint has none."""
+    try:
+        if (checkpoint / TEMPLATE).is_file():
+            with (checkpoint / TEMPLATE).open("rb") as file:
+                data = file.read(TEMPLATE_BYTES + 1)
+            if len(data) > TEMPLATE_BYTES:
+                raise InvalidValue(f"has more than {TEMPLATE_BYTES} bytes", field=TEMPLATE)
+            return data.decode("utf-8")
+        settings = json.loads((checkpoint / SETTINGS).read_bytes()) if (checkpoint / SETTINGS).is_file() else {}
+    except OSError:
+        raise NotFound("cannot be read; check the checkpoint's permissions", field=TEMPLATE) from None
+    except ValueError:
+        raise InvalidValue("is not valid UTF-8 or JSON; copy the file again", field=TEMPLATE) from None
+    found = settings.get("chat_template") if isinstance(settings, dict) else None
+    if isinstance(found, list):
+        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
+
+
+def rendered(template: str, sorts: bool, python: str = sys.executable) -> list[dict[str, str]]:
+    """Every probe as the template writes it, or the class of what went wrong; never raises for a template's fault."""
+    probes = [{"messages": each.messages, "tools": _sorted(each.tools) if sorts else each.tools} for each in PROBES]
+    command = [python, "-I", template_child.__file__]
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
+        given.write(json.dumps({"template": template, "probes": probes}).encode())
+        given.seek(0)
+        try:
+            subprocess.run(
+                command,
+                stdin=given,
+                stdout=said,
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+                timeout=CHILD_SECONDS,
+                check=True,
+            )
+            said.seek(0)
+            found: list[dict[str, str]] = json.loads(said.read())
+        except (subprocess.SubprocessError, ValueError):
+            return [{"error": "no answer within its processor time and memory"} for _ in PROBES]
+    return found
+
+
+def _sorted(tools: list[Json] | None) -> Json:
+    """As the tokenizer's own code sorts keys."""
+    found: Json = json.loads(json.dumps(tools, sort_keys=True))
+    return found
+
+
+def _difference(form: Form, theirs: list[dict[str, str]]) -> tuple[int, str] | None:
+    """(number of the first probe that differs, what to say of it)."""
+    for number, (probe, their) in enumerate(zip(PROBES, theirs, strict=True)):
+        conversation: dict[str, Any] = {"messages": probe.messages, "tools": probe.tools}
+        ours = form.prompt(read_conversation(**conversation)).text()
+        if their.get("text") == ours:
+            continue
+        head = f"differs from rule {probe.rule} with {probe.name}"
+        if "text" not in their:
+            return number, f"{head}: it ends in {their.get('error')}"
+        return number, f"{head}: {_shown(their['text'], ours)}"
+    return None
+
+
+def _shown(theirs: str, ours: str) -> str:
+    """Both from a little before the first character that differs."""
+    same = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
+    start = max(0, same - SHOWN // 2)
+    return f"it writes {theirs[start : same + SHOWN]!r} where this server writes {ours[start : same + SHOWN]!r}"

@@ -1,0 +1,165 @@
+"""engine/template_probe: the prompt's form is the checkpoint's, differences are named, and a template harms nobody."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.core.render import Form
+from kimi_k2_serving.engine import template_child
+from kimi_k2_serving.engine.template_probe import PROBES, form_of, read_template, rendered
+from tests.support.vocabulary import reference_directory
+
+TEMPLATE = """
+{%- macro text(content) -%}
+  {%- if content is string -%}{{ content }}
+  {%- elif content -%}{%- for part in content -%}{{ part['text'] }}{%- endfor -%}{%- endif -%}
+{%- endmacro -%}
+{%- if tools -%}
+  <|im_system|>tool_declare<|im_middle|>{{ tools | tojson(separators=(',', ':')) }}<|im_end|>
+{%- endif -%}
+{%- for message in messages -%}
+  {%- if loop.first and message['role'] != 'system' -%}
+    {{- '<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created by Moonshot AI.<|im_end|>\\n' -}}
+  {%- endif -%}
+  {%- set opening = {'user': 'user', 'assistant': 'assistant'}.get(message['role'], 'system') -%}
+  {{- '<|im_' ~ opening ~ '|>' ~ (message.get('name') or message['role']) ~ '<|im_middle|>' -}}
+  {%- if message['role'] == 'tool' -%}{{ '## Return of ' ~ message['tool_call_id'] ~ '\\n' }}{%- endif -%}
+  {{- text(message['content']) -}}
+  {%- if message.get('tool_calls') -%}
+    <|tool_calls_section_begin|>
+    {%- for call in message['tool_calls'] -%}
+      <|tool_call_begin|>{{ call['id'] }}<|tool_call_argument_begin|>{{ call['function']['arguments'] -}}
+      <|tool_call_end|>
+    {%- endfor -%}
+    <|tool_calls_section_end|>
+  {%- endif -%}
+  <|im_end|>
+{%- endfor -%}
+<|im_assistant|>assistant<|im_middle|>
+"""
+NO_BREAK = ("<|im_end|>\\n' -}}", "<|im_end|>' -}}")
+SORTED = ("tojson(separators", "tojson(sort_keys=True, separators")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATE.strip())
+    return tmp_path
+
+
+def change(checkpoint: Path, *changes: tuple[str, str]) -> Path:
+    path = checkpoint / "chat_template.jinja"
+    text = path.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    return checkpoint
+
+
+@pytest.mark.parametrize("sorts", [False, True])
+@pytest.mark.parametrize("no_break", [False, True])
+@pytest.mark.parametrize("in_template", [False, True])
+def test_what_is_known_to_vary_is_taken_from_the_template(
+    checkpoint: Path, sorts: bool, no_break: bool, in_template: bool
+) -> None:
+    change(checkpoint, *([NO_BREAK] if no_break else []), *([SORTED] if in_template else []))
+    form = form_of(checkpoint, sorts=sorts)
+    assert form == Form(line_break=not no_break, sort_tool_keys=sorts or in_template)
+
+
+@pytest.mark.skipif(reference_directory() is None, reason="the published template is not at hand")
+def test_the_published_template_has_the_published_form() -> None:
+    directory = reference_directory()
+    assert directory is not None
+    assert form_of(directory, sorts=False) == Form()
+
+
+def test_without_a_template_the_form_is_0905s(tmp_path: Path) -> None:
+    assert form_of(tmp_path, sorts=False) == Form()
+    assert form_of(tmp_path, sorts=True) == Form(sort_tool_keys=True)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_template_may_stand_in_the_tokenizers_settings(checkpoint: Path, named: bool) -> None:
+    change(checkpoint, NO_BREAK)
+    text = (checkpoint / "chat_template.jinja").read_text()
+    (checkpoint / "chat_template.jinja").unlink()
+    given = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": text}] if named else text
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps({"chat_template": given}))
+    assert read_template(checkpoint) == text
+    assert form_of(checkpoint, sorts=False) == Form(line_break=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule", "probe", "both"),
+    [
+        ([("## Return of ", "## Result of ")], "P8", "results", ("Result of", "Return of")),
+        ([("(message.get('name') or message['role'])", "message['role']")], "P6", "names", ("user", "Ann")),
+        ([("separators=(',', ':')", "")], "P2", "tools", ('"type": ', '"type":"')),
+        ([("an AI assistant created by", "made by")], "P4", "no system message", ("made by", "an AI assistant")),
+        (
+            [("{{ part['text'] }}", "{{ part['text'] }}\\n")],
+            "P7",
+            "list",
+            ("a ",),
+        ),
+    ],
+)
+def test_another_difference_is_named_and_refused_unless_it_is_accepted(
+    checkpoint: Path, changes: list[tuple[str, str]], rule: str, probe: str, both: tuple[str, ...]
+) -> None:
+    change(checkpoint, *changes, NO_BREAK)
+    with pytest.raises(InvalidValue) as caught:
+        form_of(checkpoint, sorts=False)
+    assert caught.value.field == "chat_template.jinja"
+    assert f"rule {rule} with {probe}" in caught.value.detail
+    assert "strict_template: false" in caught.value.detail
+    for each in both:
+        assert each in caught.value.detail
+    assert form_of(checkpoint, sorts=False, strict=False) == Form(line_break=probe == "no system message")
+
+
+HOSTILE = [
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{{ 'x' * (10 ** 10) }}",
+    "{% set ns = namespace(x='x' * 100000) %}{% for a in range(99999) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+    "{% import 'os' as os %}",
+    "{% include '/etc/passwd' %}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ cycler.__init__.__globals__.os.system('true') }}",
+    "{{ raise_exception('no') }}",
+    "{% not a template",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_template_is_stopped_and_refused(
+    checkpoint: Path, hostile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkpoint / "chat_template.jinja").write_text(hostile)
+    began = time.process_time()
+    with pytest.raises(InvalidValue) as caught:
+        form_of(checkpoint, sorts=False)
+    assert "it ends in" in caught.value.detail
+    # The work is the child's.
+    assert time.process_time() - began < 5
+
+
+def test_each_probe_fails_alone() -> None:
+    found = rendered("{% if tools %}{{ raise_exception('no') }}{% endif %}a", sorts=False)
+    assert [("text" in each) for each in found] == [each.tools is None for each in PROBES]
+
+
+def test_the_script_needs_nothing_of_this_project() -> None:
+    assert "kimi_k2_serving" not in [
+        line.split()[1]
+        for line in Path(template_child.__file__).read_text().splitlines()
+        if line.startswith(("import", "from"))
+    ]
