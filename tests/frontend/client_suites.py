@@ -33,6 +33,8 @@ suites:
   agents          openai-agents and pydantic-ai: tool loops of two steps, on the real server
   agents-scripted the same on the scripted engine, whose answers are known
   fuzz            schemathesis over /openapi.json, on the real server
+  codex-scripted, claude-code-scripted
+                  the agents themselves, headless, from npm (Node 20 or later), on the scripted engine
 
 examples:
   scripts/test-clients
@@ -89,6 +91,11 @@ def agents(python: Path, url: str, *flags: str) -> Command:
     return [str(python), "tests/frontend/clients/agent_loops.py", url, *flags]
 
 
+def from_npm(agent: str, url: str) -> Command:
+    """The script of that agent; its installation is kept."""
+    return [f"tests/frontend/clients/{agent}.sh", url, str(ROOT / ".cache" / f"npm-{agent}")]
+
+
 def schemathesis(python: Path, url: str, examples: int) -> Command:
     options = {
         "--phases": "examples,coverage,fuzzing",
@@ -112,6 +119,8 @@ def suites(options: argparse.Namespace) -> dict[str, Callable[[Place, Pythons], 
         "agents": lambda place, python: agents(python.agents, place.real),
         "agents-scripted": lambda place, python: agents(python.agents, place.scripted, "--scripted"),
         "fuzz": lambda place, python: schemathesis(python.clients, place.real, options.fuzz_examples),
+        "codex-scripted": lambda place, python: from_npm("codex", place.scripted),
+        "claude-code-scripted": lambda place, python: from_npm("claude_code", place.scripted),
     }
 
 

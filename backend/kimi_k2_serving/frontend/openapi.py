@@ -71,10 +71,12 @@ STREAMING: Object = {
     ),
 }
 TEXT: Object = {"anyOf": [STRING, array(record({"type": {"enum": ["text"]}, "text": STRING}, ("type", "text")))]}
+# Of an assistant's or a tool's message, and of a user's behind one, parts may be of any type.
+PARTS: Object = {"anyOf": [STRING, array(ANY)]}
 CHAT_MESSAGE = record(
     {
         "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
-        "content": nullable(TEXT),
+        "content": nullable(PARTS),
         "name": nullable(STRING),
         # Of an assistant's and a tool's message; no other's is looked at.
         "tool_calls": ANY,
@@ -85,9 +87,11 @@ CHAT_MESSAGE = record(
 FUNCTION: Object = {
     "name": {"type": "string", "minLength": 1, "maxLength": 64},
     "description": nullable(STRING),
-    "parameters": nullable(OBJECT),
+    # A JSON Schema; what is none makes the tool free-form.
+    "parameters": ANY,
     "strict": FLAG,
 }
+LONG_NAME: Object = {"type": "string", "minLength": 1, "maxLength": 128}
 CHAT_TOOL = record({"type": {"enum": ["function"]}, "function": record(FUNCTION, ("name",))}, ("type", "function"))
 CHAT: Object = {
     **SAMPLING,
@@ -117,7 +121,8 @@ RESPONSES: Object = {
     "model": STRING,
     "input": {"anyOf": [STRING, array(OBJECT, minItems=1)]},
     "instructions": nullable(STRING),
-    "tools": nullable(array(record({"type": {"enum": ["function"]}, **FUNCTION}, ("type", "name")))),
+    # Functions, namespaces of them, and what runs elsewhere and is left out.
+    "tools": nullable(array(record({"type": STRING}, ("type",)))),
     "tool_choice": nullable({"anyOf": [{"enum": ["auto", "none", "required"]}, OBJECT]}),
     "parallel_tool_calls": FLAG,
     "text": nullable(OBJECT),
@@ -140,7 +145,7 @@ COUNT: Object = {
         minItems=1,
     ),
     "system": nullable(TEXT),
-    "tools": nullable(array(record({"name": FUNCTION["name"], "input_schema": OBJECT}, ("name", "input_schema")))),
+    "tools": nullable(array(record({"name": LONG_NAME, "input_schema": ANY}, ("name", "input_schema")))),
     "tool_choice": nullable(record({"type": {"enum": ["auto", "any", "tool", "none"]}}, ("type",))),
     "output_config": nullable(OBJECT),
     "output_format": nullable(OBJECT),
