@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fake_pb_utils import MetricFamily
 from tests.support.enforcer import CheckingWorker
 
-from kimi_k2_serving.core.errors import EngineLost
+from kimi_k2_serving.core.errors import EngineLost, InvalidValue, LimitExceeded
+from kimi_k2_serving.core.limits import CONTEXT_BYTES, OPEN_CONTEXT_BYTES, OPEN_CONTEXTS, SPENT_CONTEXTS
 from kimi_k2_serving.grammar.inspection import Relaxed
-from kimi_k2_serving.triton.chat_response import IDLE_SECONDS, MOST_STREAMS, Streams
-from kimi_k2_serving.triton.context import RequestContext
+from kimi_k2_serving.triton.chat_response import IDLE_SECONDS, Ending, Outputs, Streams
+from kimi_k2_serving.triton.context import LIFE_SECONDS, RequestContext, address
 from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
+from kimi_k2_serving.triton.seal import Seal
 
 
 class Bytes:
@@ -49,32 +52,45 @@ TOOL_ANSWER = [
 ]
 
 
+SEAL = Seal(b"k" * 32)
+# What the engine repeats with every response after the first.
+LINE = address("uid", SEAL)
+
+
 class Harness:
     def __init__(self) -> None:
         self.now = 0.0
         self.aborted: list[str] = []
         self.worker = CheckingWorker()
+        self.metrics = EnforcementMetrics("kimi_k2_postprocess")
         self.streams = Streams(
             Bytes(),  # type: ignore[arg-type]
+            seal=SEAL,
             abort=self.aborted.append,
             clock=lambda: self.now,
-            worker=self.worker,
-            metrics=EnforcementMetrics("kimi_k2_postprocess"),
+            inspecting=self.inspecting,
         )
 
+    def inspecting(self) -> None:
+        self.worker.start()
+        self.metrics.began()
+
     def feed(self, context: str, ids: list[int], finish: str | None = None) -> dict[str, Any]:
-        outputs = self.streams.feed(context, ids, finish=finish, prompt_tokens=10, cached_tokens=4)
+        made: Outputs | Ending = self.streams.feed(context, ids, finish=finish, prompt_tokens=10, cached_tokens=4)
+        outputs = [*made.outputs(), *made.report(self.worker, self.metrics)] if isinstance(made, Ending) else made
         return {tensor.name: value[0] for tensor, value in outputs}
 
 
 def context(
     *,
+    uid: str = "uid",
     stream: bool = True,
     tools: tuple[str, ...] = ("look",),
     stops: tuple[str, ...] = (),
     relaxed: Relaxed | None = None,
+    seal: Seal = SEAL,
 ) -> str:
-    return RequestContext("uid", stream, tools, 4, True, stops, relaxed).encode()
+    return RequestContext(uid, stream, tools, 4, True, stops, relaxed).encode(seal, 0.0)
 
 
 def merged(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -96,7 +112,7 @@ def test_streamed_deltas_put_together_are_the_whole_answer(size: int) -> None:
     parts = []
     for start in range(0, len(TOOL_ANSWER), size):
         last = start + size >= len(TOOL_ANSWER)
-        given = context() if start == 0 else "uid"
+        given = context() if start == 0 else LINE
         parts.append(streaming.feed(given, TOOL_ANSWER[start : start + size], "stop" if last else None))
     assert "".join(part["text_output"] for part in parts) == whole["text_output"]
     assert merged(parts) == json.loads(whole["tool_calls"])
@@ -126,7 +142,7 @@ def test_a_stop_string_aborts_the_engine_and_the_answer_still_ends_once() -> Non
     first = harness.feed(context(stops=("STOP",)), list(b"one STOP two"))
     assert first["text_output"] == "one "
     assert harness.aborted == ["uid"]
-    last = harness.feed("uid", list(b" three"), "abort")
+    last = harness.feed(LINE, list(b" three"), "abort")
     assert (last["text_output"], last["finish_reason"]) == ("", "stop")
     assert len(harness.streams) == 0
 
@@ -134,7 +150,7 @@ def test_a_stop_string_aborts_the_engine_and_the_answer_still_ends_once() -> Non
 def test_a_cancelled_answer_is_forgotten_and_its_engine_run_ended() -> None:
     harness = Harness()
     harness.feed(context(), [65])
-    harness.streams.drop("uid")
+    harness.streams.drop(LINE)
     assert harness.aborted == ["uid"]
     assert len(harness.streams) == 0
 
@@ -143,20 +159,97 @@ def test_an_answer_that_nobody_finishes_is_forgotten_after_a_while() -> None:
     harness = Harness()
     harness.feed(context(), [65])
     harness.now = IDLE_SECONDS
-    harness.feed(context().replace("uid", "other", 1), [65])
+    harness.feed(context(uid="other"), [65])
     assert len(harness.streams) == 1
     with pytest.raises(EngineLost):
-        harness.feed("uid", [65])
+        harness.feed(LINE, [65])
 
 
-def test_answers_that_nobody_finishes_are_bounded_in_number_and_the_newest_stay() -> None:
+def test_answers_that_nobody_finishes_are_bounded_in_number_and_those_in_use_stay() -> None:
     harness = Harness()
-    for number in range(MOST_STREAMS + 1):
-        harness.feed(context().replace("uid", f"u{number}", 1), [65])
-    assert len(harness.streams) == MOST_STREAMS
-    harness.feed(f"u{MOST_STREAMS}", [66])
+    harness.feed(context(), [65])
+    for number in range(OPEN_CONTEXTS.value):
+        harness.feed(context(uid=f"u{number}"), [65])
+        harness.feed(LINE, [66])
+    assert len(harness.streams) == OPEN_CONTEXTS.value
+    harness.feed(address(f"u{OPEN_CONTEXTS.value - 1}", SEAL), [66])
     with pytest.raises(EngineLost):
-        harness.feed("u0", [66])
+        harness.feed(address("u0", SEAL), [66])
+    assert harness.aborted == ["u0"]
+
+
+def test_what_is_open_is_bounded_in_bytes() -> None:
+    harness = Harness()
+    large = Relaxed(("x",), {"look": {"enum": ["y" * (CONTEXT_BYTES.value // 2)]}})
+    for number in range(2 * OPEN_CONTEXT_BYTES.value // CONTEXT_BYTES.value + 5):
+        harness.feed(context(uid=f"u{number}", relaxed=large), [65])
+    assert len(harness.streams) * (CONTEXT_BYTES.value // 2) <= OPEN_CONTEXT_BYTES.value
+
+
+def test_a_context_is_bounded_by_itself() -> None:
+    with pytest.raises(LimitExceeded, match="context_bytes"):
+        context(relaxed=Relaxed(("x",), {"look": {"enum": ["y" * CONTEXT_BYTES.value]}}))
+
+
+def forged() -> dict[str, str]:
+    line, _, rest = context(uid="new").partition("\n")
+    tag, _, data = rest.partition(" ")
+    return {
+        "nothing": "",
+        "a uid alone": "uid",
+        "an untagged context": 'uid\n{"stream": true}',
+        "another key's": context(uid="new", seal=Seal(b"x" * 32)),
+        "another uid": f"{LINE}\n{rest}",
+        "other data": f"{line}\n{tag} {data.replace('true', 'false')}",
+        "the line's own tag": f"{line}\n{line.partition(' ')[2]} {data}",
+        "no tag": f"{line}\n{data}",
+        "a tag cut short": f"{line}\n{tag[:8]} {data}",
+        "not ascii": f"{line}\nü {data}",
+        "large": f"{line}\n{tag} {data}{' ' * CONTEXT_BYTES.value}",
+        "a long line": "u" * 10_000_000,
+    }
+
+
+@pytest.mark.parametrize("text", forged().values(), ids=forged())
+def test_what_this_server_did_not_make_opens_nothing_and_ends_nobody_s_answer(text: str) -> None:
+    harness = Harness()
+    harness.feed(context(), [65])
+    with pytest.raises(InvalidValue, match="request_context"):
+        harness.feed(text, [66])
+    harness.streams.drop(text if not text.startswith(LINE) else "uid forged")
+    assert len(harness.streams) == 1
+    assert "uid" not in harness.aborted
+    assert harness.feed(LINE, [67])["text_output"] == "C"
+
+
+def test_a_context_opens_state_once() -> None:
+    harness = Harness()
+    harness.feed(context(), [65])
+    with pytest.raises(InvalidValue):
+        harness.feed(context(), [66])
+    assert harness.feed(LINE, [67], "stop")["text_output"] == "C"
+    with pytest.raises(InvalidValue):
+        harness.feed(context(), [66])
+    assert (len(harness.streams), harness.aborted) == (0, [])
+
+
+def test_a_context_is_good_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness()
+    harness.now = LIFE_SECONDS - 1
+    harness.feed(context(), [65])
+    harness.now = LIFE_SECONDS
+    with pytest.raises(InvalidValue):
+        harness.feed(context(uid="late"), [65])
+
+
+def test_the_uids_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kimi_k2_serving.triton.chat_response.SPENT_CONTEXTS", replace(SPENT_CONTEXTS, value=3))
+    harness = Harness()
+    for number in range(10):
+        harness.feed(context(uid=f"u{number}"), [65], "stop")
+    for number in (7, 8, 9):
+        with pytest.raises(InvalidValue):
+            harness.feed(context(uid=f"u{number}"), [65])
 
 
 def test_without_tools_declared_no_marker_shows_and_nothing_is_called() -> None:
@@ -178,7 +271,7 @@ def test_what_no_grammar_held_is_reported_with_the_last_response_streamed_as_who
     harness, parts = Harness(), []
     for start in range(0, len(TOOL_ANSWER), size):
         last = start + size >= len(TOOL_ANSWER)
-        given = context(relaxed=RELAXED) if start == 0 else "uid"
+        given = context(relaxed=RELAXED) if start == 0 else LINE
         parts.append(harness.feed(given, TOOL_ANSWER[start : start + size], "stop" if last else None))
     assert ["enforcement" in part for part in parts] == [False] * (len(parts) - 1) + [True]
     assert json.loads(parts[-1]["enforcement"]) == REPORT
@@ -197,14 +290,14 @@ def test_where_everything_was_held_nothing_is_reported_and_no_worker_started() -
     harness = Harness()
     assert "enforcement" not in harness.feed(context(), TOOL_ANSWER, "stop")
     assert not harness.worker.started
-    harness.feed(context(relaxed=RELAXED), [65])
+    harness.feed(context(uid="other", relaxed=RELAXED), [65])
     assert harness.worker.started
 
 
 def test_relaxed_requests_and_what_was_judged_are_counted() -> None:
     harness = Harness()
     harness.feed(context(relaxed=RELAXED), TOOL_ANSWER, "stop")
-    harness.feed(context(), TOOL_ANSWER, "stop")
+    harness.feed(context(uid="other"), TOOL_ANSWER, "stop")
     counted = {
         (name, metric.labels.get("kind")): metric.value
         for name, metrics in MetricFamily.made.items()

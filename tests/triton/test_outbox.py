@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fake_pb_utils as triton
+import pytest
 
 from kimi_k2_serving.core.errors import Cancelled
 from kimi_k2_serving.triton.outbox import Outbox
@@ -64,3 +66,27 @@ def test_after_its_end_a_request_is_not_cancelled() -> None:
             time.sleep(0.001)
         sender.cancelled = True
         assert not outbox.cancelled()
+
+
+class FailingSender(triton.Sender):
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def send(self, response: Any = None, flags: int = 0) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("/dev/shm is full")
+        super().send(response, flags)
+
+
+@pytest.mark.parametrize(("failures", "finals"), [(1, 1), (2, 1), (99, 0)])
+def test_a_final_response_that_fails_is_tried_again_and_triton_s_sender_let_go(failures: int, finals: int) -> None:
+    with ThreadPoolExecutor(1) as workers:
+        sender = FailingSender(failures)
+        outbox = Outbox(sender, workers, broken=lambda _: None)
+        outbox.fail(Cancelled("x"))
+        while not outbox.idle:
+            time.sleep(0.001)
+        assert (outbox.finished, sender.finals) == (True, finals)
+        assert sys.getrefcount(sender) == 2

@@ -25,9 +25,11 @@ from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar.constraint import Constraint
 from kimi_k2_serving.triton.context import RequestContext
 from kimi_k2_serving.triton.preprocess import THREADS, Preprocess
+from kimi_k2_serving.triton.seal import Seal
 
 __all__ = ["small_checkpoint", "small_vocabulary"]
 
+SEAL = Seal(b"k" * 32)
 LOOSE = {"$comment": COMMENT, "type": "object", "properties": {"x": {"type": "string"}}}
 
 
@@ -68,7 +70,7 @@ def gate(small_vocabulary: Vocabulary) -> Gate:
 
 @pytest.fixture
 def step(small_vocabulary: Vocabulary, gate: Gate) -> Iterator[Preprocess]:
-    made = Preprocess(ChatModel((), small_vocabulary, 4096, {"temperature": 0.6}, gate), new_uid=lambda: "uid")
+    made = Preprocess(ChatModel((), small_vocabulary, 4096, {"temperature": 0.6}, gate), SEAL, new_uid=lambda: "uid")
     yield made
     made.stop()
 
@@ -109,7 +111,7 @@ def test_one_response_with_the_final_flag(step: Preprocess, small_vocabulary: Vo
     assert (sampling["max_new_tokens"], sampling["temperature"], sampling["stop"]) == (7, 0.6, ["END"])
     assert "structural_tag" not in sampling
     assert small_vocabulary.control("<|im_user|>") in found["input_ids"]
-    context = RequestContext.decode(found["request_context"])
+    context = RequestContext.decode(found["request_context"], SEAL, time.monotonic())
     assert context == RequestContext("uid", True, (), 0, True, ("END",))
 
 
@@ -124,7 +126,7 @@ def test_tools_bring_a_grammar_and_keep_stop_strings_from_the_engine(step: Prepr
     sampling = json.loads(found["engine_sampling"])
     assert "functions.f:" in sampling["structural_tag"]
     assert "stop" not in sampling
-    context = RequestContext.decode(found["request_context"])
+    context = RequestContext.decode(found["request_context"], SEAL, time.monotonic())
     assert isinstance(context, RequestContext)
     assert (context.tools, context.stops, context.relaxed) == (("f",), ("END",), None)
 
@@ -132,7 +134,9 @@ def test_tools_bring_a_grammar_and_keep_stop_strings_from_the_engine(step: Prepr
 def test_schemas_go_along_only_where_a_grammar_could_not_hold_them(step: Preprocess) -> None:
     held = answer(ask(step, tools=tools("f", parameters={"type": "object", "title": "held"})))
     assert "held" not in held["request_context"]
-    loose = RequestContext.decode(answer(ask(step, tools=tools("f", parameters=LOOSE)))["request_context"])
+    loose = RequestContext.decode(
+        answer(ask(step, tools=tools("f", parameters=LOOSE)))["request_context"], SEAL, time.monotonic()
+    )
     assert isinstance(loose, RequestContext)
     assert loose.relaxed is not None
     assert loose.relaxed.tools == {"f": LOOSE}
@@ -239,3 +243,46 @@ def test_requests_are_read_on_threads_that_are_not_triton_s(step: Preprocess, mo
     answer(ask(step))
     assert seen
     assert threading.current_thread() not in seen
+
+
+class FailingSender(Sender):
+    """The first `failures` sends fail."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def send(self, response: Any = None, flags: int = 0) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("/dev/shm is full")
+        super().send(response, flags)
+
+
+@pytest.mark.parametrize("text", ["hi", ""])
+@pytest.mark.parametrize("failures", [1, 2, 99])
+def test_an_answer_that_triton_does_not_take_ends_in_an_error_or_at_least_ends(
+    step: Preprocess, monkeypatch: pytest.MonkeyPatch, failures: int, text: str
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(fake_pb_utils.Logger, "log_error", logged.append)
+    sender = FailingSender(failures)
+    step.execute([Request({"text_input": text}, sender=sender)])
+    until(lambda: sender.finals or len(logged) == 3)
+    assert len(logged) == min(failures, 3)
+    if failures == 1:
+        assert error(sender).code == TritonError.INTERNAL
+        assert "shm" not in str(error(sender))
+    # The step goes on.
+    assert answer(ask(step))
+
+
+def test_a_schema_that_is_known_after_the_threads_are_gone_is_answered_all_the_same(
+    step: Preprocess, gate: Gate, small_vocabulary: Vocabulary
+) -> None:
+    request = Request({"text_input": "hi", "tools": tools("slow")})
+    step.execute([request])
+    until(lambda: gate.waiting)
+    step._threads.shutdown()
+    gate.settle()
+    until(lambda: request.sender.finals)

@@ -46,5 +46,11 @@ PATTERN_CHARACTERS = Limit("pattern_characters", 512, "characters", "a pattern b
 TOOL_CALLS_PER_ANSWER = Limit("tool_calls_per_answer", 128, "calls", "an unbounded section never ends")
 REQUEST_ID_BYTES = Limit("request_id_bytes", 64, "bytes", "an id travels with every response")
 CACHE_SALT_BYTES = Limit("cache_salt_bytes", 256, "bytes", "every page of the prefix cache is keyed by it")
+CONTEXT_BYTES = Limit(
+    "context_bytes", 512 * 1024, "bytes", "postprocess reads it on the thread that serves every answer"
+)
+OPEN_CONTEXTS = Limit("open_contexts", 4_096, "answers", "the state of an answer that never ends stays for a while")
+OPEN_CONTEXT_BYTES = Limit("open_context_bytes", 64 * 2**20, "bytes", "each state holds its context and what it checks")
+SPENT_CONTEXTS = Limit("spent_contexts", 131_072, "uids", "a context opens state once, so its uid is remembered")
 
 TABLE: tuple[Limit, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, Limit))

@@ -15,6 +15,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from kimi_k2_serving.engine import linux
+
 SUFFIX = ".abort"
 
 
@@ -32,7 +34,7 @@ class AbortReceiver(asyncio.DatagramProtocol):
         self._transport: asyncio.BaseTransport | None = None
 
     async def open(self) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        linux.private_directory(self._path.parent)
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         listener.bind(str(self._path))

@@ -148,7 +148,7 @@ async def in_thread(work: Callable[[], object]) -> None:
 
 
 def private_directory(runtime: Path) -> Path:
-    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+    linux.private_directory(runtime)
     return Path(tempfile.mkdtemp(prefix="engine-", dir=runtime))
 
 

@@ -119,9 +119,19 @@ class Inspector:
                 case Finish(reason, stop):
                     self._whole = reason is FinishReason.STOP and stop is None
 
-    def report(self, worker: Worker, *, clock: Callable[[], float] = time.monotonic) -> Report:
-        """May wait for the worker, CHECK_SECONDS for all documents together."""
-        deadline = clock() + CHECK_SECONDS
+    @property
+    def large(self) -> bool:
+        """Whether `report` needs the worker."""
+        documents = [(arguments, schema) for _, arguments, schema in self._documents]
+        if self._whole and self._relaxed.answer is not None:
+            documents.append(("".join(self._content), self._relaxed.answer))
+        return not all(_is_small(text, schema) for text, schema in documents)
+
+    def report(
+        self, worker: Worker, *, clock: Callable[[], float] = time.monotonic, since: float | None = None
+    ) -> Report:
+        """May wait for the worker, CHECK_SECONDS for all documents together, counted from `since` or from now."""
+        deadline = (clock() if since is None else since) + CHECK_SECONDS
         invalid = {}
         for index, arguments, schema in self._documents:
             if found := check(worker, arguments, schema, content=False, seconds=deadline - clock()):
@@ -136,7 +146,7 @@ class Inspector:
 
 def check(worker: Worker, text: str, schema: Json, *, content: bool, seconds: float) -> tuple[str, ...]:
     """What is wrong with one document, here if that is quick, else by the worker within `seconds`."""
-    if len(text) <= SMALL and len(text) * len(json.dumps(schema)) <= SMALL_PRODUCT:
+    if _is_small(text, schema):
         return tuple(problems(text, schema, content))
     lines: list[Line] = []
     # With no time left at all, an interval of 0 would switch the worker's alarm off.
@@ -158,6 +168,10 @@ def problems(text: str, schema: Json, content: bool) -> list[str]:
         return validate(text, Tool("", {}, schema))
     except (ServingError, RecursionError):
         return [f"{_name(content)}: {NOT_CHECKED}"]
+
+
+def _is_small(text: str, schema: Json) -> bool:
+    return len(text) <= SMALL and len(text) * len(json.dumps(schema)) <= SMALL_PRODUCT
 
 
 def _name(content: bool) -> str:

@@ -19,6 +19,7 @@ from kimi_k2_serving.core.errors import InvalidValue, MissingField
 from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.context import RequestContext
+from kimi_k2_serving.triton.seal import Seal
 from kimi_k2_serving.triton.table import ENSEMBLE_INPUTS, PREPROCESS_OUTPUTS, SERVING, Tensor
 
 OUTPUTS = {tensor.name: tensor for tensor in PREPROCESS_OUTPUTS}
@@ -32,7 +33,7 @@ class Reading:
     draft: Draft
     serving: dict[str, int]
 
-    def outputs(self, uid: str) -> list[tuple[Tensor, Sequence[Any]]]:
+    def outputs(self, uid: str, seal: Seal, now: float) -> list[tuple[Tensor, Sequence[Any]]]:
         """The step's outputs; waits for the constraint. Raises what it raises."""
         prompt = self.draft.held()
         assert prompt.first_call is not None
@@ -49,7 +50,7 @@ class Reading:
             "input_ids": prompt.ids,
             "engine_stream": [self.stream],
             "engine_sampling": [json.dumps(prompt.sampling)],
-            "request_context": [context.encode()],
+            "request_context": [context.encode(seal, now)],
             **{name: [value] for name, value in self.serving.items()},
         }
         return [(OUTPUTS[name], value) for name, value in values.items()]

@@ -1,8 +1,9 @@
 """The ensemble's last step: the engine's ids in, content, tool calls, finish reason, usage and enforcement out.
 
-An ensemble step is called once per engine response, so a parser's state lives here by uid, from the first response to
-the last; one that never comes (the client left, the engine died) is dropped after `IDLE_SECONDS`. One instance only:
-more would scramble a stream. It never raises: a failure ends the engine's run and is answered as an error.
+An ensemble step is called once per engine response, so a parser's state lives here, from the first response to the
+last; one that never comes (the client left, the engine died) is dropped after `IDLE_SECONDS`. Anybody may call this: a
+context opens state once, and only if it is ours (`context`); what is open is bounded in number and in bytes, and the
+answer that has waited longest goes first. One instance only: more would scramble a stream.
 """
 
 from __future__ import annotations
@@ -10,33 +11,41 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kimi_k2_serving.core.deltas import collect, delta
-from kimi_k2_serving.core.errors import EngineLost
+from kimi_k2_serving.core.errors import EngineLost, InvalidValue
 from kimi_k2_serving.core.events import Event, Finish, FinishReason, TextDelta
+from kimi_k2_serving.core.limits import OPEN_CONTEXT_BYTES, OPEN_CONTEXTS, SPENT_CONTEXTS
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.grammar.inspection import Inspector, Report
 from kimi_k2_serving.grammar.worker_process import Worker
-from kimi_k2_serving.triton.context import RequestContext
+from kimi_k2_serving.triton.context import RequestContext, address_of, addressed, foreign
 from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
+from kimi_k2_serving.triton.seal import Seal
 from kimi_k2_serving.triton.table import CHAT_OUTPUTS, Tensor
 
 OUTPUTS = {tensor.name: tensor for tensor in CHAT_OUTPUTS}
 Outputs = list[tuple[Tensor, Sequence[Any]]]
 # Longer than any pause between two responses of a live request: the engine counts a shorter one as its own death.
 IDLE_SECONDS = 900.0
-# Answers whose engine step failed are never finished here. Far above what an engine runs at once.
-MOST_STREAMS = 4096
+# Of the text that is kept for an inspection.
+BYTES_PER_ID = 8
+# Ids that are parsed in well under a millisecond.
+FEW_IDS = 64
 
 
 class Stream:
     """One answer on its way out."""
 
-    def __init__(self, context: RequestContext, vocabulary: Vocabulary, now: float) -> None:
+    def __init__(self, context: RequestContext, vocabulary: Vocabulary, now: float, size: int) -> None:
+        """`size` is the context's own."""
         self.context = context
         self.touched = now
+        # Bytes, about: the context, and the text that is kept until it is inspected.
+        self.size = size
         self._inspector = Inspector(context.relaxed) if context.relaxed is not None else None
         self._completion_tokens = 0
         self._parser = ToolCallParser(
@@ -51,9 +60,18 @@ class Stream:
     def stopped(self) -> bool:
         return self._parser.stopped
 
-    def report(self, worker: Worker) -> Report | None:
-        """After the last `feed`; None where everything was held. May take CHECK_SECONDS of `inspection`."""
-        return None if self._inspector is None else self._inspector.report(worker)
+    @property
+    def inspected(self) -> bool:
+        return self._inspector is not None
+
+    @property
+    def large(self) -> bool:
+        """Whether `report` is a worker's task."""
+        return self._inspector is not None and self._inspector.large
+
+    def report(self, worker: Worker, since: float) -> Report | None:
+        """After the last `feed`; None where everything was held. Takes until CHECK_SECONDS after `since`."""
+        return None if self._inspector is None else self._inspector.report(worker, since=since)
 
     def _events(self, ids: Sequence[int], finish: str | None) -> list[Event]:
         events = self._parser.feed(ids)
@@ -62,6 +80,7 @@ class Stream:
             events += self._parser.finish(FinishReason.LENGTH if finish == "length" else FinishReason.STOP)
         if self._inspector is not None:
             self._inspector.feed(events)
+            self.size += len(ids) * BYTES_PER_ID
         return events
 
     def feed(self, ids: Sequence[int], finish: str | None, prompt_tokens: int, cached_tokens: int) -> Outputs:
@@ -79,78 +98,138 @@ class Stream:
         return [*outputs, (OUTPUTS["usage"], [json.dumps(usage)])]
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An answer's last response, still to be made: it needs no other answer's state, so any thread may make it."""
+
+    stream: Stream
+    ids: Sequence[int]
+    finish: str
+    prompt_tokens: int
+    cached_tokens: int
+    arrived: float
+
+    @property
+    def light(self) -> bool:
+        """Whether making it takes no longer than a response in the middle of an answer."""
+        return not self.stream.inspected and len(self.ids) <= FEW_IDS
+
+    def outputs(self) -> Outputs:
+        return self.stream.feed(self.ids, self.finish, self.prompt_tokens, self.cached_tokens)
+
+    def report(self, worker: Worker, metrics: EnforcementMetrics) -> Outputs:
+        """After `outputs`. Waits for the worker where the answer is `large`."""
+        if (report := self.stream.report(worker, self.arrived)) is None:
+            return []
+        metrics.reported(report)
+        return [(OUTPUTS["enforcement"], [json.dumps(report.document(), ensure_ascii=False)])]
+
+
 class Streams:
-    """Every answer in flight. `abort` tells the engine that nobody waits for a uid any more; `worker` is started when
-    an answer first needs to be inspected, and checks what is large.
+    """Every answer in flight, on one thread. `abort` tells the engine that nobody waits for a uid any more;
+    `inspecting` is called where an answer will have to be inspected.
     """
 
     def __init__(
         self,
         vocabulary: Vocabulary,
         *,
+        seal: Seal,
         abort: Callable[[str], None],
         clock: Callable[[], float],
-        worker: Worker,
-        metrics: EnforcementMetrics,
+        inspecting: Callable[[], None],
     ) -> None:
         self._vocabulary = vocabulary
+        self._seal = seal
         self._abort = abort
         self._clock = clock
-        self._worker = worker
-        self._metrics = metrics
-        # Least recently touched first.
+        self._inspecting = inspecting
+        # By the first line of their context; least recently touched first.
         self._streams: OrderedDict[str, Stream] = OrderedDict()
+        self._size = 0
+        # The uids that have opened state, oldest first.
+        self._spent: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._streams)
 
     def feed(
         self, context: str, ids: Sequence[int], *, finish: str | None, prompt_tokens: int, cached_tokens: int
-    ) -> Outputs:
-        """Raises EngineLost for a uid whose state is gone."""
-        stream = self._stream(context)
-        outputs = stream.feed(ids, finish, prompt_tokens, cached_tokens)
+    ) -> Outputs | Ending:
+        """Raises InvalidValue for a context that is not ours, or has been here before, and EngineLost for one whose
+        state is gone. Nobody's answer suffers from either.
+        """
+        line = address_of(context)
+        now = self._clock()
+        self._expire(now)
+        stream = self._find(line, now) if context == line else self._open(line, context, now)
         if finish is not None:
-            del self._streams[stream.context.uid]
-            if (report := stream.report(self._worker)) is not None:
-                self._metrics.reported(report)
-                document = json.dumps(report.document(), ensure_ascii=False)
-                outputs.append((OUTPUTS["enforcement"], [document]))
-        elif stream.stopped:
+            self._forget(line)
+            return Ending(stream, ids, finish, prompt_tokens, cached_tokens, now)
+        before = stream.size
+        try:
+            outputs = stream.feed(ids, None, prompt_tokens, cached_tokens)
+        except Exception:
+            self.drop(context)
+            raise
+        self._size += stream.size - before
+        self._bound()
+        if stream.stopped:
             self._abort(stream.context.uid)
         return outputs
 
     def drop(self, context: str) -> None:
-        """The client is gone, or its answer failed: end the engine's run and forget the state."""
-        uid = context.partition("\n")[0]
-        self._streams.pop(uid, None)
+        """The client is gone, or its answer failed: end the engine's run and forget the state. Of what is not ours
+        nothing is ended.
+        """
+        try:
+            uid = addressed(context, self._seal)
+        except InvalidValue:
+            return
+        self._forget(address_of(context))
         self._abort(uid)
 
-    def _stream(self, text: str) -> Stream:
-        context = RequestContext.decode(text)
-        now = self._clock()
-        self._expire(now)
-        if isinstance(context, RequestContext):
-            stream = self._streams[context.uid] = Stream(context, self._vocabulary, now)
-            if context.relaxed is not None:
-                self._worker.start()
-                self._metrics.began()
-            if len(self._streams) > MOST_STREAMS:
-                self._streams.popitem(last=False)
-            return stream
-        if context not in self._streams:
+    def _find(self, line: str, now: float) -> Stream:
+        stream = self._streams.get(line)
+        if stream is None:
+            # Nobody gets the rest.
+            self._abort(addressed(line, self._seal))
             raise EngineLost("this answer's state was dropped; send the request again")
-        stream = self._streams[context]
         stream.touched = now
-        self._streams.move_to_end(context)
+        self._streams.move_to_end(line)
         return stream
+
+    def _open(self, line: str, text: str, now: float) -> Stream:
+        context = RequestContext.decode(text, self._seal, now)
+        if context.uid in self._spent:
+            raise foreign()
+        self._spent[context.uid] = None
+        if len(self._spent) > SPENT_CONTEXTS.value:
+            self._spent.popitem(last=False)
+        stream = self._streams[line] = Stream(context, self._vocabulary, now, len(text))
+        self._size += stream.size
+        self._bound()
+        if context.relaxed is not None:
+            self._inspecting()
+        return stream
+
+    def _forget(self, line: str) -> None:
+        if (stream := self._streams.pop(line, None)) is not None:
+            self._size -= stream.size
+
+    def _bound(self) -> None:
+        """Never the one that was touched last."""
+        while len(self._streams) > 1 and (
+            len(self._streams) > OPEN_CONTEXTS.value or self._size > OPEN_CONTEXT_BYTES.value
+        ):
+            self._forget(next(iter(self._streams)))
 
     def _expire(self, now: float) -> None:
         while self._streams:
-            uid, oldest = next(iter(self._streams.items()))
+            line, oldest = next(iter(self._streams.items()))
             if now - oldest.touched < IDLE_SECONDS:
                 return
-            del self._streams[uid]
+            self._forget(line)
 
 
 def streamed(events: Sequence[Event]) -> Outputs:

@@ -1,7 +1,10 @@
 """`request_context`: what postprocess has to know of a request, carried through the engine as an opaque string.
 
-First line the uid, then one line of JSON. The engine repeats it whole with the first response, then only the uid.
-Schemas are part of it only where a grammar could not hold them.
+    uid tag                  the engine repeats this line with every response
+    tag {"expires": ...}     and this one with the first
+
+Each tag is a `Seal`'s: the first over the uid, so that knowing a uid is not enough to feed or end its answer, the
+second over all the rest. Schemas are part of it only where a grammar could not hold them.
 """
 
 from __future__ import annotations
@@ -11,7 +14,16 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.core.limits import CONTEXT_BYTES, REQUEST_ID_BYTES
 from kimi_k2_serving.grammar.inspection import Relaxed
+from kimi_k2_serving.triton.seal import TAG_CHARACTERS, Seal
+
+# The longest `timeout_ms`: without streaming, the first response is the last.
+LIFE_SECONDS = 24 * 3600.0
+# Characters: a uid as engine models take it, a space, a tag.
+MOST_ADDRESS = REQUEST_ID_BYTES.value + 1 + TAG_CHARACTERS
+FIELD = "request_context"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +36,60 @@ class RequestContext:
     stops: tuple[str, ...]
     relaxed: Relaxed | None = None
 
-    def encode(self) -> str:
+    def encode(self, seal: Seal, now: float) -> str:
+        """`now` is the machine's monotonic clock. Raises LimitExceeded: only schemas can make it large."""
         rest: dict[str, Any] = {
             each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "uid"
         }
         rest["relaxed"] = None if self.relaxed is None else self.relaxed.encode()
-        return f"{self.uid}\n{json.dumps(rest)}"
+        line, data = address(self.uid, seal), json.dumps({"expires": now + LIFE_SECONDS, **rest})
+        CONTEXT_BYTES.check(len(data), field="tools" if self.tools else "response_format")
+        return f"{line}\n{seal.tag('context', line, data)} {data}"
 
     @classmethod
-    def decode(cls, text: str) -> RequestContext | str:
-        """The context, or the uid alone."""
-        uid, _, rest = text.partition("\n")
-        if not rest:
-            return uid
-        data = json.loads(rest)
-        relaxed = data.get("relaxed")
+    def decode(cls, text: str, seal: Seal, now: float) -> RequestContext:
+        """A first response's. Raises InvalidValue for whatever `encode` did not make, or made too long ago."""
+        line = address_of(text)
+        tag, _, data = text[len(line) + 1 :].partition(" ")
+        if len(data) > CONTEXT_BYTES.value or not seal.holds(tag, "context", line, data):
+            raise foreign()
+        # From here on it is what `encode` wrote.
+        fields = json.loads(data)
+        if now >= fields["expires"]:
+            raise foreign()
+        relaxed = fields["relaxed"]
         return cls(
-            uid,
-            data["stream"],
-            tuple(data["tools"]),
-            data["first_index"],
-            data["parallel"],
-            tuple(data["stops"]),
+            line.partition(" ")[0],
+            fields["stream"],
+            tuple(fields["tools"]),
+            fields["first_index"],
+            fields["parallel"],
+            tuple(fields["stops"]),
             None if relaxed is None else Relaxed.decode(relaxed),
         )
+
+
+def address(uid: str, seal: Seal) -> str:
+    """The first line."""
+    return f"{uid} {seal.tag('uid', uid)}"
+
+
+def addressed(text: str, seal: Seal) -> str:
+    """The uid of a context or of its first line. Raises InvalidValue where that is not ours."""
+    line = address_of(text)
+    uid, _, tag = line.partition(" ")
+    if not seal.holds(tag, "uid", uid):
+        raise foreign()
+    return uid
+
+
+def address_of(text: str) -> str:
+    """The first line of a context. Raises InvalidValue where it is longer than any of ours."""
+    line = text[: MOST_ADDRESS + 1].partition("\n")[0]
+    if len(line) > MOST_ADDRESS:
+        raise foreign()
+    return line
+
+
+def foreign() -> InvalidValue:
+    return InvalidValue("not made by this server, or made too long ago; call kimi_k2", field=FIELD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -20,9 +21,10 @@ COUNTERS = {
 
 
 class EnforcementMetrics:
-    """On one thread. Series are there from the start, so that a rate can be taken of the first."""
+    """On any thread. Series are there from the start, so that a rate can be taken of the first."""
 
     def __init__(self, model: str) -> None:
+        self._lock = threading.Lock()
         self._metrics: dict[tuple[str, str], Any] = {}
         self._families: list[Any] = []
         self._complaints = Complaints()
@@ -49,13 +51,15 @@ class EnforcementMetrics:
 
     def close(self) -> None:
         """Metrics go before their families."""
-        self._metrics.clear()
+        with self._lock:
+            self._metrics.clear()
         self._families.clear()
 
     def _add(self, name: str, kind: str, count: int) -> None:
-        if count and (metric := self._metrics.get((name, kind))) is not None:
-            try:
-                metric.increment(count)
-            except Exception as error:
-                # An answer is worth more than its count.
-                self._complaints.about("counting what was enforced", error)
+        with self._lock:
+            if count and (metric := self._metrics.get((name, kind))) is not None:
+                try:
+                    metric.increment(count)
+                except Exception as error:
+                    # An answer is worth more than its count.
+                    self._complaints.about("counting what was enforced", error)

@@ -147,7 +147,8 @@ def read_salt(request: Any) -> str | None:
 
 
 def context_uid(context: str) -> str:
-    uid = context.partition("\n")[0]
+    # The rest of the line is the client's own, and comes back with it.
+    uid = context.partition("\n")[0].partition(" ")[0]
     if not uid:
         raise InvalidValue("must start with a uid", field="request_context")
     limits.REQUEST_ID_BYTES.check(len(uid.encode()), field="request_context")

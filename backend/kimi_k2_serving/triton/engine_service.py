@@ -46,6 +46,7 @@ from kimi_k2_serving.triton.engine_response import Answer
 from kimi_k2_serving.triton.flight import Flight, ask
 from kimi_k2_serving.triton.metrics import Metrics, Own
 from kimi_k2_serving.triton.outbox import Outbox
+from kimi_k2_serving.triton.reply import end
 from kimi_k2_serving.triton.server_watch import TritonServer, leave_with
 
 # Triton's parent process serves sends and polls from a pool of 32 threads.
@@ -204,10 +205,7 @@ class EngineService:
     def _refuse(self, sender: Any, error: ServingError, arrived: float) -> None:
         """On Triton's thread: a worker would get to it after what streams have to send."""
         assert self._metrics is not None
-        try:
-            sender.send(tensors.failure(error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except Exception as failure:
-            pb_utils.Logger.log_error(f"a request could not be refused: {type(failure).__name__}: {failure}")
+        end(sender, tensors.failure(error))
         self._metrics.refused(error.code, time.monotonic() - arrived)
 
     def _arrive(self, request: Any, sender: Any, ticket: int, arrived: float) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from kimi_k2_serving.core.errors import Internal, ServingError
+from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine.port import Chunk, merged
 from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.engine_response import Answer
+from kimi_k2_serving.triton.reply import end, internal
 
 
 class Outbox:
@@ -106,8 +107,8 @@ class Outbox:
             if last:
                 with self._asking:
                     self.finished = True
-                    self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-                    self._sender = None
+                    sender, self._sender = self._sender, None
+                    end(sender, response)
             else:
                 self._sender.send(response)
         finally:
@@ -116,7 +117,7 @@ class Outbox:
     def _give_up(self) -> None:
         try:
             if not self.finished:
-                self._send(tensors.failure(Internal("an internal error; see the server's log")), last=True)
+                self._send(tensors.failure(internal()), last=True)
         except Exception as failure:
             pb_utils.Logger.log_error(f"a request could not be ended: {type(failure).__name__}: {failure}")
         self._broken(self)

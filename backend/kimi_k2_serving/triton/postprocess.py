@@ -1,69 +1,125 @@
-"""The ensemble's last step at work: each engine response in its order, one response for each. It never raises."""
+"""The ensemble's last step at work: each engine response in its order, one response for each. It never raises.
+
+An answer's last response is made on a thread of its own where that may take long: reading a whole answer, or checking
+it against what no grammar held. By then all the others are with Triton, so the order within an answer stays.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
-
 from kimi_k2_serving import settings
-from kimi_k2_serving.core.errors import Internal, ServingError
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.engine import shared_memory
+from kimi_k2_serving.engine import linux, shared_memory
 from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.sglang import python
-from kimi_k2_serving.grammar.worker_process import WorkerProcess
+from kimi_k2_serving.grammar.worker_process import Worker, WorkerProcess
 from kimi_k2_serving.triton import tensors
-from kimi_k2_serving.triton.chat_response import Streams
+from kimi_k2_serving.triton.chat_response import Ending, Outputs, Streams
 from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
+from kimi_k2_serving.triton.reply import Reply, failed
 from kimi_k2_serving.triton.repository import engine_config
+from kimi_k2_serving.triton.seal import Seal
+
+# Of each kind; those that wait for the grammar worker hold up none that don't.
+THREADS = 4
+# The other threads run Python, too, and this one should wait for them no longer than this.
+SWITCH_SECONDS = 0.0005
+
+
+def load(model_directory: str, name: str) -> Postprocess:
+    """`name` is the model's. Raises ServingError for an engine.yaml or a checkpoint that can't be read."""
+    linux.keep_private()
+    shared_memory.make_private(os.getpid())
+    sys.setswitchinterval(SWITCH_SECONDS)
+    vocabulary = Vocabulary.load(engine_config(model_directory).checkpoint)
+    runtime = settings.runtime_directory(os.getppid(), settings.Settings.read())
+    return Postprocess(
+        vocabulary,
+        Seal.open(runtime),
+        AbortSender(runtime),
+        WorkerProcess(None, python=python()),
+        EnforcementMetrics(name),
+    )
 
 
 class Postprocess:
-    """On one thread. `name` is the model's."""
+    """`execute` on one thread. `stop` after the last of them: whoever is still inspected is answered."""
 
-    def __init__(self, model_directory: str, name: str) -> None:
-        """Raises ServingError for an engine.yaml or a checkpoint that can't be read."""
-        shared_memory.make_private(os.getpid())
-        vocabulary = Vocabulary.load(engine_config(model_directory).checkpoint)
-        self._aborts = AbortSender(settings.runtime_directory(os.getppid(), settings.Settings.read()))
-        self._worker = WorkerProcess(None, python=python())
-        self._metrics = EnforcementMetrics(name)
+    def __init__(
+        self, vocabulary: Vocabulary, seal: Seal, aborts: AbortSender, worker: Worker, metrics: EnforcementMetrics
+    ) -> None:
+        self._seal = seal
+        self._aborts = aborts
+        self._worker = worker
+        self._metrics = metrics
         self._streams = Streams(
-            vocabulary,
-            abort=self._aborts.abort,
-            clock=time.monotonic,
-            worker=self._worker,
-            metrics=self._metrics,
+            vocabulary, seal=seal, abort=aborts.abort, clock=time.monotonic, inspecting=self._inspecting
         )
+        self._readers = ThreadPoolExecutor(THREADS, thread_name_prefix="postprocess")
+        self._waiters = ThreadPoolExecutor(THREADS, thread_name_prefix="postprocess-check")
 
-    def respond(self, request: Any) -> Any:
-        context = tensors.value(request, "request_context") or ""
-        try:
-            if request.is_cancelled():
-                # No error: after one, Triton 24.10 counts the ensemble's request as in flight for ever.
-                self._streams.drop(context)
-                return tensors.response([])
-            return tensors.response(
-                self._streams.feed(
-                    context,
-                    tensors.ids(request, "output_ids") or [],
-                    finish=tensors.value(request, "finish_reason"),
-                    prompt_tokens=tensors.value(request, "num_input_tokens") or 0,
-                    cached_tokens=tensors.value(request, "num_cached_tokens") or 0,
-                )
-            )
-        except ServingError as error:
-            failure = error
-        except Exception as error:
-            pb_utils.Logger.log_error(f"postprocess failed: {type(error).__name__}: {error}")
-            failure = Internal("an internal error; see the server's log")
-        self._streams.drop(context)
-        return tensors.failure(failure)
+    def execute(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            self._respond(request, Reply(request))
 
     def stop(self) -> None:
-        self._aborts.close()
         self._worker.close()
+        self._readers.shutdown()
+        self._waiters.shutdown()
+        self._aborts.close()
         self._metrics.close()
+        self._seal.close()
+
+    def _inspecting(self) -> None:
+        """Started when it is first needed."""
+        self._worker.start()
+        self._metrics.began()
+
+    def _respond(self, request: Any, reply: Reply) -> None:
+        try:
+            context = tensors.value(request, "request_context") or ""
+            if reply.cancelled():
+                # No error: after one, Triton 24.10 counts the ensemble's request as in flight for ever.
+                self._streams.drop(context)
+                reply.send(tensors.response([]))
+                return
+            made = self._streams.feed(
+                context,
+                tensors.ids(request, "output_ids") or [],
+                finish=tensors.value(request, "finish_reason"),
+                prompt_tokens=tensors.value(request, "num_input_tokens") or 0,
+                cached_tokens=tensors.value(request, "num_cached_tokens") or 0,
+            )
+            if isinstance(made, Ending) and not made.light:
+                self._readers.submit(self._finish, made, reply)
+                return
+            response = tensors.response(made.outputs() if isinstance(made, Ending) else made)
+        except Exception as error:
+            reply.send(failed(error))
+            return
+        if not reply.send(response):
+            self._streams.drop(context)
+
+    def _finish(self, ending: Ending, reply: Reply) -> None:
+        try:
+            outputs = ending.outputs()
+            if ending.stream.large:
+                self._waiters.submit(self._report, ending, outputs, reply)
+                return
+        except Exception as error:
+            reply.send(failed(error))
+            return
+        self._report(ending, outputs, reply)
+
+    def _report(self, ending: Ending, outputs: Outputs, reply: Reply) -> None:
+        try:
+            response = tensors.response([*outputs, *ending.report(self._worker, self._metrics)])
+        except Exception as error:
+            response = failed(error)
+        reply.send(response)

@@ -79,7 +79,11 @@ ENGINE_INPUTS: tuple[Tensor, ...] = (
     scalar("return_num_input_tokens", "BOOL", "num_input_tokens and num_cached_tokens on every response"),
     scalar("return_num_output_tokens", "BOOL", "num_output_tokens on every response"),
     scalar("top_logprobs", "INT32", "alternatives per token in `logprobs`, 0 to 20"),
-    scalar("request_context", "STRING", "a uid of at most 64 bytes, a newline, anything: see the output of that name"),
+    scalar(
+        "request_context",
+        "STRING",
+        "first its uid, a word of at most 64 bytes, then anything: see the output",
+    ),
     scalar("cache_salt", "STRING", "at most 256 bytes: the prefix cache is shared only between requests of one salt"),
     *SERVING,
 )
@@ -94,7 +98,7 @@ ENGINE_OUTPUTS: tuple[Tensor, ...] = (
     series("num_input_tokens", "UINT32", "prompt tokens; on the last response"),
     series("num_output_tokens", "UINT32", "new tokens of this response; when stream is false, all"),
     series("num_cached_tokens", "UINT32", "prompt tokens found in the prefix cache; on the last response"),
-    series("request_context", "STRING", "whole on the first response, then only its uid"),
+    series("request_context", "STRING", "whole on the first response, then only its first line"),
 )
 
 CHAT_INPUTS: tuple[Tensor, ...] = (
@@ -128,7 +132,7 @@ PREPROCESS_OUTPUTS: tuple[Tensor, ...] = (
     series("input_ids", "INT32", "the rendered prompt"),
     series("engine_stream", "BOOL", "`stream`, checked"),
     series("engine_sampling", "STRING", "JSON: sampling parameters and grammar"),
-    series("request_context", "STRING", "uid, newline, JSON: what postprocess has to know of the request"),
+    series("request_context", "STRING", "uid and tag; tag and JSON: what postprocess has to know of the request"),
     *(
         series(f"engine_{tensor.name}", tensor.data_type.removeprefix("TYPE_"), f"`{tensor.name}`")
         for tensor in SERVING
@@ -137,7 +141,7 @@ PREPROCESS_OUTPUTS: tuple[Tensor, ...] = (
 
 POSTPROCESS_INPUTS: tuple[Tensor, ...] = (
     required(series("output_ids", "INT32", "new token ids")),
-    required(series("request_context", "STRING", "whole, then only the uid")),
+    required(series("request_context", "STRING", "whole, then only its first line; as preprocess made it, once")),
     series("finish_reason", "STRING", "the engine's"),
     series("num_input_tokens", "UINT32", "the engine's"),
     series("num_cached_tokens", "UINT32", "the engine's"),

@@ -8,7 +8,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from kimi_k2_serving.core.errors import ServingError
-from kimi_k2_serving.triton.postprocess import Postprocess
+from kimi_k2_serving.triton.postprocess import load
 from kimi_k2_serving.triton.server_watch import end_with
 
 
@@ -16,12 +16,12 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         end_with(os.getppid())
         try:
-            self._step = Postprocess(args["model_repository"], args["model_name"])
+            self._step = load(args["model_repository"], args["model_name"])
         except ServingError as error:
             raise pb_utils.TritonModelException(str(error)) from None
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        return [self._step.respond(request) for request in requests]
+    def execute(self, requests: list[Any]) -> None:
+        self._step.execute(requests)
 
     def finalize(self) -> None:
         self._step.stop()

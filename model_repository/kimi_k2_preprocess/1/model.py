@@ -8,7 +8,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from kimi_k2_serving.core.errors import ServingError
-from kimi_k2_serving.triton.preprocess import Preprocess, load
+from kimi_k2_serving.triton.preprocess import load
 from kimi_k2_serving.triton.server_watch import end_with
 
 
@@ -16,7 +16,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         end_with(os.getppid())
         try:
-            self._step = Preprocess(load(args["model_repository"]))
+            self._step = load(args["model_repository"])
         except ServingError as error:
             raise pb_utils.TritonModelException(str(error)) from None
 
