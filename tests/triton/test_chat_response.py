@@ -13,7 +13,7 @@ from tests.support.enforcer import CheckingWorker
 from kimi_k2_serving.core.errors import EngineLost, InvalidValue, LimitExceeded
 from kimi_k2_serving.core.limits import CONTEXT_BYTES, OPEN_CONTEXT_BYTES, OPEN_CONTEXTS, SPENT_CONTEXTS
 from kimi_k2_serving.grammar.inspection import Relaxed
-from kimi_k2_serving.triton.chat_response import IDLE_SECONDS, Ending, Outputs, Streams
+from kimi_k2_serving.triton.chat_response import IDLE_SECONDS, Ending, Outputs, Streams, reported
 from kimi_k2_serving.triton.context import LIFE_SECONDS, RequestContext, address
 from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
 from kimi_k2_serving.triton.seal import Seal
@@ -75,10 +75,22 @@ class Harness:
         self.worker.start()
         self.metrics.began()
 
+    def ended(self, ending: Ending) -> Outputs:
+        outputs, inspector = ending.outputs(), ending.inspector()
+        if inspector is None:
+            return outputs
+        report = inspector.report(self.worker)
+        self.metrics.reported(report)
+        return [*outputs, *reported(report)]
+
     def feed(self, context: str, ids: list[int], finish: str | None = None) -> dict[str, Any]:
         made: Outputs | Ending = self.streams.feed(context, ids, finish=finish, prompt_tokens=10, cached_tokens=4)
-        outputs = [*made.outputs(), *made.report(self.worker, self.metrics)] if isinstance(made, Ending) else made
+        outputs = self.ended(made) if isinstance(made, Ending) else made
         return {tensor.name: value[0] for tensor, value in outputs}
+
+
+def json_of(relaxed: Relaxed | None) -> str | None:
+    return None if relaxed is None else json.dumps(relaxed.encode())
 
 
 def context(
@@ -90,7 +102,7 @@ def context(
     relaxed: Relaxed | None = None,
     seal: Seal = SEAL,
 ) -> str:
-    return RequestContext(uid, stream, tools, 4, True, stops, relaxed).encode(seal, 0.0)
+    return RequestContext(uid, stream, tools, 4, True, stops, json_of(relaxed)).encode(seal, 0.0)
 
 
 def merged(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:

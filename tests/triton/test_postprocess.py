@@ -84,7 +84,8 @@ def step(small_vocabulary: Vocabulary, worker: SlowWorker, aborts: Aborts) -> It
 
 
 def context(uid: str, relaxed: Relaxed | None = None, stream: bool = True) -> str:
-    return RequestContext(uid, stream, (), 0, True, (), relaxed).encode(SEAL, time.monotonic())
+    carried = None if relaxed is None else json.dumps(relaxed.encode())
+    return RequestContext(uid, stream, (), 0, True, (), carried).encode(SEAL, time.monotonic())
 
 
 def ask(

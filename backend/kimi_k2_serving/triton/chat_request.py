@@ -44,7 +44,7 @@ class Reading:
             first_index=prompt.first_call,
             parallel=prompt.parallel,
             stops=prompt.stops,
-            relaxed=prompt.relaxed,
+            relaxed=None if prompt.relaxed is None else json.dumps(prompt.relaxed.encode()),
         )
         values: dict[str, Sequence[Any]] = {
             "input_ids": prompt.ids,

@@ -9,6 +9,7 @@ answer that has waited longest goes first. One instance only: more would scrambl
 from __future__ import annotations
 
 import json
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,8 @@ from kimi_k2_serving.core.events import Event, Finish, FinishReason, TextDelta
 from kimi_k2_serving.core.limits import OPEN_CONTEXT_BYTES, OPEN_CONTEXTS, SPENT_CONTEXTS
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
-from kimi_k2_serving.grammar.inspection import Inspector, Report
-from kimi_k2_serving.grammar.worker_process import Worker
+from kimi_k2_serving.grammar.inspection import Inspector, Relaxed, Report
 from kimi_k2_serving.triton.context import RequestContext, address_of, addressed, foreign
-from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
 from kimi_k2_serving.triton.seal import Seal
 from kimi_k2_serving.triton.table import CHAT_OUTPUTS, Tensor
 
@@ -31,8 +30,6 @@ OUTPUTS = {tensor.name: tensor for tensor in CHAT_OUTPUTS}
 Outputs = list[tuple[Tensor, Sequence[Any]]]
 # Longer than any pause between two responses of a live request: the engine counts a shorter one as its own death.
 IDLE_SECONDS = 900.0
-# Of the text that is kept for an inspection.
-BYTES_PER_ID = 8
 # Ids that are parsed in well under a millisecond.
 FEW_IDS = 64
 
@@ -40,54 +37,41 @@ FEW_IDS = 64
 class Stream:
     """One answer on its way out."""
 
-    def __init__(self, context: RequestContext, vocabulary: Vocabulary, now: float, size: int) -> None:
-        """`size` is the context's own."""
+    def __init__(self, context: RequestContext, vocabulary: Vocabulary, now: float) -> None:
         self.context = context
         self.touched = now
-        # Bytes, about: the context, and the text that is kept until it is inspected.
-        self.size = size
-        self._inspector = Inspector(context.relaxed) if context.relaxed is not None else None
+        self._vocabulary = vocabulary
+        self._parser = parser(context, vocabulary)
         self._completion_tokens = 0
-        self._parser = ToolCallParser(
-            vocabulary,
-            tools=context.tools,
-            first_index=context.first_index,
-            parallel=context.parallel,
-            stops=context.stops,
-        )
+        # All of the answer, where it has to be inspected at its end.
+        self._ids = array("i")
+
+    @property
+    def size(self) -> int:
+        """Bytes that a client decides on."""
+        return self.context.size + self._ids.itemsize * len(self._ids)
 
     @property
     def stopped(self) -> bool:
         return self._parser.stopped
 
-    @property
-    def inspected(self) -> bool:
-        return self._inspector is not None
-
-    @property
-    def large(self) -> bool:
-        """Whether `report` is a worker's task."""
-        return self._inspector is not None and self._inspector.large
-
-    def report(self, worker: Worker, since: float) -> Report | None:
-        """After the last `feed`; None where everything was held. Takes until CHECK_SECONDS after `since`."""
-        return None if self._inspector is None else self._inspector.report(worker, since=since)
-
-    def _events(self, ids: Sequence[int], finish: str | None) -> list[Event]:
-        events = self._parser.feed(ids)
-        if finish is not None:
-            # An abort that nobody but this step asked for follows a matched stop string.
-            events += self._parser.finish(FinishReason.LENGTH if finish == "length" else FinishReason.STOP)
-        if self._inspector is not None:
-            self._inspector.feed(events)
-            self.size += len(ids) * BYTES_PER_ID
-        return events
+    def inspector(self, finish: str) -> Inspector | None:
+        """After the last `feed`, which had this `finish`; None where everything was held."""
+        if self.context.relaxed is None:
+            return None
+        inspector = Inspector(Relaxed.decode(json.loads(self.context.relaxed)))
+        again = parser(self.context, self._vocabulary)
+        inspector.feed([*again.feed(self._ids), *again.finish(reason(finish))])
+        return inspector
 
     def feed(self, ids: Sequence[int], finish: str | None, prompt_tokens: int, cached_tokens: int) -> Outputs:
         self._completion_tokens += len(ids)
-        events = self._events(ids, finish)
+        if self.context.relaxed is not None:
+            self._ids.extend(ids)
+        events = self._parser.feed(ids)
         if finish is None:
             return streamed(events)
+        events += self._parser.finish(reason(finish))
         outputs = streamed(events) if self.context.stream else whole(events)
         usage = {
             "prompt_tokens": prompt_tokens,
@@ -96,6 +80,21 @@ class Stream:
             "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
         return [*outputs, (OUTPUTS["usage"], [json.dumps(usage)])]
+
+
+def parser(context: RequestContext, vocabulary: Vocabulary) -> ToolCallParser:
+    return ToolCallParser(
+        vocabulary,
+        tools=context.tools,
+        first_index=context.first_index,
+        parallel=context.parallel,
+        stops=context.stops,
+    )
+
+
+def reason(finish: str) -> FinishReason:
+    """An abort that nobody but this step asked for follows a matched stop string."""
+    return FinishReason.LENGTH if finish == "length" else FinishReason.STOP
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +111,18 @@ class Ending:
     @property
     def light(self) -> bool:
         """Whether making it takes no longer than a response in the middle of an answer."""
-        return not self.stream.inspected and len(self.ids) <= FEW_IDS
+        return self.stream.context.relaxed is None and len(self.ids) <= FEW_IDS
 
     def outputs(self) -> Outputs:
         return self.stream.feed(self.ids, self.finish, self.prompt_tokens, self.cached_tokens)
 
-    def report(self, worker: Worker, metrics: EnforcementMetrics) -> Outputs:
-        """After `outputs`. Waits for the worker where the answer is `large`."""
-        if (report := self.stream.report(worker, self.arrived)) is None:
-            return []
-        metrics.reported(report)
-        return [(OUTPUTS["enforcement"], [json.dumps(report.document(), ensure_ascii=False)])]
+    def inspector(self) -> Inspector | None:
+        """After `outputs`."""
+        return self.stream.inspector(self.finish)
+
+
+def reported(report: Report) -> Outputs:
+    return [(OUTPUTS["enforcement"], [json.dumps(report.document(), ensure_ascii=False)])]
 
 
 class Streams:
@@ -206,7 +206,7 @@ class Streams:
         self._spent[context.uid] = None
         if len(self._spent) > SPENT_CONTEXTS.value:
             self._spent.popitem(last=False)
-        stream = self._streams[line] = Stream(context, self._vocabulary, now, len(text))
+        stream = self._streams[line] = Stream(context, self._vocabulary, now)
         self._size += stream.size
         self._bound()
         if context.relaxed is not None:

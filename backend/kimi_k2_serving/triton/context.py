@@ -1,10 +1,11 @@
 """`request_context`: what postprocess has to know of a request, carried through the engine as an opaque string.
 
     uid tag                  the engine repeats this line with every response
-    tag {"expires": ...}     and this one with the first
+    tag {"expires": ...}     and these with the first
+    {"places": ...}          `Relaxed`, where a grammar could not hold a schema: not decoded before it is needed
 
 Each tag is a `Seal`'s: the first over the uid, so that knowing a uid is not enough to feed or end its answer, the
-second over all the rest. Schemas are part of it only where a grammar could not hold them.
+second over all the rest.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.core.limits import CONTEXT_BYTES, REQUEST_ID_BYTES
-from kimi_k2_serving.grammar.inspection import Relaxed
 from kimi_k2_serving.triton.seal import TAG_CHARACTERS, Seal
 
 # The longest `timeout_ms`: without streaming, the first response is the last.
@@ -34,15 +34,22 @@ class RequestContext:
     first_index: int
     parallel: bool
     stops: tuple[str, ...]
-    relaxed: Relaxed | None = None
+    # `Relaxed` as JSON: decoded, it takes several times the memory.
+    relaxed: str | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.relaxed or "")
 
     def encode(self, seal: Seal, now: float) -> str:
         """`now` is the machine's monotonic clock. Raises LimitExceeded: only schemas can make it large."""
         rest: dict[str, Any] = {
             each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "uid"
         }
-        rest["relaxed"] = None if self.relaxed is None else self.relaxed.encode()
+        del rest["relaxed"]
         line, data = address(self.uid, seal), json.dumps({"expires": now + LIFE_SECONDS, **rest})
+        if self.relaxed is not None:
+            data = f"{data}\n{self.relaxed}"
         CONTEXT_BYTES.check(len(data), field="tools" if self.tools else "response_format")
         return f"{line}\n{seal.tag('context', line, data)} {data}"
 
@@ -54,10 +61,10 @@ class RequestContext:
         if len(data) > CONTEXT_BYTES.value or not seal.holds(tag, "context", line, data):
             raise foreign()
         # From here on it is what `encode` wrote.
-        fields = json.loads(data)
+        head, _, relaxed = data.partition("\n")
+        fields = json.loads(head)
         if now >= fields["expires"]:
             raise foreign()
-        relaxed = fields["relaxed"]
         return cls(
             line.partition(" ")[0],
             fields["stream"],
@@ -65,7 +72,7 @@ class RequestContext:
             fields["first_index"],
             fields["parallel"],
             tuple(fields["stops"]),
-            None if relaxed is None else Relaxed.decode(relaxed),
+            relaxed or None,
         )
 
 

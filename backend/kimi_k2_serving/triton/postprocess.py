@@ -18,9 +18,10 @@ from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.engine import linux, shared_memory
 from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.sglang import python
+from kimi_k2_serving.grammar.inspection import Inspector
 from kimi_k2_serving.grammar.worker_process import Worker, WorkerProcess
 from kimi_k2_serving.triton import tensors
-from kimi_k2_serving.triton.chat_response import Ending, Outputs, Streams
+from kimi_k2_serving.triton.chat_response import Ending, Outputs, Streams, reported
 from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
 from kimi_k2_serving.triton.reply import Reply, failed
 from kimi_k2_serving.triton.repository import engine_config
@@ -108,18 +109,22 @@ class Postprocess:
 
     def _finish(self, ending: Ending, reply: Reply) -> None:
         try:
-            outputs = ending.outputs()
-            if ending.stream.large:
-                self._waiters.submit(self._report, ending, outputs, reply)
+            outputs, inspector = ending.outputs(), ending.inspector()
+            if inspector is not None and inspector.large:
+                self._waiters.submit(self._report, ending, outputs, inspector, reply)
                 return
         except Exception as error:
             reply.send(failed(error))
             return
-        self._report(ending, outputs, reply)
+        self._report(ending, outputs, inspector, reply)
 
-    def _report(self, ending: Ending, outputs: Outputs, reply: Reply) -> None:
+    def _report(self, ending: Ending, outputs: Outputs, inspector: Inspector | None, reply: Reply) -> None:
         try:
-            response = tensors.response([*outputs, *ending.report(self._worker, self._metrics)])
+            if inspector is not None:
+                report = inspector.report(self._worker, since=ending.arrived)
+                self._metrics.reported(report)
+                outputs = [*outputs, *reported(report)]
+            response = tensors.response(outputs)
         except Exception as error:
             response = failed(error)
         reply.send(response)
