@@ -7,11 +7,12 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 
-from tests.chaos import endings, killers, losses
+from tests.chaos import attacks, endings, killers, losses
 from tests.chaos.cancels import cancels
 from tests.chaos.load import Load
 from tests.chaos.overload import burst, overload
 from tests.chaos.row import Row
+from tests.frontend.running import over
 from tests.server.running import Server, running
 from tests.support import tally
 
@@ -19,6 +20,7 @@ GRACE = 8
 WARM_WIDTH = 64
 # How many cancels the short form takes, and how much slower than promised a machine that does other things may be.
 SHORT_CANCELS, SHORT_SLACK = 10, 8.0
+SHORT_ATTACKS = 2
 
 
 def main(argv: list[str]) -> int:
@@ -42,11 +44,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--overload", type=float, default=300, metavar="S", help="seconds of overload (300)")
     parser.add_argument("--cancels", type=int, default=200, metavar="N", help="random-phase cancels (200)")
     parser.add_argument(
-        "--slack", type=float, default=1.0, metavar="X", help="cancels may take X times as promised (1)"
+        "--slack", type=float, default=1.0, metavar="X", help="cancels and gaps may take X times as promised (1)"
     )
+    parser.add_argument("--attacks", type=int, metavar="N", help="the first N of the attacks on the frontend (all)")
     options = parser.parse_args(argv)
     if options.short:
         options.overload, options.cancels, options.slack = 10, SHORT_CANCELS, SHORT_SLACK
+        options.attacks = SHORT_ATTACKS
     return options
 
 
@@ -78,12 +82,20 @@ async def killing(server: Server, options: argparse.Namespace) -> AsyncIterator[
         yield await killers.new_killers(server)
 
 
+async def crowding(server: Server, options: argparse.Namespace) -> AsyncIterator[Row]:
+    """Through the frontend, which has the only loop that a client's text reaches."""
+    with over(server) as url:
+        for row in attacks.under_attack(url, attacks.slow_stream(), slack=options.slack, only=options.attacks):
+            yield row
+
+
 # Each has a server of its own, and may leave it dead.
 SERVERS: dict[str, Scenario] = {
     "cancels": cancellation,
     "overload": crowds,
     "losses": deaths,
     "killers": killing,
+    "attacks": crowding,
 }
 
 

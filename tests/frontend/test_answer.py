@@ -103,7 +103,7 @@ def test_however_it_is_cut_an_answer_is_the_same_in_every_dialect(
             texts = "".join(str(block["text"]) for block in blocks(events) if block["type"] == "text")
             unfinished = "".join(call.arguments for call in answer.tool_calls if not call.complete)
             assert len(texts) == len(answer.content) + len(unfinished)
-            writer = ItemWriter("u")
+            writer = ItemWriter("u", {})
             for event in events:
                 writer.feed(event)
             kinds = [item["type"] for item in writer.done if isinstance(item, dict)]

@@ -16,8 +16,9 @@ from kimi_k2_serving.core.errors import InvalidRequest, NotFound
 from kimi_k2_serving.core.limits import JSON_BYTES
 from kimi_k2_serving.frontend.app import PUBLIC, ROUTES, create_app
 from kimi_k2_serving.frontend.keys import Keys
+from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.port import Health
-from kimi_k2_serving.frontend.service import Policy, Service
+from kimi_k2_serving.frontend.service import Service
 from tests.frontend.asking import chat, messages
 from tests.frontend.scripted import ScriptedEngine
 

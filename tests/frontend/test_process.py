@@ -143,7 +143,7 @@ def test_a_socket_that_closes_ends_the_generation_before_its_first_token() -> No
         host, port = url.removeprefix("http://").split(":")
         body = json.dumps(chat("wait 60 say ab", stream=True)).encode()
         head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         )
 

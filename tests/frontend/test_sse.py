@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.frontend import sse
 
 
@@ -15,3 +19,29 @@ def test_no_text_breaks_a_frame_and_none_is_lost(text: str) -> None:
     frame = sse.data({"delta": text})
     assert frame.decode().splitlines() == [frame.decode().removesuffix("\n\n"), ""]
     assert json.loads(frame.removeprefix(b"data: ")) == {"delta": text}
+
+
+@pytest.mark.parametrize("value", ["\ud800", float("1e22"), 2**70, {"a": [None, True, 0.1]}])
+def test_what_the_fast_writer_refuses_is_written_too(value: object) -> None:
+    document = {"value": value, "part": sse.written(b"[1]")}
+    read = json.loads(sse.encode(document))  # type: ignore[arg-type]
+    assert read == {"value": "?" if value == "\ud800" else value, "part": [1]}
+
+
+@pytest.mark.anyio
+async def test_a_source_that_is_cancelled_from_within_is_no_silence() -> None:
+    """As gRPC does to its calls when a channel closes."""
+
+    async def source() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise asyncio.CancelledError
+
+    found: list[bytes] = []
+
+    async def read() -> None:
+        async for piece in sse.paced(source(), seconds=60, idle=b""):
+            found.append(piece)
+
+    with pytest.raises(EngineLost):
+        await asyncio.wait_for(read(), 20)
+    assert found == [b"a"]

@@ -33,7 +33,7 @@ INSTALLED = {
     "demo": ("numpy", "tokenizers"),
     "chat": (),
     "triton": ("numpy", "triton_python_backend_utils"),
-    "frontend": ("grpc", "numpy", "prometheus_client", "starlette", "tritonclient", "uvicorn"),
+    "frontend": ("grpc", "h11", "msgspec", "numpy", "prometheus_client", "starlette", "tritonclient", "uvicorn"),
     "launch": ("psutil",),
     "backend": (),
     "model_repository": ("triton_python_backend_utils",),

@@ -61,6 +61,12 @@ class InlineEnforcer:
         self._vocabulary = vocabulary
         self._bounds = bounds or Bounds.demo()
 
+    def job(self, conversation: Conversation) -> bytes:
+        return jobs.encode(conversation, self._bounds) if jobs.constrained(conversation) else b""
+
+    def ask_job(self, job: bytes) -> Future[Constraint]:
+        return self.ask(jobs.decode(job)[0])
+
     def ask(self, conversation: Conversation) -> Future[Constraint]:
         future: Future[Constraint] = Future()
         try:

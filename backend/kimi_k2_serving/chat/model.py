@@ -39,6 +39,10 @@ class Constrainer(Protocol):
     @property
     def worker(self) -> Worker: ...
 
+    def job(self, conversation: Conversation) -> bytes: ...
+
+    def ask_job(self, job: bytes) -> Future[Constraint]: ...
+
     def ask(self, conversation: Conversation) -> Future[Constraint]: ...
 
     def close(self) -> None: ...
@@ -69,13 +73,12 @@ class ChatModel:
         form = form_of(found.path, sorts=vocabulary.sort_tool_keys, strict=config.strict_template, python=python())
         worker = WorkerProcess(found.path, python=python())
         worker.start()
-        bounds = Bounds.demo() if config.preset.grammar == "demo" else Bounds.production()
         return cls(
             names=names,
             vocabulary=vocabulary,
             context_length=int(config.server_args.get("context_length", found.context_length)),
             defaults=recommended(found.path),
-            enforcer=Enforcer(worker, bounds=replace(bounds, sort_keys=form.sort_tool_keys)),
+            enforcer=Enforcer(worker, bounds=bounds(config, form)),
             form=form,
         )
 
@@ -91,6 +94,10 @@ class ChatModel:
         self.enforcer.close()
 
     def chat(self, conversation: Conversation, given: Mapping[str, Any]) -> Draft:
+        """`prompt`, and its constraint on the way."""
+        return Draft(conversation, self.prompt(conversation, given), self.enforcer.ask(conversation))
+
+    def prompt(self, conversation: Conversation, given: Mapping[str, Any]) -> Prompt:
         """`given`: sampling parameters by SGLang's names. Raises InvalidRequest's leaves."""
         rendered = self.form.prompt(conversation)
         ids = self.vocabulary.encode_prompt(rendered.segments)
@@ -104,7 +111,7 @@ class ChatModel:
         allowed = tuple(
             tool.name for tool in conversation.tools if choice.allowed is None or tool.name in choice.allowed
         )
-        prompt = Prompt(
+        return Prompt(
             ids=ids,
             sampling=sampling,
             stops=stops,
@@ -112,7 +119,6 @@ class ChatModel:
             first_call=rendered.first_call_index,
             parallel=conversation.parallel_tool_calls and mode is not ToolMode.NAMED,
         )
-        return Draft(conversation, prompt, self.enforcer.ask(conversation))
 
     def text(self, conversation: Conversation) -> str:
         """The prompt that `chat` would make, for people to read."""
@@ -148,6 +154,12 @@ class ChatModel:
         sampling = {**self.defaults, **given, "stop_token_ids": sorted(ends)}
         core_sampling.fit(sampling, prompt_tokens=prompt_tokens, room=self.room)
         return sampling
+
+
+def bounds(config: EngineConfig, form: Form) -> Bounds:
+    """Of the answers, by the engine's preset; keys in the order in which the prompt shows them."""
+    chosen = Bounds.demo() if config.preset.grammar == "demo" else Bounds.production()
+    return replace(chosen, sort_keys=form.sort_tool_keys)
 
 
 def recommended(checkpoint: Path) -> dict[str, Any]:

@@ -39,8 +39,12 @@ class Draft:
 
     def held(self) -> Prompt:
         """With the constraint; waits for it."""
-        constraint = self.constraint.result()
-        sampling = dict(self.prompt.sampling)
-        if constraint.structural_tag is not None:
-            sampling["structural_tag"] = constraint.structural_tag
-        return replace(self.prompt, sampling=sampling, relaxed=Relaxed.of(constraint, self.conversation))
+        return held(self.prompt, self.constraint.result(), self.conversation)
+
+
+def held(prompt: Prompt, constraint: Constraint, conversation: Conversation) -> Prompt:
+    """The prompt with its constraint. Of the conversation only what determined the constraint is read."""
+    sampling = dict(prompt.sampling)
+    if constraint.structural_tag is not None:
+        sampling["structural_tag"] = constraint.structural_tag
+    return replace(prompt, sampling=sampling, relaxed=Relaxed.of(constraint, conversation))

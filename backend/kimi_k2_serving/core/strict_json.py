@@ -57,7 +57,7 @@ def _check_shape(data: bytes, field: str) -> None:
     counted wrongly; the decoder stops at the place from which that can happen.
     """
     # Without its escapes a document's quotes are the ends of its strings. A run of backslashes loses its pairs first:
-    # what is left of it then escapes the quote behind it, or nothing.
+    # what is left of it escapes the quote behind it, or nothing.
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     # A value brings two strings at most, its key and itself. Past that, splitting at quotes could take much memory.

@@ -40,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of the engine. Choice i is of prompt i // n and has seed + i % n, where a seed is given."""
+    """What is asked of the engine. Choice i is of prompt i // n and has seed + i % n, modulo 2^63."""
 
     prompts: tuple[Prompt, ...]
     n: int = 1
@@ -101,7 +101,8 @@ def _run(question: Question, choice: int, uid: str) -> Run:
     prompt = question.prompts[choice // question.n]
     sampling = dict(prompt.sampling)
     if "sampling_seed" in sampling:
-        sampling["sampling_seed"] += choice % question.n
+        # Seeds are 63 bits wide; behind the last comes the first.
+        sampling["sampling_seed"] = (sampling["sampling_seed"] + choice % question.n) % 2**63
     return Run(
         uid=uid,
         input_ids=prompt.ids,

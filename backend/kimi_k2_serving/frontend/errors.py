@@ -5,7 +5,8 @@ InvalidRequest  |- ModelNotFound     model_not_found      404
                 |- MethodNotAllowed  method_not_allowed   405
                 |- Unauthenticated   invalid_api_key      401
                 |- NotJson           unsupported_media_type  415
-                `- BodyTooLarge      limit_exceeded       413
+                |- BodyTooLarge      limit_exceeded       413
+                `- Misdirected       misdirected_request  421
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ class NotJson(InvalidRequest):
 class BodyTooLarge(core.LimitExceeded):
     http = 413
     anthropic_type = "request_too_large"
+
+
+class Misdirected(InvalidRequest):
+    code = "misdirected_request"
+    http = 421
 
 
 # Triton's own words, where no model has spoken.

@@ -12,12 +12,11 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
-from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import (
     DeadlineExceeded,
     Internal,
@@ -28,6 +27,7 @@ from kimi_k2_serving.core.errors import (
 from kimi_k2_serving.core.limits import JSON_BYTES, REQUEST_ID_BYTES
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.frontend import sse
+from kimi_k2_serving.frontend.connections import PROVEN
 from kimi_k2_serving.frontend.errors import BodyTooLarge, MethodNotAllowed, NotJson
 from kimi_k2_serving.frontend.keys import ANONYMOUS
 from kimi_k2_serving.frontend.service import Call, Record, Service
@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 GONE = 499
 NOTICES = "x-kimi-k2-notices"
+# A body has this long, and a second more for each so many of its bytes, within the policy's bound.
+BODY_LEAST_SECONDS = 10.0
+BODY_RATE = 256 * 1024
 SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 
 
@@ -178,24 +181,28 @@ class Endpoint:
 
     async def _exchange(self, scope: Scope, headers: dict[str, str], receive: Receive, sender: Sender) -> None:
         service = self._service
+        if service.hosts is not None:
+            service.hosts.check(scope["headers"])
         key = service.keys.owner(headers) if not self.public else None
         sender.record.key = key.name if key else ""
+        if key is not None and PROVEN in scope:
+            scope[PROVEN]()
         handler = self.methods.get(scope["method"])
         if handler is None:
             sender.headers["allow"] = ", ".join(sorted(self.methods))
             raise MethodNotAllowed(f"this path takes {', '.join(sorted(self.methods))}")
-        body: Json = None
-        if self._reads:
-            raw = await _body(headers, receive, service.policy.body_seconds)
-            if scope["method"] == "POST":
-                _check_media_type(headers)
-                body = strict_json.loads(raw, field="body")
-        call = Call(body, dict(scope.get("path_params", {})), key or ANONYMOUS, sender.record)
+        call = Call(b"", dict(scope.get("path_params", {})), key or ANONYMOUS, sender.record)
         if self.public or scope["method"] != "POST" or not self._reads:
+            # Nothing of a body is of use here. Who sends one is not listened to any longer.
+            if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+                sender.headers["connection"] = "close"
             await self._answer(handler, call, sender)
             return
+        # Before a byte of the body is read, so that a key holds no more bodies than it may have requests.
         with service.admitted(call.key):
-            await _unless_gone(receive, self._answer(handler, call, sender))
+            _check_media_type(headers)
+            body = await _body(headers, receive, service.policy.body_seconds)
+            await _unless_gone(receive, self._answer(handler, replace(call, body=body), sender))
 
     async def _answer(self, handler: Handler, call: Call, sender: Sender) -> None:
         match await handler(call):
@@ -265,7 +272,9 @@ async def _body(headers: Mapping[str, str], receive: Receive, seconds: float) ->
         raise NotJson("compressed bodies are not taken", field="content-encoding")
     length = headers.get("content-length", "")
     if length.isdecimal():
-        _bound(int(length))
+        _bound(int(length) if len(length) < 20 else JSON_BYTES.value + 1)
+        # Who sends little has less time, for a place among the requests in flight is taken.
+        seconds = min(seconds, BODY_LEAST_SECONDS + int(length) / BODY_RATE)
     pieces: list[bytes] = []
     size = 0
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.shapes import Object
@@ -70,6 +71,16 @@ class Origin:
     def seeded(self, sampling: Mapping[str, object]) -> None:
         if "sampling_seed" in sampling:
             self.left_out.append(f"seed: {NO_SEED}")
+
+    def written(self) -> list[Any]:
+        """What is still of use once the request is read: no error will name a message any more."""
+        places = {ours: theirs for ours, theirs in self.places.items() if not ours.startswith("messages")}
+        return [places, self.left_out, self.translated, list(self._ignored)]
+
+    @classmethod
+    def of(cls, written: list[Any]) -> Origin:
+        places, left_out, translated, ignored = written
+        return cls(places, left_out, translated, dict.fromkeys(ignored))
 
     @property
     def notices(self) -> list[str]:

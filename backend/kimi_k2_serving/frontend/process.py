@@ -7,12 +7,14 @@ ends the rest with one error each, and exits 0. Exit code 2: the flags are wrong
 from __future__ import annotations
 
 import argparse
+import asyncio
 import functools
 import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -21,18 +23,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
 from kimi_k2_serving import settings
-from kimi_k2_serving.chat.model import ChatModel
+from kimi_k2_serving.chat.model import ChatModel, bounds
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine.config import CPU_PRESET, EngineConfig, engine_of_preset, load_engine_config
 from kimi_k2_serving.frontend.app import create_app
+from kimi_k2_serving.frontend.connections import IDLE_SECONDS, Connection, raise_limit, watch_accepts
+from kimi_k2_serving.frontend.hosts import Hosts, is_loopback
 from kimi_k2_serving.frontend.keys import Keys
 from kimi_k2_serving.frontend.metrics import Metrics
-from kimi_k2_serving.frontend.service import Policy, Service
+from kimi_k2_serving.frontend.policy import Policy
+from kimi_k2_serving.frontend.reader import Description
+from kimi_k2_serving.frontend.readers import Readers
+from kimi_k2_serving.frontend.service import Service
 from kimi_k2_serving.frontend.triton_engine import TritonEngine
 
 NAME = "kimi_k2"
@@ -55,6 +63,14 @@ class Options:
     keys: Keys
     grace: int
     policy: Policy
+    allowed_hosts: tuple[str, ...] = ()
+
+    @property
+    def hosts(self) -> Hosts | None:
+        """The names to answer under: keys, and binds that others reach, need no such check."""
+        if self.keys.keys or not is_loopback(self.host):
+            return None
+        return Hosts.of(socket.gethostname(), *self.allowed_hosts)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--model-alias", metavar="ID", action="append", default=[], help=f"serve {NAME} under this id too; repeatable")
     add("--workers", metavar="N", type=int, default=1, help="processes (%(default)s)")
     add("--api-key-file", metavar="FILE", type=Path, help="keys, one a line; see docs/api.md")
+    add(
+        "--allowed-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="answer under this name too, where there are no keys and --host is this machine alone; repeatable",
+    )
     add("--grace", metavar="S", type=int, default=5, help="seconds for requests in flight at the end (%(default)s)")
     add("--keep-alive", metavar="S", type=float, default=15.0, help="longest silence of a stream (%(default)s)")
     add("--in-flight", metavar="N", type=int, default=1024, help="requests at once, per worker (%(default)s)")
@@ -114,6 +137,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
             workers=given.workers,
             anthropic_temperature=given.anthropic_temperature,
         ),
+        allowed_hosts=tuple(given.allowed_host),
     )
 
 
@@ -131,8 +155,16 @@ def application(options: Options) -> ASGIApp:
     model = ChatModel.load(options.engine, names=options.names)
     engine = TritonEngine(options.grpc_url)
     metrics = Metrics(shared=options.workers > 1)
-    service = Service(model, engine, options.keys, options.policy, metrics)
-    return create_app(service, opened=engine.open)
+    described = Description.of(model, options.engine.checkpoint, bounds(options.engine, model.form), options.policy)
+    readers = Readers(msgspec.json.encode(described))
+    service = Service(model, engine, options.keys, options.policy, metrics, readers=readers, hosts=options.hosts)
+
+    async def opened() -> None:
+        watch_accepts(asyncio.get_running_loop())
+        await engine.open()
+        await readers.open()
+
+    return create_app(service, opened=opened)
 
 
 def _end_with_parent() -> None:
@@ -161,7 +193,9 @@ def configuration(options: Options) -> uvicorn.Config:
         port=options.port,
         workers=options.workers,
         timeout_graceful_shutdown=options.grace,
-        http="h11",
+        http=Connection,
+        loop="asyncio",
+        timeout_keep_alive=IDLE_SECONDS,
         ws="none",
         access_log=False,
         log_config=None,
@@ -173,6 +207,7 @@ def configuration(options: Options) -> uvicorn.Config:
 
 
 def serve(options: Options) -> None:
+    raise_limit()
     config = configuration(options)
     if options.workers == 1:
         uvicorn.Server(config).run()

@@ -13,38 +13,27 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from kimi_k2_serving.chat.model import ChatModel
-from kimi_k2_serving.chat.prompt import Draft, Prompt
+from kimi_k2_serving.chat.prompt import Prompt, held
+from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import Overloaded
 from kimi_k2_serving.core.events import CallRejected
-from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.messages import Conversation, Json
 from kimi_k2_serving.core.shapes import as_string
 from kimi_k2_serving.frontend import answer
 from kimi_k2_serving.frontend.answer import Question, Step
 from kimi_k2_serving.frontend.errors import ModelNotFound
+from kimi_k2_serving.frontend.hosts import Hosts
 from kimi_k2_serving.frontend.keys import Key, Keys
 from kimi_k2_serving.frontend.metrics import Metrics
+from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.port import Engine
+from kimi_k2_serving.frontend.readers import SMALL_BYTES, Readers
+from kimi_k2_serving.frontend.reading import Read, Reading
+from kimi_k2_serving.grammar import job as jobs
 
 T = TypeVar("T")
 # For the last errors to be written when the grace is over.
 CLOSING_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Seconds, counts and switches that a deployment may set.
-
-    keep_alive: longest silence of a stream; body_seconds: for a request's body to arrive; stalled_seconds: for a client
-    to take what was sent; in_flight: requests at once; workers: processes that share a key's concurrency;
-    anthropic_temperature: what Anthropic's temperatures are multiplied by.
-    """
-
-    keep_alive: float = 15.0
-    body_seconds: float = 60.0
-    stalled_seconds: float = 120.0
-    in_flight: int = 1024
-    workers: int = 1
-    anthropic_temperature: float = 0.6
 
 
 @dataclass(slots=True)
@@ -68,12 +57,20 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, authenticated and read. `body` is JSON, None where the method has none."""
+    """One request, authenticated and admitted. `body` is JSON as it came, b"" where the method has none."""
 
-    body: Json
+    body: bytes
     parameters: dict[str, str]
     key: Key
     record: Record
+
+
+def served(model: ChatModel, value: Json) -> str:
+    """The name under which the model was asked for. Raises ModelNotFound."""
+    name = as_string(value, "model")
+    if name not in model.names:
+        raise ModelNotFound(f"no such model; this server has {model.names[0]}", field="model")
+    return name
 
 
 def _uid() -> str:
@@ -85,11 +82,15 @@ class Service:
     model: ChatModel
     engine: Engine
     keys: Keys = field(default_factory=Keys)
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
     metrics: Metrics = field(default_factory=Metrics)
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
     new_uid: Callable[[], str] = _uid
+    # None: everything is read in this process.
+    readers: Readers | None = None
+    # None: under any name.
+    hosts: Hosts | None = None
     # Requests whose last byte is not yet written.
     exchanges: int = 0
     _running: Counter[str] = field(default_factory=Counter)
@@ -115,21 +116,31 @@ class Service:
             self.metrics.in_flight.dec()
 
     def served(self, value: Json) -> str:
-        """The name under which the model was asked for. Raises ModelNotFound."""
-        name = as_string(value, "model")
-        if name not in self.model.names:
-            raise ModelNotFound(f"no such model; this server has {self.model.names[0]}", field="model")
-        return name
+        return served(self.model, value)
 
     async def prepare(self, work: Callable[[], T]) -> T:
-        """Rendering and encoding, off the event loop."""
+        """Work of a few milliseconds, off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    async def draft(self, work: Callable[[], tuple[T, Draft]]) -> tuple[T, Prompt]:
-        """`prepare`, and the constraint, for which no thread waits. A client that leaves waits for it no longer."""
-        request, draft = await self.prepare(work)
-        await asyncio.wrap_future(draft.constraint)
-        return request, draft.held()
+    async def read(self, reading: Reading, call: Call) -> Read:
+        """Decode, read, render and encode: what is large in a process of its own. Raises what the reading does."""
+        if self.readers is not None and len(call.body) > SMALL_BYTES:
+            found = await self.readers.read(reading, call.body)
+        else:
+            found = await self.prepare(lambda: reading(self, strict_json.loads(call.body, field="body")))
+        call.record.notices = tuple(found.origin.left_out)
+        return found
+
+    async def prompt(self, read: Read) -> Prompt:
+        """Its prompt with the constraint, for which no thread waits. A client that leaves waits for it no longer."""
+        (prompt,) = read.prompts
+        if not read.job:
+            return prompt
+        with read.origin.errors():
+            constraint = await asyncio.wrap_future(await self.prepare(lambda: self.model.enforcer.ask_job(read.job)))
+        if not constraint.relaxed:
+            return held(prompt, constraint, Conversation(()))
+        return await self.prepare(lambda: held(prompt, constraint, jobs.decode(read.job)[0]))
 
     async def steps(self, question: Question, call: Call) -> AsyncIterator[Step]:
         """The answers' steps, counted."""
@@ -168,6 +179,8 @@ class Service:
             async with asyncio.timeout(CLOSING_SECONDS):
                 while self.exchanges:  # noqa: ASYNC110 - asked once in a process's life
                     await asyncio.sleep(0.01)
+        if self.readers is not None:
+            await self.readers.close()
         await self.engine.close()
         await asyncio.to_thread(self.model.close)
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -10,14 +10,18 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
+import msgspec
+
+from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.core.messages import Json
 
 # Frames that wait for a slow reader; past that the source waits too.
 WAITING_FRAMES = 64
 DONE = b"data: [DONE]\n\n"
 # JSON may hold them as they are, but clients that read Unicode's lines, as httpx's iter_lines does, end one there.
-BREAKS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
+BREAKS = tuple((each.encode(), f"\\u{ord(each):04x}".encode()) for each in "\x85\u2028\u2029")
 COMMENT = b": keep-alive\n\n"
 
 
@@ -31,10 +35,26 @@ def event(name: str, value: Json) -> bytes:
 
 def encode(value: Json) -> bytes:
     """Compact JSON in UTF-8; it has no line breaks, not even Unicode's, so it is one line of a frame."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        data = msgspec.json.encode(value)
+    except (UnicodeEncodeError, OverflowError, ValueError):
+        # Half a surrogate pair, or a number that only Python has: slow and rare.
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_parsed)
+        data = text.encode("utf-8", "replace")
     for line_break, escaped in BREAKS:
-        text = text.replace(line_break, escaped)
-    return text.encode("utf-8", "replace")
+        if line_break in data:
+            data = data.replace(line_break, escaped)
+    return data
+
+
+def _parsed(part: msgspec.Raw) -> Json:
+    value: Json = json.loads(bytes(part))
+    return value
+
+
+def written(data: bytes) -> Any:
+    """What `encode` gave, as a part of another value: it is copied, not written again."""
+    return msgspec.Raw(data)
 
 
 async def paced(source: AsyncIterator[bytes], *, seconds: float, idle: bytes) -> AsyncIterator[bytes]:
@@ -49,6 +69,11 @@ async def paced(source: AsyncIterator[bytes], *, seconds: float, idle: bytes) ->
             await inbox.put(None)
         except Exception as error:
             await inbox.put(error)
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            # Cancelled from within, as gRPC does to a call when its channel closes.
+            await inbox.put(EngineLost("the answer broke off before its end; send it again"))
 
     task = asyncio.create_task(pump())
     try:

@@ -75,11 +75,18 @@ class Enforcer:
         """Done already where the outcome is known; cancel it when nobody waits any more. It raises InvalidSchema or
         LimitExceeded with the path inside the request, Overloaded, ShuttingDown or Internal.
         """
+        return self.ask_job(self.job(conversation))
+
+    def job(self, conversation: Conversation) -> bytes:
+        """What `ask_job` takes for it: b"" where there is nothing to constrain."""
+        return jobs.encode(conversation, self._bounds) if jobs.constrained(conversation) else b""
+
+    def ask_job(self, job: bytes) -> Future[Constraint]:
+        """`ask`, of a conversation that was made a job elsewhere."""
         future: Future[Constraint] = Future()
-        if not jobs.constrained(conversation):
+        if not job:
             future.set_result(Constraint(None))
             return future
-        job = jobs.encode(conversation, self._bounds)
         key = hashlib.sha256(job).digest()
         with self._lock:
             outcome = self._outcomes.get(key) or self._refusal(key)

@@ -49,6 +49,7 @@ class Options:
     torch_index: str | None
     torch_plain: bool
     insecure: bool
+    allowed_host: list[str]
     api_key_file: Path | None
     json: bool
 
@@ -122,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--workers", metavar="N", type=_count, default=1, help="processes of the frontend (1)")
     guard = parser.add_argument_group("who may connect (needed when --host is not a loopback address)")
     guard.add_argument("--api-key-file", metavar="FILE", type=_directory, help="keys for the frontend, one a line")
+    guard.add_argument(
+        "--allowed-host", metavar="NAME", action="append", default=[], help="the frontend answers under this name too"
+    )
     guard.add_argument("--insecure", action="store_true", help="accept that anyone who reaches the ports may use them")
     life = parser.add_argument_group("start and stop")
     life.add_argument("--grace", metavar="S", type=_seconds, default=5, help="seconds for requests in flight (5)")

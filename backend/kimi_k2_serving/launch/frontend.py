@@ -33,7 +33,9 @@ def arguments(options: Options, *, python: Path, checkpoint: Path, repository: P
         flags["--preset"] = options.preset
     if options.api_key_file is not None:
         flags["--api-key-file"] = options.api_key_file
-    return [str(python), "-m", "kimi_k2_serving.frontend", *(str(word) for pair in flags.items() for word in pair)]
+    words = [str(word) for pair in flags.items() for word in pair]
+    names = [word for name in options.allowed_host for word in ("--allowed-host", name)]
+    return [str(python), "-m", "kimi_k2_serving.frontend", *words, *names]
 
 
 class Frontend:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import assert_never
 
-from kimi_k2_serving.chat.prompt import Draft
 from kimi_k2_serving.core.events import (
     ArgumentsDelta,
     CallRejected,
@@ -27,10 +27,11 @@ from kimi_k2_serving.core.shapes import Object
 from kimi_k2_serving.engine.port import Usage
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Question, Step, whole
-from kimi_k2_serving.frontend.anthropic.request import MessagesRequest, read
+from kimi_k2_serving.frontend.anthropic.request import read
 from kimi_k2_serving.frontend.anthropic.shapes import usage
 from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
 from kimi_k2_serving.frontend.origin import Origin
+from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.reports import remarks
 from kimi_k2_serving.frontend.service import Call, Service
 
@@ -38,16 +39,30 @@ ID_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123
 EMPTY: Object = {"type": "text", "text": ""}
 
 
-async def create(service: Service, call: Call) -> Reply:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    model: str
+    stream: bool
+
+
+def reading(service: Reader, body: Json) -> Read:
     origin = Origin()
-
-    def work() -> tuple[MessagesRequest, Draft]:
-        request = read(service, call.body, origin)
-        return request, service.model.chat(request.conversation, request.sampling)
-
     with origin.errors():
-        request, prompt = await service.draft(work)
-    call.record.notices = tuple(origin.left_out)
+        request = read(service, body, origin)
+        prompt, job = service.model.prompt(request.conversation, request.sampling), service.model.enforcer.job
+        return Read(Asked(request.model, request.stream), (prompt,), job(request.conversation), origin=origin)
+
+
+def counting(service: Reader, body: Json) -> Read:
+    origin = Origin()
+    with origin.errors():
+        tokens = service.model.count(read(service, body, origin, counting=True).conversation)
+    return Read(echo={"input_tokens": sse.encode(tokens)}, origin=origin)
+
+
+async def create(service: Service, call: Call) -> Reply:
+    found = await service.read(reading, call)
+    request, origin, prompt = found.request(Asked), found.origin, await service.prompt(found)
     question = Question((prompt,), stream=request.stream)
     steps = service.steps(question, call)
     head: Object = {"id": f"msg_{service.new_uid()}", "type": "message", "role": "assistant", "model": request.model}
@@ -73,14 +88,8 @@ async def create(service: Service, call: Call) -> Reply:
 
 async def count(service: Service, call: Call) -> Reply:
     """What the same request would report as the sum of its input tokens."""
-
-    origin = Origin()
-
-    def work() -> int:
-        return service.model.count(read(service, call.body, origin, counting=True).conversation)
-
-    with origin.errors():
-        return Document({"input_tokens": await service.prepare(work)})
+    found = await service.read(counting, call)
+    return Document({"input_tokens": found.said("input_tokens")})
 
 
 def described(service: Service, name: str) -> Json:

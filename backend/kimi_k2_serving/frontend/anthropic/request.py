@@ -21,7 +21,7 @@ from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_
 from kimi_k2_serving.frontend import fields
 from kimi_k2_serving.frontend.anthropic.tools import NAME_CHARACTERS, read_tool_choice, read_tools
 from kimi_k2_serving.frontend.origin import Origin
-from kimi_k2_serving.frontend.service import Service
+from kimi_k2_serving.frontend.reading import Reader
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "stop_sequences")
 KNOWN = frozenset(
@@ -67,7 +67,7 @@ class MessagesRequest:
     stream: bool
 
 
-def read(service: Service, body: Json, origin: Origin, *, counting: bool = False) -> MessagesRequest:
+def read(service: Reader, body: Json, origin: Origin, *, counting: bool = False) -> MessagesRequest:
     """`counting`: max_tokens is not needed. Raises InvalidRequest's leaves, each naming chat's path or the client's:
     `origin` knows which is which.
     """

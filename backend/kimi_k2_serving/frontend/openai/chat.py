@@ -11,7 +11,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from kimi_k2_serving.chat.prompt import Draft, Prompt
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.deltas import delta, message
 from kimi_k2_serving.core.errors import Unsupported
@@ -24,6 +23,7 @@ from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
 from kimi_k2_serving.frontend.openai import below
 from kimi_k2_serving.frontend.openai.shapes import ContentLogprobs, usage
 from kimi_k2_serving.frontend.origin import Origin
+from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.reports import remarks
 from kimi_k2_serving.frontend.service import Call, Service
 
@@ -85,19 +85,26 @@ REFUSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRequest:
+class Asked:
+    """What an answer is written by."""
+
     model: str
-    conversation: Conversation
-    sampling: dict[str, Any]
     n: int
     top_logprobs: int | None
     stream: bool
     include_usage: bool
     continuous_usage: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    asked: Asked
+    conversation: Conversation
+    sampling: dict[str, Any]
     origin: Origin
 
 
-def read(service: Service, body: Json) -> ChatRequest:
+def read(service: Reader, body: Json) -> ChatRequest:
     """Raises InvalidRequest's leaves, each naming the path."""
     source = as_object(body, "body")
     fields.check(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
@@ -117,33 +124,41 @@ def read(service: Service, body: Json) -> ChatRequest:
     sampling = fields.read_sampling(source)
     origin.seeded(sampling)
     return ChatRequest(
-        model=model,
+        asked=Asked(
+            model=model,
+            n=fields.choices(source.get("n")),
+            top_logprobs=fields.top_logprobs(source),
+            stream=as_flag(source.get("stream"), "stream", default=False),
+            include_usage=include,
+            continuous_usage=continuous,
+        ),
         conversation=conversation,
         sampling=sampling,
-        n=fields.choices(source.get("n")),
-        top_logprobs=fields.top_logprobs(source),
-        stream=as_flag(source.get("stream"), "stream", default=False),
-        include_usage=include,
-        continuous_usage=continuous,
         origin=origin,
     )
 
 
-async def prepare(service: Service, call: Call) -> tuple[ChatRequest, Prompt]:
-    def work() -> tuple[ChatRequest, Draft]:
-        request = read(service, call.body)
-        return request, service.model.chat(request.conversation, request.sampling)
+def reading(service: Reader, body: Json) -> Read:
+    request = read(service, body)
+    prompt = service.model.prompt(request.conversation, request.sampling)
+    return Read(request.asked, (prompt,), service.model.enforcer.job(request.conversation), origin=request.origin)
 
-    request, prompt = await service.draft(work)
-    call.record.notices = tuple(request.origin.left_out)
-    return request, prompt
+
+def rendering(service: Reader, body: Json) -> Read:
+    request = read(service, body)
+    prompt = service.model.prompt(request.conversation, request.sampling)
+    text, ids = service.model.text(request.conversation), list(prompt.ids)
+    echo = {"prompt": sse.encode(text), "token_ids": sse.encode(ids)}  # type: ignore[arg-type]
+    job = service.model.enforcer.job(request.conversation)
+    return Read(request.asked, (prompt,), job, echo, origin=request.origin)
 
 
 async def create(service: Service, call: Call) -> Reply:
-    request, prompt = await prepare(service, call)
+    found = await service.read(reading, call)
+    request, prompt = found.request(Asked), await service.prompt(found)
     question = Question((prompt,), request.n, request.stream, request.top_logprobs)
     steps = service.steps(question, call)
-    writer = Writer(service, request)
+    writer = Writer(service, request, found.origin)
     if request.stream:
         return Stream(writer.frames(steps, question))
     return Document(writer.completion(await whole(steps, question)))
@@ -151,15 +166,14 @@ async def create(service: Service, call: Call) -> Reply:
 
 async def show(service: Service, call: Call) -> Reply:
     """The prompt that `create` would send: as text for people, as ids for the engine."""
-    request, prompt = await prepare(service, call)
-    ids: list[Json] = list(prompt.ids)
-    text = await service.prepare(lambda: service.model.text(request.conversation))
+    found = await service.read(rendering, call)
+    prompt = await service.prompt(found)
     return Document(
         {
             "object": "chat.completion.render",
-            "model": request.model,
-            "prompt": text,
-            "token_ids": ids,
+            "model": found.request(Asked).model,
+            "prompt": found.said("prompt"),
+            "token_ids": found.said("token_ids"),
             "prompt_tokens": len(prompt.ids),
             "sampling_parameters": prompt.sampling,
         }
@@ -169,7 +183,8 @@ async def show(service: Service, call: Call) -> Reply:
 class Writer:
     """One request's answer in OpenAI's shapes."""
 
-    def __init__(self, service: Service, request: ChatRequest) -> None:
+    def __init__(self, service: Service, request: Asked, origin: Origin) -> None:
+        self._origin = origin
         self._vocabulary = service.model.vocabulary
         self._request = request
         self._head: Object = {
@@ -195,7 +210,7 @@ class Writer:
             "object": "chat.completion",
             "choices": choices,
             "usage": usage(answers.usage),
-            **remarks(answers.reports, self._request.origin),
+            **remarks(answers.reports, self._origin),
         }
 
     async def frames(self, steps: AsyncIterator[Step], question: Question) -> AsyncIterator[bytes]:
@@ -239,7 +254,7 @@ class Writer:
         chunk: Object = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
         if self._request.include_usage:
             chunk["usage"] = usage(question.usage(latest)) if self._request.continuous_usage else None
-        return sse.data({**chunk, **(remarks((step.report,), self._request.origin) if finish else {})})
+        return sse.data({**chunk, **(remarks((step.report,), self._origin) if finish else {})})
 
 
 def merged(events: Iterable[Event]) -> Iterable[Object]:

@@ -17,6 +17,7 @@ from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
 from kimi_k2_serving.frontend.openai.chat import finish_reason
 from kimi_k2_serving.frontend.openai.shapes import legacy_logprobs, usage
 from kimi_k2_serving.frontend.origin import Origin
+from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.reports import remarks
 from kimi_k2_serving.frontend.service import Call, Service
 
@@ -30,15 +31,19 @@ REFUSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionRequest:
+class Asked:
+    """What an answer is written by."""
+
     model: str
-    question: Question
+    n: int
+    stream: bool
+    top_logprobs: int | None
     include_usage: bool
     continuous_usage: bool
-    origin: Origin
 
 
-def read(service: Service, body: Json) -> CompletionRequest:
+def reading(service: Reader, body: Json) -> Read:
+    """Raises InvalidRequest's leaves, each naming the path."""
     source = as_object(body, "body")
     fields.check(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))
@@ -52,18 +57,17 @@ def read(service: Service, body: Json) -> CompletionRequest:
     prompts = read_prompts(service, source.get("prompt"))
     CHOICES.check(n * len(prompts), field="prompt")
     include, continuous = fields.stream_options(source)
-    question = Question(
-        prompts=tuple(service.model.completion(ids, sampling) for ids in prompts),
-        n=n,
-        stream=as_flag(source.get("stream"), "stream", default=False),
-        top_logprobs=top,
-    )
+    stream = as_flag(source.get("stream"), "stream", default=False)
     origin = Origin()
     origin.seeded(sampling)
-    return CompletionRequest(model, question, include, continuous, origin)
+    return Read(
+        Asked(model, n, stream, top, include, continuous),
+        tuple(service.model.completion(ids, sampling) for ids in prompts),
+        origin=origin,
+    )
 
 
-def read_prompts(service: Service, value: Json) -> list[list[int]]:
+def read_prompts(service: Reader, value: Json) -> list[list[int]]:
     """A text, token ids, or a list of either; one list of ids for each prompt."""
     if value is None:
         raise MissingField("is required", field="prompt")
@@ -86,19 +90,22 @@ def read_prompts(service: Service, value: Json) -> list[list[int]]:
 
 
 async def create(service: Service, call: Call) -> Reply:
-    request = await service.prepare(lambda: read(service, call.body))
-    call.record.notices = tuple(request.origin.left_out)
-    steps = service.steps(request.question, call)
-    writer = Writer(service, request)
-    if request.question.stream:
+    found = await service.read(reading, call)
+    request = found.request(Asked)
+    question = Question(found.prompts, request.n, request.stream, request.top_logprobs)
+    steps = service.steps(question, call)
+    writer = Writer(service, request, question, found.origin)
+    if request.stream:
         return Stream(writer.frames(steps))
-    return Document(writer.completion(await whole(steps, request.question)))
+    return Document(writer.completion(await whole(steps, question)))
 
 
 class Writer:
-    def __init__(self, service: Service, request: CompletionRequest) -> None:
+    def __init__(self, service: Service, request: Asked, question: Question, origin: Origin) -> None:
+        self._origin = origin
         self._vocabulary = service.model.vocabulary
         self._request = request
+        self._question = question
         self._head: Object = {
             "id": f"cmpl-{service.new_uid()}",
             "object": "text_completion",
@@ -109,7 +116,7 @@ class Writer:
     def completion(self, answers: Whole) -> Json:
         choices: list[Json] = []
         for index, (answer, logprobs) in enumerate(zip(answers.answers, answers.logprobs, strict=True)):
-            wanted = self._request.question.top_logprobs is not None
+            wanted = self._question.top_logprobs is not None
             choices.append(
                 {
                     "index": index,
@@ -118,11 +125,11 @@ class Writer:
                     "finish_reason": answer.finish_reason.value,
                 }
             )
-        said = remarks((None,), self._request.origin)
+        said = remarks((None,), self._origin)
         return {**self._head, "choices": choices, "usage": usage(answers.usage), **said}
 
     async def frames(self, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:
-        request, question = self._request, self._request.question
+        request, question = self._request, self._question
         latest: dict[int, Step] = {}
         offsets = [0] * question.choices
         async with aclosing(steps):  # type: ignore[type-var]
@@ -144,7 +151,7 @@ class Writer:
                 chunk: Object = {**self._head, "choices": [choice]}
                 if request.include_usage:
                     chunk["usage"] = usage(question.usage(latest)) if request.continuous_usage else None
-                yield sse.data({**chunk, **(remarks((None,), request.origin) if step.last else {})})
+                yield sse.data({**chunk, **(remarks((None,), self._origin) if step.last else {})})
         if request.include_usage:
             yield sse.data({**self._head, "choices": [], "usage": usage(question.usage(latest))})
         yield sse.DONE

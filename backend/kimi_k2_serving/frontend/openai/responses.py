@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from typing import assert_never
+from dataclasses import dataclass
+from typing import Any, assert_never
 
-from kimi_k2_serving.chat.prompt import Draft, Prompt
+from kimi_k2_serving.chat.prompt import Prompt
 from kimi_k2_serving.core.events import (
     ArgumentsDelta,
     CallRejected,
@@ -29,23 +30,50 @@ from kimi_k2_serving.frontend.answer import Question, Step
 from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
 from kimi_k2_serving.frontend.openai.responses_request import ResponsesRequest, read
 from kimi_k2_serving.frontend.origin import Origin
+from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.reports import remarks
 from kimi_k2_serving.frontend.service import Call, Service
 from kimi_k2_serving.grammar.inspection import Report
 
 
-async def create(service: Service, call: Call) -> Reply:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`functions`: by the name under which the model knows them, what a call of them is called in the answer."""
+
+    model: str
+    stream: bool
+    functions: dict[str, dict[str, Any]]
+
+
+def reading(service: Reader, body: Json) -> Read:
     origin = Origin()
-
-    def work() -> tuple[ResponsesRequest, Draft]:
-        request = read(service, call.body, origin)
-        return request, service.model.chat(request.conversation, request.sampling)
-
     with origin.errors():
-        request, prompt = await service.draft(work)
-    call.record.notices = tuple(origin.left_out)
+        request = read(service, body, origin)
+        prompt, job = service.model.prompt(request.conversation, request.sampling), service.model.enforcer.job
+        echo = {name: sse.encode(value) for name, value in repeated(request).items()}
+        asked = Asked(request.model, request.stream, request.functions)
+        return Read(asked, (prompt,), job(request.conversation), echo, origin=origin)
+
+
+def repeated(request: ResponsesRequest) -> Object:
+    """What a response says of its request."""
+    source = request.source
+    return {
+        "instructions": source.get("instructions"),
+        "max_output_tokens": source.get("max_output_tokens"),
+        "metadata": source.get("metadata") or {},
+        "parallel_tool_calls": request.conversation.parallel_tool_calls,
+        "text": source.get("text") or {"format": {"type": "text"}},
+        "tool_choice": source.get("tool_choice") or "auto",
+        "tools": source.get("tools") or [],
+    }
+
+
+async def create(service: Service, call: Call) -> Reply:
+    found = await service.read(reading, call)
+    request, prompt = found.request(Asked), await service.prompt(found)
     steps = service.steps(Question((prompt,), stream=request.stream), call)
-    writer = Writer(service, request, prompt)
+    writer = Writer(service, request, prompt, {name: found.said(name) for name in found.echo}, found.origin)
     if request.stream:
         return Stream(writer.frames(steps))
     async with aclosing(steps):  # type: ignore[type-var]
@@ -59,28 +87,21 @@ async def create(service: Service, call: Call) -> Reply:
 class Writer:
     """One request's answer as a response object and the events that lead to it."""
 
-    def __init__(self, service: Service, request: ResponsesRequest, prompt: Prompt) -> None:
-        source = request.source
-        self._origin = request.origin
+    def __init__(self, service: Service, request: Asked, prompt: Prompt, repeated: Object, origin: Origin) -> None:
+        self._origin = origin
         self.items = ItemWriter(service.new_uid(), request.functions)
         self._head: Object = {
             "id": f"resp_{service.new_uid()}",
             "object": "response",
             "created_at": int(service.now()),
             "model": request.model,
-            "instructions": source.get("instructions"),
-            "max_output_tokens": source.get("max_output_tokens"),
-            "metadata": source.get("metadata") or {},
-            "parallel_tool_calls": request.conversation.parallel_tool_calls,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
             "store": False,
             "temperature": prompt.sampling.get("temperature", 1.0),
-            "text": source.get("text") or {"format": {"type": "text"}},
-            "tool_choice": source.get("tool_choice") or "auto",
-            "tools": source.get("tools") or [],
             "top_p": prompt.sampling.get("top_p", 1.0),
             "truncation": "disabled",
+            **repeated,
         }
         self._sequence = 0
 

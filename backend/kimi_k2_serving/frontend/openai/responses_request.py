@@ -13,7 +13,7 @@ from kimi_k2_serving.frontend import fields
 from kimi_k2_serving.frontend.openai.responses_input import NOTHING_STORED, read_input
 from kimi_k2_serving.frontend.openai.responses_tools import NAME_CHARACTERS, read_tool_choice, read_tools
 from kimi_k2_serving.frontend.origin import Origin
-from kimi_k2_serving.frontend.service import Service
+from kimi_k2_serving.frontend.reading import Reader
 
 KNOWN = frozenset(
     {
@@ -70,7 +70,7 @@ class ResponsesRequest:
     origin: Origin
 
 
-def read(service: Service, body: Json, origin: Origin) -> ResponsesRequest:
+def read(service: Reader, body: Json, origin: Origin) -> ResponsesRequest:
     """Raises InvalidRequest's leaves, each naming chat's path or the client's: `origin` knows which is which."""
     source = as_object(body, "body")
     fields.check(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)

@@ -7,9 +7,10 @@ from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string
 from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
-from kimi_k2_serving.frontend import fields
+from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.exchange import Document, Reply
 from kimi_k2_serving.frontend.openai.shapes import token_text
+from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.service import Call, Service
 
 TOKENIZE = frozenset({"model", "prompt", "messages", "tools", "return_token_strs"})
@@ -40,10 +41,10 @@ async def model(service: Service, call: Call) -> Reply:
 
 
 async def tokenize(service: Service, call: Call) -> Reply:
-    return Document(await service.prepare(lambda: tokenized(service, call.body)))
+    return Document((await service.read(tokenizing, call)).said("document"))
 
 
-def tokenized(service: Service, body: Json) -> Json:
+def tokenizing(service: Reader, body: Json) -> Read:
     source = as_object(body, "body")
     fields.check(source, known=TOKENIZE, ignored=TOKENIZE_IGNORED, refused={})
     _served(service, source)
@@ -63,11 +64,15 @@ def tokenized(service: Service, body: Json) -> Json:
     if as_flag(source.get("return_token_strs"), "return_token_strs", default=False):
         names = {token: name for name, token in vocabulary.controls.items()}
         result["token_strs"] = [token_text(vocabulary, token, names) for token in ids]
-    return result
+    return Read(echo={"document": sse.encode(result)})
 
 
 async def detokenize(service: Service, call: Call) -> Reply:
-    source = as_object(call.body, "body")
+    return Document((await service.read(detokenizing, call)).said("document"))
+
+
+def detokenizing(service: Reader, body: Json) -> Read:
+    source = as_object(body, "body")
     fields.check(source, known=DETOKENIZE, ignored=(), refused={})
     _served(service, source)
     vocabulary = service.model.vocabulary
@@ -81,8 +86,8 @@ async def detokenize(service: Service, call: Call) -> Reply:
             raise InvalidValue(f"must lie in 0 to {vocabulary.size - 1}", field=f"tokens[{i}]")
         ids.append(token)
     hidden = as_flag(source.get("skip_special_tokens"), "skip_special_tokens", default=False)
-    text = await service.prepare(lambda: _text(vocabulary, ids, hidden=hidden))
-    return Document({"prompt": text, "text": text})
+    text = _text(vocabulary, ids, hidden=hidden)
+    return Read(echo={"document": sse.encode({"prompt": text, "text": text})})
 
 
 def _text(vocabulary: Vocabulary, ids: list[int], *, hidden: bool) -> str:
@@ -95,7 +100,7 @@ def _text(vocabulary: Vocabulary, ids: list[int], *, hidden: bool) -> str:
     return "".join((*written, decoder.finish()))
 
 
-def _served(service: Service, source: Object) -> None:
+def _served(service: Reader, source: Object) -> None:
     """`model` is optional here."""
     if source.get("model") is not None:
         service.served(source["model"])
