@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,12 @@ def test_a_constraint_is_the_one_that_is_made_here(enforcer: Enforcer, small_voc
 
 
 def test_an_invalid_schema_is_refused_as_it_is_here(enforcer: Enforcer) -> None:
+    careless = tool({"properties": {"x": {"type": "int"}}}, name="g")
+    place = "tools[1].function.parameters.properties.x.type"
+    assert enforcer.constrain(request(tool(SMALL), careless)).relaxed == (f"{place}: unreadable",)
     with pytest.raises(InvalidSchema) as caught:
-        enforcer.constrain(request(tool(SMALL), tool({"properties": {"x": {"type": "int"}}}, name="g")))
-    assert caught.value.field == "tools[1].function.parameters.properties.x.type"
+        enforcer.constrain(request(tool(SMALL), replace(careless, insists=True)))
+    assert caught.value.field == place
 
 
 def test_past_the_budget_the_schema_is_named_and_others_go_on(worker: WorkerProcess, enforcer: Enforcer) -> None:
