@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import xgrammar
@@ -29,7 +32,9 @@ def _backend(vocabulary: Vocabulary) -> SimpleNamespace:
     info = xgrammar.TokenizerInfo(
         pieces, xgrammar.VocabType.RAW, vocab_size=vocabulary.size, stop_token_ids=list(vocabulary.stop_ids)
     )
-    return SimpleNamespace(_tokenizer_info=info, grammar_compiler=xgrammar.GrammarCompiler(info))
+    return SimpleNamespace(
+        _tokenizer_info=info, grammar_compiler=xgrammar.GrammarCompiler(info), executor=ThreadPoolExecutor()
+    )
 
 
 def _control_fits_a_string(backend: SimpleNamespace, prover: Prover) -> bool:
@@ -60,3 +65,20 @@ def test_another_models_tokenizer_is_left_alone(prover: Prover) -> None:
     before = backend.grammar_compiler
     engine_vocabulary.reserve(None, backend, _Tokenizer({"<tool_call>": 300}), prover.vocabulary.size)
     assert backend.grammar_compiler is before
+
+
+def test_grammars_are_compiled_in_the_time_that_the_scheduler_leaves(prover: Prover) -> None:
+    backend = _backend(prover.vocabulary)
+    engine_vocabulary.reserve(None, backend, _Tokenizer(dict(prover.vocabulary.controls)), prover.vocabulary.size)
+
+    def niceness(started: list[int]) -> int:
+        thread = threading.Thread(target=lambda: started.append(os.getpriority(os.PRIO_PROCESS, 0)))
+        thread.start()
+        thread.join()
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    begun: list[int] = []
+    assert backend.executor.submit(niceness, begun).result() == 19
+    assert begun == [19]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 19
+    backend.executor.shutdown()

@@ -1,4 +1,5 @@
-"""SGLang plugin: K2's control tokens have no text for the engine's grammars, and grammars are cached as a whole only.
+"""SGLang plugin: K2's control tokens have no text for the engine's grammars, grammars are cached as a whole only, and
+compiling them takes only the processor time that the scheduler leaves.
 
 Stock SGLang gives xgrammar the spelling of every added token, so a string in a tool call's arguments could contain
 `<|im_end|>` as one control id. This hook rebuilds xgrammar's view of the vocabulary after SGLang has made its own; it
@@ -7,8 +8,14 @@ does nothing for a tokenizer without K2's markers. Imports SGLang only when it i
 
 from __future__ import annotations
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+# Grammars that the engine compiles at once. Their threads yield to the scheduler's, in whose process they are.
+COMPILES = 2
+_NICENESS = 19
 MARKER = "<|tool_calls_section_begin|>"
 _TARGET = "sglang.srt.constrained.xgrammar_backend.XGrammarGrammarBackend.__init__"
 
@@ -37,3 +44,10 @@ def reserve(_: Any, backend: Any, tokenizer: Any, *args: Any, **named: Any) -> N
     )
     backend._tokenizer_info = reserved
     backend.grammar_compiler = compiler(reserved)
+    backend.executor.shutdown(wait=False)
+    backend.executor = ThreadPoolExecutor(COMPILES, thread_name_prefix="grammar", initializer=_step_back)
+
+
+def _step_back() -> None:
+    """On Linux a thread has a niceness of its own, and those that it starts have the same."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
