@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kimi_k2_serving.core.errors import Internal, InvalidSchema, LimitExceeded, Overloaded, ServingError, ShuttingDown
+from kimi_k2_serving.core.errors import Internal, LimitExceeded, Overloaded, ServingError, ShuttingDown
 from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat, Tool, ToolChoice, ToolMode
 from kimi_k2_serving.grammar import enforcer as enforcers
 from kimi_k2_serving.grammar import job as jobs
@@ -192,66 +192,108 @@ def test_closing_tells_everybody_who_waits(worker: FakeWorker) -> None:
     assert isinstance(enforcer.ask(of("late")).exception(10), ShuttingDown)
 
 
-def dies(_: dict[str, Any], __: Conversation) -> list[dict[str, Any]]:
-    return []
+PATHS = [jobs.path(0), jobs.path(1), jobs.path(2)]
+FORMAT = Conversation((), response_format=ResponseFormat(FormatKind.JSON_SCHEMA, {"type": "integer"}))
+
+
+def slow(*paths: str, relaxed: bool = False) -> Answers:
+    """A worker for which these schemas never end, whole; `relaxed`: not even with their parts given up."""
+
+    def answers(header: dict[str, Any], conversation: Conversation) -> list[dict[str, Any]]:
+        here = [path for path in jobs.places(conversation) if path in paths and path not in header.get("free", ())]
+        if header["kind"] == "cost":
+            lines: list[dict[str, Any]] = []
+            for path in jobs.places(conversation):
+                lines.append({"at": path})
+                if path in here:
+                    return lines
+                lines.append({"seconds": 0.01})
+            return lines
+        if here and ("passes" not in header or not relaxed):
+            return []
+        return [{"structural_tag": "x", "relaxed": [f"{each}: schema" for each in header.get("free", ())]}]
+
+    return answers
 
 
 @pytest.mark.parametrize(
     ("conversation", "path"),
     [
-        (of("a"), "tools[0].function.parameters"),
-        (of("a", "b", mode=ToolMode.NAMED, name="f_b"), "tools[1].function.parameters"),
-        (
-            Conversation((), response_format=ResponseFormat(FormatKind.JSON_SCHEMA, {"type": "integer"})),
-            "response_format.json_schema.schema",
-        ),
+        (of("a"), PATHS[0]),
+        (of("a", "b", mode=ToolMode.NAMED, name="f_b"), PATHS[1]),
+        (FORMAT, jobs.FORMAT),
+        (of("a", "b", "c"), PATHS[1]),
+        (of("a", "b", "c"), PATHS[2]),
     ],
-    ids=["the only tool", "the named tool", "the format"],
+    ids=["the only tool", "the named tool", "the format", "the second tool", "the last tool"],
 )
-def test_a_job_that_dies_names_the_only_schema_that_it_can_be(conversation: Conversation, path: str) -> None:
-    worker = FakeWorker(dies)
+def test_a_schema_that_never_ends_is_given_up_and_no_other(conversation: Conversation, path: str) -> None:
+    with made(FakeWorker(slow(path))) as enforcer:
+        assert enforcer.constrain(conversation) == Constraint("x", (f"{path}: schema",))
+
+
+def test_a_schema_that_ends_with_its_parts_given_up_is_compiled_twice() -> None:
+    worker = FakeWorker(slow(PATHS[1], relaxed=True))
     with made(worker) as enforcer:
-        error = refused(enforcer, conversation)
-    assert isinstance(error, InvalidSchema)
-    assert error.field == path
-    assert "2 s" in error.detail
-    assert len(worker.jobs) == 1
+        assert enforcer.constrain(of("a", "b")) == Constraint("x")
+    assert [kind for kind, _ in worker.jobs] == ["constrain", "constrain"]
 
 
-def test_of_several_schemas_the_one_that_is_refused_alone_is_named() -> None:
+def test_of_several_that_never_end_each_is_given_up() -> None:
+    with made(FakeWorker(slow(PATHS[0], PATHS[2]))) as enforcer:
+        assert enforcer.constrain(of("a", "b", "c")).relaxed == (f"{PATHS[0]}: schema", f"{PATHS[2]}: schema")
+
+
+def test_of_schemas_that_take_too_long_together_the_slowest_are_given_up() -> None:
     def answers(header: dict[str, Any], _: Conversation) -> list[dict[str, Any]]:
-        path = "tools[1].function.parameters"
-        return [{"at": "tools[0].function.parameters"}, {"at": path}, {"refused": path}][
-            : 3 if header["kind"] == "blame" else 0
-        ]
+        if header["kind"] == "cost":
+            return [line for at, s in zip(PATHS, (0.4, 0.9, 0.2), strict=True) for line in ({"at": at}, {"seconds": s})]
+        return [{"structural_tag": "x", "relaxed": header["free"]}] if "free" in header else []
 
     with made(FakeWorker(answers)) as enforcer:
-        assert refused(enforcer, of("a", "b", "c")).field == "tools[1].function.parameters"
+        assert enforcer.constrain(of("a", "b", "c")).relaxed == (PATHS[1],)
 
 
-def test_a_tag_that_does_not_compile_is_blamed_on_a_schema_and_kept() -> None:
-    def answers(header: dict[str, Any], _: Conversation) -> list[dict[str, Any]]:
-        if header["kind"] == "blame":
-            return [{"at": jobs.path(0)}, {"refused": jobs.path(0)}]
-        return [{"error": {"code": "invalid_schema", "field": jobs.SOMEWHERE, "detail": "does not compile"}}]
+def test_a_schema_that_the_client_insists_on_is_refused_by_its_path() -> None:
+    error = {"code": "invalid_schema", "field": PATHS[1], "detail": "takes too long"}
 
-    worker, clock = FakeWorker(answers), Clock()
+    def answers(header: dict[str, Any], conversation: Conversation) -> list[dict[str, Any]]:
+        if header["kind"] == "constrain" and PATHS[1] in header.get("free", ()):
+            return [{"error": error}]
+        return slow(PATHS[1])(header, conversation)
+
+    with made(FakeWorker(answers)) as enforcer:
+        assert refused(enforcer, of("a", "b")).field == PATHS[1]
+
+
+def test_a_grammar_that_is_too_large_is_given_up_in_parts() -> None:
+    def answers(header: dict[str, Any], conversation: Conversation) -> list[dict[str, Any]]:
+        whole = [{"error": {"code": "invalid_schema", "field": jobs.SOMEWHERE, "detail": "does not compile"}}]
+        return slow(PATHS[0])(header, conversation) or whole
+
+    with made(FakeWorker(answers)) as enforcer:
+        assert enforcer.constrain(of("a", "b")).relaxed == (f"{PATHS[0]}: schema",)
+
+
+def test_where_nothing_ends_the_machine_is_busy_and_the_schema_is_not_to_blame() -> None:
+    with made(FakeWorker(dies)) as enforcer:
+        assert isinstance(refused(enforcer, of("a", "b")), Overloaded)
+
+
+def dies(_: dict[str, Any], __: Conversation) -> list[dict[str, Any]]:
+    return []
+
+
+def test_what_was_given_up_once_is_tried_again_after_a_while() -> None:
+    worker, clock = FakeWorker(slow(PATHS[0])), Clock()
     with made(worker, clock) as enforcer:
-        assert refused(enforcer, of("a", "b")).field == "tools[0].function.parameters"
-        clock.now = 10 * PASSING_SECONDS
-        refused(enforcer, of("a", "b"))
-    assert [kind for kind, _ in worker.jobs] == ["constrain", "blame"]
-
-
-def test_what_was_too_slow_once_is_tried_again_after_a_while() -> None:
-    worker, clock = FakeWorker(dies), Clock()
-    with made(worker, clock) as enforcer:
-        refused(enforcer, of("a"))
-        refused(enforcer, of("a"))
-        assert len(worker.jobs) == 1
+        assert enforcer.constrain(of("a")).relaxed
+        asked = len(worker.jobs)
+        enforcer.constrain(of("a"))
+        assert len(worker.jobs) == asked
         clock.now = PASSING_SECONDS
         worker.answers = constraint
-        assert enforcer.constrain(of("a")).structural_tag
+        assert not enforcer.constrain(of("a")).relaxed
 
 
 def test_a_worker_that_is_not_there_is_our_fault_and_not_remembered(enforcer: Enforcer, worker: FakeWorker) -> None:
@@ -352,10 +394,5 @@ def test_an_error_that_is_not_the_schema_s_is_not_kept() -> None:
 def test_a_job_holds_json_and_no_message() -> None:
     conversation = of("a")
     assert conversation.messages[0].content == "hi"
-    assert set(json.loads(jobs.encode(conversation, Bounds.demo()))) == {
-        "tools",
-        "choice",
-        "parallel",
-        "format",
-        "bounds",
-    }
+    keys = {"tools", "choice", "parallel", "format", "bounds"}
+    assert set(json.loads(jobs.encode(conversation, Bounds.demo()))) == keys

@@ -25,7 +25,6 @@ from kimi_k2_serving.grammar import worker_process
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import constrain
 from kimi_k2_serving.grammar.enforcer import Enforcer
-from kimi_k2_serving.grammar.worker import BUSY
 from kimi_k2_serving.grammar.worker_process import WorkerProcess
 from tests.grammar.prover import request, tool
 
@@ -35,6 +34,10 @@ HUGE: dict[str, Any] = {
     "properties": {
         f"p{i}": {"type": "string", "pattern": f"^(?:[a-z0-9]+{i}){{1,60}}[A-Z]{{0,200}}$"} for i in range(250)
     }
+}
+# Its rules alone take many seconds, whatever is given up.
+ENDLESS: dict[str, Any] = {
+    "allOf": [{"oneOf": [{"properties": {f"p{i}_{j}": {"type": "string"}}} for j in range(12)]} for i in range(30)]
 }
 
 
@@ -96,18 +99,19 @@ def test_an_invalid_schema_is_refused_as_it_is_here(enforcer: Enforcer) -> None:
     assert caught.value.field == place
 
 
-def test_past_the_budget_the_schema_is_named_and_others_go_on(worker: WorkerProcess, enforcer: Enforcer) -> None:
+def test_past_the_budget_the_schema_is_given_up_and_others_go_on(worker: WorkerProcess, enforcer: Enforcer) -> None:
     pid = worker.pid
-    began = time.monotonic()
     slow = enforcer.ask(request(tool(SMALL), tool(HUGE, name="huge"), tool(SMALL, name="h")))
     assert enforcer.constrain(request(tool(SMALL))).structural_tag
-    assert not slow.done()
-    error = slow.exception(30)
-    assert isinstance(error, InvalidSchema)
-    assert error.field == "tools[1].function.parameters"
-    # The budget, and as much again for the name: BUSY times that while others take the processors.
-    assert 3.5 < time.monotonic() - began < 4 * BUSY + 3
+    # On a machine that is so busy that all the time of the clock is gone first, the others are given up with it.
+    assert "tools[1].function.parameters: schema" in slow.result(60).relaxed
     assert worker.pid == pid
+
+
+def test_past_the_budget_a_schema_that_the_client_insists_on_is_refused(enforcer: Enforcer) -> None:
+    with pytest.raises(InvalidSchema) as caught:
+        enforcer.constrain(request(tool(SMALL), tool(ENDLESS, name="endless", insists=True)))
+    assert caught.value.field == "tools[1].function.parameters"
 
 
 def test_a_worker_that_is_killed_comes_back_by_itself_and_serves_what_waited(validator: WorkerProcess) -> None:

@@ -119,7 +119,7 @@ def test_what_was_relaxed_is_counted(server: Server) -> None:
 
 def test_a_schema_that_is_too_much_is_a_400_that_names_it_and_holds_up_nobody(server: Server) -> None:
     whole(server, chat_body(tools=json.dumps([WEATHER]), max_tokens=4))
-    tools = json.dumps([WEATHER, function("huge", HUGE), function("other", {"type": "object"})])
+    tools = json.dumps([WEATHER, insisting("huge", HUGE), function("other", {"type": "object"})])
     refusals: list[httpx.Response] = []
 
     def ask() -> None:
@@ -139,11 +139,22 @@ def test_a_schema_that_is_too_much_is_a_400_that_names_it_and_holds_up_nobody(se
     assert (
         refusal.json()["error"]
         .removeprefix("in ensemble 'kimi_k2', ")
-        .startswith("invalid_schema: tools[1].function.parameters: takes more than 2 s")
+        .startswith("invalid_schema: tools[1].function.parameters: takes too long")
     )
     began = time.monotonic()
     assert httpx.post(server.generate(), json=chat_body(tools=tools), timeout=60).status_code == 400
     assert time.monotonic() - began < 2
+
+
+def test_a_schema_that_is_too_much_is_given_up_and_reported(server: Server) -> None:
+    body = chat_body(tools=json.dumps([WEATHER, function("huge", HUGE)]), max_tokens=4)
+    answer = httpx.post(server.generate(), json=body, timeout=60).raise_for_status().json()
+    assert "tools[1].function.parameters: schema" in json.loads(answer["enforcement"])["relaxed"]
+
+
+def insisting(name: str, schema: Any) -> Any:
+    tool: Any = function(name, schema)
+    return {**tool, "function": {**tool["function"], "strict": True}}
 
 
 def test_what_is_the_engine_s_alone_reaches_it_through_the_first_step(server: Server) -> None:
@@ -212,7 +223,7 @@ def test_the_apis_refuse_what_is_too_much_by_name_and_hold_up_nobody(api: str) -
     refusals: list[httpx.Response] = []
 
     def ask() -> None:
-        tools = [WEATHER, function("huge", HUGE)]
+        tools = [WEATHER, insisting("huge", HUGE)]
         refusals.append(httpx.post(f"{api}/v1/chat/completions", json={**body, "tools": tools}, timeout=60))
 
     askers = [threading.Thread(target=ask) for _ in range(4)]

@@ -8,12 +8,13 @@ grammar; where `bounds.max_depth` is set, a recursive rule is written once per l
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import replace
 
 from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.grammar import ebnf, numbers, schema, strings
+from kimi_k2_serving.grammar import ebnf, literals, numbers, schema, strings
 from kimi_k2_serving.grammar.arrays import Arrays
 from kimi_k2_serving.grammar.automaton import Automaton, TooLarge
 from kimi_k2_serving.grammar.bounds import Bounds
@@ -21,7 +22,7 @@ from kimi_k2_serving.grammar.components import components
 from kimi_k2_serving.grammar.ebnf import EMPTY, NOTHING, Expression, OneOf, Ref, Repeat, Seq, Text
 from kimi_k2_serving.grammar.normal_form import NormalForm
 from kimi_k2_serving.grammar.objects import Objects
-from kimi_k2_serving.grammar.schema import Document
+from kimi_k2_serving.grammar.schema import Document, TooMuch
 from kimi_k2_serving.grammar.shapes import Array, Demand, Goal, Number, Object, Shape, String, Values
 
 # A recursive schema that needs more levels than this to end at all is refused.
@@ -33,12 +34,14 @@ ANYTHING: Goal = frozenset()
 class Writer:
     """Collects rules; `relaxed` lists `path: keyword` of all that the rules do not hold."""
 
-    def __init__(self, bounds: Bounds, *, sort_keys: bool = False) -> None:
+    def __init__(self, bounds: Bounds, *, sort_keys: bool = False, passes: float = strings.PASSES) -> None:
+        self._most_passes = passes
         self.bounds = bounds
         self.sort_keys = sort_keys
         self.rules: dict[str, Expression] = {"ws": self._white_space(), "unicode": strings.UNICODE}
         self._relaxed: dict[str, None] = {}
         self._scalars: dict[Number | String, tuple[Expression, tuple[str, ...]]] = {}
+        self._keys: dict[str, str] = {}
         self._documents = 0
         self._spelled: dict[Automaton, Expression] = {}
         self.passes = 0.0
@@ -83,7 +86,7 @@ class Writer:
         try:
             return self._document(schema.read(value, path), objects=objects, ordered=ordered)
         except RecursionError:
-            raise InvalidSchema("nests too deeply through its references", field=path) from None
+            raise TooMuch("nests too deeply through its references", field=path) from None
 
     def _document(self, document: Document, *, objects: bool, ordered: bool) -> Expression:
         self._documents += 1
@@ -99,15 +102,23 @@ class Writer:
             if recursive:
                 page = _Page(self, form, f"s{self._documents}", sort_keys, depth, recursive)
                 root = page.root(objects=objects)
-            kept = ebnf.pruned({**self.rules, **page.rules, "root": root}, "root")
+            kept = ebnf.pruned(ChainMap({"root": root}, page.rules, self.rules), "root")
             if kept:
                 break
             if depth is None or depth >= _DEEPEST or not recursive:
+                if form.cut:
+                    raise TooMuch("combines too many alternatives; simplify it", field=document.path)
                 raise InvalidSchema(f"no {'object' if objects else 'value'} satisfies it", field=document.path)
             depth *= 2
         self.rules.update({name: body for name, body in kept.items() if name != "root"})
         self._relaxed.update(form.relaxed | page.relaxed)
         return kept["root"]
+
+    def key(self, name: str) -> Expression:
+        if name not in self._keys:
+            self._keys[name] = f"k{len(self._keys)}"
+            self.rules[self._keys[name]] = Text(json.dumps(name, ensure_ascii=False) + ":")
+        return Ref(self._keys[name])
 
     def scalar(self, shape: Number | String) -> tuple[Expression, tuple[str, ...]]:
         """The expression of a number or string, and the keywords that it does not hold."""
@@ -144,14 +155,14 @@ class Writer:
         for wanted, bound in attempts:
             lost = {"maxLength": wanted.most != shape.most, "pattern": wanted.patterns != shape.patterns}
             tried = {keyword: None for keyword, gone in lost.items() if gone}
-            found = strings.language(wanted, bound, tried.setdefault, spare=strings.PASSES - self.passes)
+            found = strings.language(wanted, bound, tried.setdefault, spare=self._most_passes - self.passes)
             if found is not None and found.empty and shape.formats:
                 # A format is an annotation: where it contradicts an assertion, the assertion wins.
                 return self._string(replace(shape, formats=frozenset()), name, given_up)
             cost = 0.0 if found is None or found in self._spelled else strings.passes(found)
             # While a shorter bound is left to try, one string takes a quarter of what there is.
             share = 1 if longest is None or bound == min(longest, 2) else 4
-            if cost <= (strings.PASSES - self.passes) / share or (wanted, bound) == attempts[-1]:
+            if cost <= (self._most_passes - self.passes) / share or (wanted, bound) == attempts[-1]:
                 break
         given_up.update(tried)
         if found is None:
@@ -165,11 +176,10 @@ class Writer:
         most, longest = shape.most, self.bounds.max_string
         if longest is not None:
             most = max(shape.least, longest) if most is None else max(shape.least, min(most, longest))
-        cost = strings.counted_passes(shape.least, most, self.rules)
-        if most is not None and (
-            most - (shape.least if shape.least > strings.COUNTED else 0) > strings.COUNTED
-            or (longest is None and self.passes + cost > strings.PASSES)
-        ):
+        # Too long a length is given up before it is walked.
+        over = most is not None and most - (shape.least if shape.least > strings.COUNTED else 0) > strings.COUNTED
+        cost = 0 if over else strings.counted_passes(shape.least, most, self.rules)
+        if over or (most is not None and longest is None and self.passes + cost > self._most_passes):
             given_up["maxLength"] = None
             most = None
             cost = strings.counted_passes(shape.least, most, self.rules)
@@ -216,13 +226,16 @@ class _Page(Objects, Arrays):
             self.rules[name] = self._body(self.form.alternatives(goal), goal, level)
         return Ref(self._names[key])
 
+    def key(self, name: str) -> Expression:
+        return self._writer.key(name)
+
     def _body(self, shapes: tuple[Shape, ...], goal: Goal, level: int) -> Expression:
         return ebnf.alt(self._shape(shape, goal, level) for shape in shapes)
 
     def _shape(self, shape: Shape, goal: Goal, level: int) -> Expression:
         match shape:
             case Values(values):
-                return ebnf.alt(Text(json.dumps(value, ensure_ascii=False)) for value in values)
+                return ebnf.alt(map(literals.spelled, values))
             case Number() | String():
                 return self.scalar(shape, goal)
             case Array():

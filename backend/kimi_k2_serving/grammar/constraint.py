@@ -20,11 +20,13 @@ from kimi_k2_serving.core.errors import InvalidSchema, LimitExceeded
 from kimi_k2_serving.core.limits import TOOL_CALLS_PER_ANSWER
 from kimi_k2_serving.core.messages import Conversation, FormatKind, Json, Tool, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.grammar import ebnf, schema
+from kimi_k2_serving.grammar import ebnf, job, schema
 from kimi_k2_serving.grammar.arguments import Writer
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.job import UNREADABLE
 from kimi_k2_serving.grammar.repeats import expanded
+from kimi_k2_serving.grammar.schema import TooMuch
+from kimi_k2_serving.grammar.strings import PASSES
 
 __all__ = ["Bounds", "Constraint", "constrain"]
 
@@ -39,6 +41,14 @@ _RULES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
+class Effort:
+    """How much work a grammar may be: `passes` over the vocabulary, and the paths of schemas given up as a whole."""
+
+    passes: float = PASSES
+    free: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Constraint:
     """`structural_tag` is JSON text for SGLang's sampling parameter of that name, None if the answer is free.
 
@@ -49,7 +59,12 @@ class Constraint:
     relaxed: tuple[str, ...] = ()
 
 
-def constrain(conversation: Conversation, vocabulary: Vocabulary, *, bounds: Bounds) -> Constraint:
+_ALL = Effort()
+
+
+def constrain(
+    conversation: Conversation, vocabulary: Vocabulary, *, bounds: Bounds, effort: Effort = _ALL
+) -> Constraint:
     """The constraint of one conversation. Raises InvalidSchema or LimitExceeded with the path inside the request.
 
     A conversation without tools and without a response format is not constrained: the parser takes every control id
@@ -58,13 +73,13 @@ def constrain(conversation: Conversation, vocabulary: Vocabulary, *, bounds: Bou
     answer = conversation.response_format
     if not conversation.tools and answer.kind is FormatKind.TEXT:
         return Constraint(None)
-    writer = Writer(bounds, sort_keys=bounds.sort_keys or vocabulary.sort_tool_keys)
+    writer = Writer(bounds, sort_keys=bounds.sort_keys or vocabulary.sort_tool_keys, passes=effort.passes)
     mode = conversation.tool_choice.mode if conversation.tools else ToolMode.NONE
     options: list[ebnf.Expression] = []
     if mode in (ToolMode.AUTO, ToolMode.NONE):
-        options.append(_content(conversation, vocabulary, writer))
+        options.append(_content(conversation, vocabulary, writer, effort))
     if mode is not ToolMode.NONE:
-        section = _section(conversation, vocabulary, writer, bounds)
+        section = _section(conversation, vocabulary, writer, bounds, effort)
         free_text = mode is ToolMode.AUTO and answer.kind is FormatKind.TEXT
         options = [ebnf.seq(options[0], ebnf.optional(section))] if free_text else [*options, section]
     rules = ebnf.reached({"root": ebnf.alt(options), **writer.rules}, "root")
@@ -74,7 +89,7 @@ def constrain(conversation: Conversation, vocabulary: Vocabulary, *, bounds: Bou
     return Constraint(json.dumps(tag), tuple(writer.relaxed))
 
 
-def _content(conversation: Conversation, vocabulary: Vocabulary, writer: Writer) -> ebnf.Expression:
+def _content(conversation: Conversation, vocabulary: Vocabulary, writer: Writer, effort: Effort) -> ebnf.Expression:
     """Text without control ids, or the JSON that the response format asks for."""
     answer = conversation.response_format
     match answer.kind:
@@ -83,17 +98,25 @@ def _content(conversation: Conversation, vocabulary: Vocabulary, writer: Writer)
         case FormatKind.JSON_OBJECT:
             return writer.any_object()
         case FormatKind.JSON_SCHEMA:
-            path = "response_format.json_schema.schema"
-            return writer.value(answer.schema if answer.schema is not None else True, path, ordered=False)
+            schema = answer.schema if answer.schema is not None else True
+            if job.FORMAT not in effort.free:
+                try:
+                    return writer.value(schema, job.FORMAT, ordered=False)
+                except TooMuch:
+                    pass
+            writer.give_up(f"{job.FORMAT}: {job.WHOLE}")
+            return writer.value(True, job.FORMAT, ordered=False)
 
 
-def _section(conversation: Conversation, vocabulary: Vocabulary, writer: Writer, bounds: Bounds) -> ebnf.Expression:
+def _section(
+    conversation: Conversation, vocabulary: Vocabulary, writer: Writer, bounds: Bounds, effort: Effort
+) -> ebnf.Expression:
     choice = conversation.tool_choice
     single = choice.mode is ToolMode.NAMED or not conversation.parallel_tool_calls
     most = 1 if single else bounds.max_calls or TOOL_CALLS_PER_ANSWER.value
     marker = ebnf.Token(vocabulary.control("<|tool_call_argument_begin|>"))
     bodies = [
-        ebnf.Seq((ebnf.Text(f"functions.{tool.name}:"), _INDEX, marker, _arguments(tool, i, writer)))
+        ebnf.Seq((ebnf.Text(f"functions.{tool.name}:"), _INDEX, marker, _arguments(tool, i, writer, effort)))
         for i, tool in enumerate(conversation.tools)
         if choice.allows(tool.name)
     ]
@@ -115,23 +138,32 @@ def _section(conversation: Conversation, vocabulary: Vocabulary, writer: Writer,
     )
 
 
-def _arguments(tool: Tool, position: int, writer: Writer) -> ebnf.Expression:
+def _arguments(tool: Tool, position: int, writer: Writer, effort: Effort) -> ebnf.Expression:
     """A tool without parameters takes `{}`; one that is not strict takes any JSON object. So does one whose schema
-    can't be read, unless the client insists on it.
+    can't be read or is too much work, unless the client insists on it.
     """
     if tool.parameters is None:
         return writer.empty_object()
     if not tool.strict or tool.parameters is True:
         return writer.any_object()
-    path = f"tools[{position}].function.parameters"
+    path = job.path(position)
+    if path in effort.free:
+        if tool.insists:
+            raise InvalidSchema("takes too long to compile to a grammar; simplify it", field=path)
+        writer.give_up(f"{path}: {job.WHOLE}")
+        return writer.any_object()
     try:
         return writer.object(tool.parameters, path)
+    except TooMuch:
+        if tool.insists:
+            raise
+        writer.give_up(f"{path}: {job.WHOLE}")
     except (InvalidSchema, LimitExceeded) as error:
         if tool.insists or _readable(tool.parameters, path):
             raise
         # Nobody but the tool's author can mend it: this one tool is free, the request goes on.
         writer.give_up(f"{error.field or path}: {UNREADABLE}")
-        return writer.any_object()
+    return writer.any_object()
 
 
 def _readable(parameters: Mapping[str, Json] | bool, path: str) -> bool:

@@ -34,6 +34,10 @@ class Containers(ABC):
     def goal(self, goal: Goal, parent: Goal, level: int) -> Expression: ...
 
     @abstractmethod
+    def key(self, name: str) -> Expression:
+        """A declared name with its colon; one rule for all objects of a request."""
+
+    @abstractmethod
     def scalar(self, shape: Number | String, goal: Goal) -> Expression: ...
 
     @abstractmethod

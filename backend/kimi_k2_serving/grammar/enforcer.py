@@ -1,19 +1,20 @@
 """Constraints under a budget: what a conversation's answer is held to, made and compiled in a process that may die.
 
 An outcome is remembered by what determines it, good or bad, so a conversation pays once and a hit waits for nobody.
-What passes the budget, or kills the process, is an InvalidSchema that names the schema; it is remembered for a while
-only, because a busy machine is slow too. Jobs are served in the order in which they came, LANES at a time. Thread-safe.
+What passes the budget, or kills the process, is compiled once more with its most expensive parts given up, then with
+whole schemas given up; that is remembered for a while only. LANES jobs at a time, cheap before expensive. Thread-safe.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +23,22 @@ from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import Constraint
+from kimi_k2_serving.grammar.lanes import Lanes, guess
 from kimi_k2_serving.grammar.outcomes import Outcome, Outcomes, Refusal
 from kimi_k2_serving.grammar.worker_process import Worker
 
 logger = logging.getLogger(__name__)
 
+# Of a processor: for the whole grammar, and for each try after it, with so many passes over the vocabulary.
 BUDGET_SECONDS = 2.0
-# For finding out which of several schemas took the budget.
-BLAME_SECONDS = 2.0
+RELAXED_SECONDS = 1.0
+RELAXED_PASSES = 8.0
+# Of the clock, for all tries that hold something of every schema; the last one, which holds nothing, takes no time.
+MOST_SECONDS = 15.0
+# Schemas that are given up one after the other, before all are.
+_SEARCHES = 3
+# What schemas that are kept may have taken together, when each was compiled alone.
+_KEPT_SECONDS = 0.7
 WALK_SECONDS = 300.0
 LANES = 2
 # Unknown conversations that may wait: at their worst they wait for each other.
@@ -59,7 +68,7 @@ class Enforcer:
         self.worker = worker
         self._bounds = bounds
         self._budget = budget
-        self._lanes = ThreadPoolExecutor(LANES, thread_name_prefix="grammar")
+        self._lanes = Lanes(LANES)
         self._lock = threading.Lock()
         self._outcomes = Outcomes(clock)
         self._waiting: dict[bytes, list[Future[Constraint]]] = {}
@@ -95,7 +104,7 @@ class Enforcer:
                 waiting.append(future)
                 if len(waiting) == 1:
                     try:
-                        self._lanes.submit(self._work, key, job)
+                        self._lanes.submit(guess(job), functools.partial(self._work, key, job))
                     except RuntimeError:
                         # No thread is to be had: who asks for this next must not wait for a job that nobody does.
                         logger.exception("a lane could not be started")
@@ -112,10 +121,12 @@ class Enforcer:
     def walk(self, conversation: Conversation, *, walks: int, most: int, seed: int) -> Walked:
         """Constrain and compile within the budget, then draw answers by dice. Raises as `ask`, or Internal."""
         given: dict[str, Any] = {"walks": walks, "most": most, "seed": seed, "patience": WALK_SECONDS}
-        answer = self._ask("walk", jobs.encode(conversation, self._bounds), self._budget + WALK_SECONDS, **given)
+        job = jobs.encode(conversation, self._bounds)
+        answer = self._ask("walk", job, self._budget, MOST_SECONDS, more=WALK_SECONDS, **given)
         if answer is None:
-            self.constrain(conversation)
-            raise Internal("the grammar could not be walked")
+            detail = f"takes more than {self._budget:g} s to compile to a grammar, and is served with parts given up"
+            places = list(jobs.places(conversation))
+            raise InvalidSchema(detail, field=places[0] if len(places) == 1 else jobs.SOMEWHERE)
         if "error" in answer:
             raise _refusal(answer["error"]).error()
         return Walked(answer["seconds"], tuple((tuple(each["ids"]), bool(each["ended"])) for each in answer["walks"]))
@@ -127,7 +138,7 @@ class Enforcer:
             waiting = list(itertools.chain.from_iterable(self._waiting.values()))
             self._waiting.clear()
         self.worker.close()
-        self._lanes.shutdown(wait=False, cancel_futures=True)
+        self._lanes.shutdown()
         for future in waiting:
             _settle(future, Refusal(ShuttingDown, "the server is stopping; send the request again"))
 
@@ -145,51 +156,77 @@ class Enforcer:
                 self._waiting.pop(key, None)
                 return
         outcome: Outcome
+        passing = False
         try:
-            outcome = self._outcome(job)
+            outcome, passing = self._outcome(job)
         except ServingError as error:
             outcome = Refusal.of(error)
         except Exception:
             logger.exception("a constraint failed")
             outcome = Refusal(Internal, "an internal error; see the server's log")
         with self._lock:
-            self._outcomes.add(key, outcome)
+            self._outcomes.add(key, outcome, passing=passing)
             waiting = self._waiting.pop(key, [])
         for future in waiting:
             _settle(future, outcome)
 
-    def _outcome(self, job: bytes) -> Outcome:
-        answer = self._ask("constrain", job, self._budget)
+    def _outcome(self, job: bytes) -> tuple[Outcome, bool]:
+        """What is to be remembered, and whether only for a while."""
+        deadline = time.monotonic() + MOST_SECONDS
+        answer = self._tried(job, deadline, self._budget)
+        if answer is not None:
+            return _read(answer), False
+        places = list(jobs.places(jobs.decode(job)[0]))
+        free: list[str] = []
+        answer = self._tried(job, deadline, RELAXED_SECONDS, passes=RELAXED_PASSES)
+        for _ in range(_SEARCHES if len(places) > 1 else 0):
+            if answer is not None or time.monotonic() >= deadline:
+                break
+            free += self._costly(job, deadline, free)
+            answer = self._tried(job, deadline, RELAXED_SECONDS, passes=RELAXED_PASSES, free=free)
         if answer is None:
-            detail = f"takes more than {self._budget:g} s to compile to a grammar; simplify it"
-            return Refusal(InvalidSchema, detail, self._blame(job), passing=True)
-        if "error" not in answer:
-            return Constraint(answer["structural_tag"], tuple(answer["relaxed"]))
-        refusal = _refusal(answer["error"])
-        if refusal.field == jobs.SOMEWHERE:
-            return Refusal(refusal.kind, refusal.detail, self._blame(job))
-        return refusal
+            answer = self._tried(job, time.monotonic() + MOST_SECONDS, RELAXED_SECONDS, free=places)
+        if answer is None:
+            return Refusal(Overloaded, "the machine is too busy to compile a grammar; retry in 1 s"), True
+        return _read(answer), True
 
-    def _ask(self, kind: str, job: bytes, seconds: float, **more: Any) -> dict[str, Any] | None:
+    def _tried(self, job: bytes, deadline: float, seconds: float, **more: Any) -> dict[str, Any] | None:
+        """None past the budget, and for a grammar that is too large for xgrammar."""
+        answer = self._ask("constrain", job, seconds, max(deadline - time.monotonic(), seconds), **more)
+        if answer is not None and "error" in answer and answer["error"]["field"] == jobs.SOMEWHERE:
+            return None
+        return answer
+
+    def _costly(self, job: bytes, deadline: float, known: list[str]) -> list[str]:
+        """The schemas that take too long, as far as one look tells: the one that does not end, or the slowest."""
+        header = {"kind": "cost", "budget": BUDGET_SECONDS, "passes": RELAXED_PASSES, "free": known}
+        wall = max(deadline - time.monotonic(), RELAXED_SECONDS)
+        lines = [line for _, line in self.worker.ask({**header, "wall": wall}, job, seconds=wall)]
+        paths = [str(line["at"]) for line in lines if "at" in line]
+        spent = [float(line["seconds"]) for line in lines if "seconds" in line]
+        if len(spent) < len(paths):
+            return [paths[-1]]
+        found: list[str] = []
+        for seconds, path in sorted(zip(spent, paths, strict=True), reverse=True):
+            if found and sum(spent) <= _KEPT_SECONDS:
+                break
+            found.append(path)
+            spent.remove(seconds)
+        return found
+
+    def _ask(
+        self, kind: str, job: bytes, budget: float, wall: float, *, more: float = 0.0, **header: Any
+    ) -> dict[str, Any] | None:
         """The one line of an answer; None if the job died. Raises Internal."""
-        lines = self.worker.ask({"kind": kind, "budget": self._budget, **more}, job, seconds=seconds)
+        header = {"kind": kind, "budget": budget, "wall": wall, **header}
+        lines = self.worker.ask(header, job, seconds=wall + more)
         return lines[-1][1] if lines else None
 
-    def _blame(self, job: bytes) -> str:
-        """The path of the schema that is refused alone, or that takes longest alone, as far as that can be told."""
-        conversation, _ = jobs.decode(job)
-        places = list(jobs.places(conversation))
-        if len(places) <= 1:
-            return places[0] if places else jobs.SOMEWHERE
-        lines = self.worker.ask({"kind": "blame", "budget": BLAME_SECONDS}, job, seconds=BLAME_SECONDS)
-        refused = [line["refused"] for _, line in lines if "refused" in line]
-        if refused:
-            return str(refused[0])
-        times = [at for at, _ in lines]
-        # The last was never finished, or the end came after it.
-        took = [later - earlier for earlier, later in itertools.pairwise([*times, time.monotonic()])]
-        slowest = max(zip(took, (line["at"] for _, line in lines), strict=True), default=(0.0, jobs.SOMEWHERE))
-        return str(slowest[1])
+
+def _read(answer: dict[str, Any]) -> Outcome:
+    if "error" in answer:
+        return _refusal(answer["error"])
+    return Constraint(answer["structural_tag"], tuple(answer["relaxed"]))
 
 
 def _refusal(error: dict[str, str]) -> Refusal:

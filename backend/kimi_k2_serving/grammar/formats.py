@@ -31,7 +31,7 @@ _PATH = r"[A-Za-z0-9._~!$&'()*+,;=:@/-]"
 _REST = rf"(?:{_PATH}|%[0-9A-Fa-f]{{2}})*"
 _QUERY = rf"(?:\?(?:{_PATH}|[?]|%[0-9A-Fa-f]{{2}})*)?(?:#(?:{_PATH}|[?]|%[0-9A-Fa-f]{{2}})*)?"
 _NUMBER = r"[0-9]{1,4}"
-_TIME_PART = rf"T(?:{_NUMBER}H(?:{_NUMBER}M)?(?:{_NUMBER}S)?|{_NUMBER}M(?:{_NUMBER}S)?|{_NUMBER}S)"
+_TIME_PART = rf"T(?:{_NUMBER}H(?:{_NUMBER}M(?:{_NUMBER}S)?)?|{_NUMBER}M(?:{_NUMBER}S)?|{_NUMBER}S)"
 _DATE_PART = rf"(?:{_NUMBER}Y(?:{_NUMBER}M(?:{_NUMBER}D)?)?|{_NUMBER}M(?:{_NUMBER}D)?|{_NUMBER}D)"
 
 # Characters of other scripts that every reader of international forms takes: lower case, syllables and ideographs.

@@ -12,8 +12,10 @@ from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseForm
 from kimi_k2_serving.grammar.bounds import Bounds
 
 FORMAT = "response_format.json_schema.schema"
-# The field of an error that concerns all schemas together, before it is known which of them is to blame.
+# The field of an error that concerns all schemas together.
 SOMEWHERE = "tools"
+# The keyword of a schema that is given up as a whole: its tool takes any object, which is validated afterwards.
+WHOLE = "schema"
 
 # What a place is relaxed for when its whole tool is: the tool takes any object, and nothing can be checked.
 UNREADABLE = "unreadable"

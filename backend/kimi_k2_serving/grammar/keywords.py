@@ -73,10 +73,15 @@ def conjuncts(document: Document, schema: Members, pointer: Pointer) -> list[Dem
     return found
 
 
-def choices(document: Document, schema: Members, pointer: Pointer, shape: Shape) -> list[Branch]:
-    """Ways to satisfy the applicators of a schema: all of them, or the first BRANCHES."""
+def choices(
+    document: Document, schema: Members, pointer: Pointer, shape: Shape, *, whole: bool = False
+) -> list[Branch]:
+    """Ways to satisfy the applicators of a schema: all of them, or the first BRANCHES.
+
+    `whole`: it matters what a schema says of members even where it decides nothing, as an `if` alone.
+    """
     branches = [Branch(shape, tuple(conjuncts(document, schema, pointer)))]
-    for options in _options(schema, pointer):
+    for options in _options(schema, pointer, whole):
         branches = [replace(b, demands=(*b.demands, *option)) for b in branches for option in options][:BRANCHES]
     for name, needed in schema.get("dependentRequired", {}).items():
         branches = [kept for b in branches for kept in _dependent(b, name, tuple(needed), ())][:BRANCHES]
@@ -86,13 +91,13 @@ def choices(document: Document, schema: Members, pointer: Pointer, shape: Shape)
     return branches
 
 
-def _options(schema: Members, pointer: Pointer) -> Iterator[list[tuple[Demand, ...]]]:
+def _options(schema: Members, pointer: Pointer, whole: bool) -> Iterator[list[tuple[Demand, ...]]]:
     if "anyOf" in schema:
         yield [(Demand((*pointer, "anyOf", i)),) for i in range(len(schema["anyOf"]))]
     if "oneOf" in schema:
         places = [(*pointer, "oneOf", i) for i in range(len(schema["oneOf"]))]
         yield [(Demand(one), *(Demand(other, False) for other in places if other != one)) for one in places]
-    if "if" in schema and ("then" in schema or "else" in schema):
+    if "if" in schema and (whole or "then" in schema or "else" in schema):
         condition = (*pointer, "if")
         then = (Demand((*pointer, "then")),) if "then" in schema else ()
         otherwise = (Demand((*pointer, "else")),) if "else" in schema else ()

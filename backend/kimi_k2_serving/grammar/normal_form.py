@@ -12,11 +12,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
-from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.grammar import keywords
 from kimi_k2_serving.grammar.keywords import Branch
-from kimi_k2_serving.grammar.schema import Document, Pointer
+from kimi_k2_serving.grammar.schema import NAMED, Document, Pointer, TooMuch
 from kimi_k2_serving.grammar.shapes import Array, Demand, Goal, Number, Object, Scopes, Shape, String, Values
 from kimi_k2_serving.grammar.validate import Judge
 
@@ -33,6 +32,8 @@ class NormalForm:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.relaxed: dict[str, None] = {}
+        # Whether some alternatives were left out: then none that is left means nothing.
+        self.cut = False
         self._judge = Judge(document)
         self._known: dict[Goal, tuple[Shape, ...]] = {}
         self._open: set[Goal] = set()
@@ -50,6 +51,11 @@ class NormalForm:
         """Whether no value meets the goal, as far as one look can tell."""
         return goal not in self._open and not self.alternatives(goal)
 
+    def _may_be(self, kind: str, goal: Goal) -> bool:
+        """False where a schema of the goal says by its type alone that it takes no such value, as most do."""
+        schemas = (self.document.at(demand.pointer) for demand in goal if demand.holds)
+        return all(isinstance(schema, bool) or keywords.allows(schema, kind) for schema in schemas)
+
     def satisfied(self, value: Json, goal: Goal) -> bool:
         return all(self._judge.satisfied(value, demand.pointer) == demand.holds for demand in goal)
 
@@ -58,11 +64,13 @@ class NormalForm:
         if listed is not None:
             kept = tuple(value for value in listed if self.satisfied(value, goal))
             return (Values(kept),) if kept else ()
-        scalars = tuple(value for value in (None, False, True) if self.satisfied(value, goal))
+        plain: tuple[tuple[str, Json], ...] = (("null", None), ("boolean", False), ("boolean", True))
+        scalars = tuple(value for kind, value in plain if self._may_be(kind, goal) and self.satisfied(value, goal))
         found: list[Shape] = [Values(scalars)] if scalars else []
         skipped: set[Pointer] = set()
         for kind, shape in _STRUCTURED.items():
-            found.extend(self._of_type(kind, shape, goal, skipped))
+            if self._may_be(kind, goal):
+                found.extend(self._of_type(kind, shape, goal, skipped))
         if not found and skipped:
             for pointer in skipped:
                 self.relaxed[describe(self.document, pointer)] = None
@@ -101,16 +109,19 @@ class NormalForm:
             # Any one way to break a schema is sound: where there are many to break, few ways of each are kept.
             most = max(1, min(ALTERNATIVES, _WAYS // max(len(negations), 1)))
             for pointer in negations:
-                shapes = [kept for each in shapes for kept in self._negative(kind, each, pointer, skipped)][:most]
+                broken = [kept for each in shapes for kept in self._negative(kind, each, pointer, skipped)]
+                self.cut = self.cut or len(broken) > most
+                shapes = broken[:most]
             found.extend(self._filtered(each, goal) for each in shapes)
             if len(found) >= ALTERNATIVES:
+                self.cut = True
                 break
         return [shape for shape in found if shape != Values(())]
 
     def _step(self) -> None:
         self._steps += 1
         if self._steps > STEPS:
-            raise InvalidSchema("combines too many alternatives; simplify it", field=self.document.path)
+            raise TooMuch("combines too many alternatives; simplify it", field=self.document.path)
 
     def _filtered(self, shape: Shape, goal: Goal) -> Shape:
         """A value listed inside one branch has to meet the whole goal."""
@@ -147,6 +158,7 @@ class NormalForm:
                         continue
                     asked = tuple((each, inside) for each in branch.demands)
                     stack.append((branch.shape, (*asked, *rest), negations, seen | {agenda[0]}))
+        self.cut = self.cut or bool(stack)
 
     def _dead(self, shape: Shape) -> bool:
         """Whether a required property has no value left: such a branch is left before it forks again."""
@@ -157,9 +169,7 @@ class NormalForm:
     def _inside(self, pointer: Pointer, scopes: Scopes) -> Scopes:
         """What the schemas that this one applies to the same value evaluate for."""
         schema = self.document.at(pointer)
-        if isinstance(schema, bool) or not ("unevaluatedProperties" in schema or "unevaluatedItems" in schema):
-            return scopes
-        return scopes | {pointer}
+        return scopes if isinstance(schema, bool) or not evaluates(schema) else scopes | {pointer}
 
     def _holding(self, kind: str, shape: Shape, pointer: Pointer, scopes: Scopes) -> list[Branch]:
         schema = self.document.at(pointer)
@@ -173,7 +183,9 @@ class NormalForm:
         narrowed = shape if isinstance(shape, Values) else keywords.narrow(shape, schema, pointer, scopes)
         if narrowed is None or not keywords.allows(schema, kind):
             return []
-        return keywords.choices(self.document, schema, pointer, narrowed)
+        branches = keywords.choices(self.document, schema, pointer, narrowed, whole=bool(scopes) or evaluates(schema))
+        self.cut = self.cut or len(branches) >= keywords.BRANCHES
+        return branches
 
     def _negative(self, kind: str, shape: Shape, pointer: Pointer, skipped: set[Pointer]) -> list[Shape]:
         """The shape narrowed in each way that breaks the schema at `pointer`."""
@@ -194,6 +206,7 @@ class NormalForm:
         found: list[Shape] = []
         for way in broken:
             found.extend(self._narrowed_by(kind, way, skipped))
+        self.cut = self.cut or len(found) > ALTERNATIVES
         return found[:ALTERNATIVES]
 
     def _already(self, way: Branch, shape: Shape) -> bool:
@@ -226,6 +239,11 @@ class NormalForm:
         return found
 
 
+def evaluates(schema: keywords.Members) -> bool:
+    """Whether it matters to a schema what else was said of a member."""
+    return "unevaluatedProperties" in schema or "unevaluatedItems" in schema
+
+
 def goal_of(shape: Object, name: str) -> Goal:
     """What the property `name` of an object has to meet, patterns left aside."""
     merged: Goal = frozenset()
@@ -235,10 +253,15 @@ def goal_of(shape: Object, name: str) -> Goal:
 
 
 def describe(document: Document, pointer: Pointer) -> str:
-    """`path: keyword` of a place, for reports."""
+    """`path: keyword` of a place, for reports; of a schema that has a name, and is negated elsewhere, `not`."""
     steps = list(pointer)
     while steps and isinstance(steps[-1], int):
         steps.pop()
+    at = 0
+    while at < len(steps):
+        at += 2 if steps[at] in NAMED or (at + 1 < len(steps) and isinstance(steps[at + 1], int)) else 1
+        if at == len(steps) and steps[-2:-1] and steps[at - 2] in NAMED and pointer[-1] == steps[-1]:
+            return f"{document.where(pointer)}: not"
     keyword = steps.pop() if steps else "schema"
     return f"{document.where(tuple(steps))}: {keyword}"
 

@@ -41,7 +41,7 @@ class Objects(Containers):
             if goal is None and needed:
                 return NOTHING
             if goal is not None:
-                key = Text(json.dumps(name, ensure_ascii=False) + ":")
+                key = self.key(name)
                 entries.append(_Entry(Seq((key, WS, self.goal(goal, parent, level))), needed))
         extra = self._extra(shape, frozenset(names), parent, level)
         members = _Members(self, entries, extra, shape, self._fresh())
@@ -79,7 +79,9 @@ class Objects(Containers):
             not self.form.impossible(each.goal) for each in shape.unevaluated
         )
         plain = _undeclared(shape, ())
-        if plain is not None and (asked or not (shape.declared or patterns)):
+        # An empty `properties` declares that there are none; what has to have some can't mean that.
+        declares = shape.declared or patterns or (shape.parts and not shape.least)
+        if plain is not None and (asked or not declares):
             key = String(patterns=frozenset((each, False) for each in patterns), excluded=known)
             options.append(self._member(shape, key, plain, parent, level))
         return ebnf.alt(options)

@@ -13,18 +13,17 @@ from kimi_k2_serving.grammar.constraint import Constraint
 MOST_BYTES: Final = 64 * 2**20
 # CPython on 64 bits: an entry with its key, its link and its objects.
 ENTRY_BYTES: Final = 512
-# How long a schema is refused that was too slow once: a machine is not always busy.
+# How long what was too slow once stays relaxed or refused: a machine is not always busy.
 PASSING_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error to be made for each who asks; `passing` if another try may end otherwise."""
+    """An error to be made for each who asks."""
 
     kind: type[ServingError]
     detail: str
     field: str = ""
-    passing: bool = False
 
     @classmethod
     def of(cls, error: ServingError) -> Refusal:
@@ -59,13 +58,12 @@ class Outcomes:
         self._entries.move_to_end(key)
         return entry[0]
 
-    def add(self, key: bytes, outcome: Outcome) -> None:
-        """Nothing is kept of an error that is not the schema's."""
+    def add(self, key: bytes, outcome: Outcome, *, passing: bool = False) -> None:
+        """`passing`: another try may end otherwise. Nothing is kept of an error that is not the schema's."""
         size = _size(outcome)
         if size > self._most or (isinstance(outcome, Refusal) and outcome.kind not in (InvalidSchema, LimitExceeded)):
             return
         self._drop(key)
-        passing = isinstance(outcome, Refusal) and outcome.passing
         until = self._clock() + PASSING_SECONDS if passing else float("inf")
         self._entries[key] = (outcome, until, size)
         self.bytes += size

@@ -23,6 +23,50 @@ _LINE_ENDS = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 _CONTROL = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0x00, "a": 0x07}
 _ASCII = {"d": ((0x30, 0x39),), "w": ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)), "s": ((9, 13), (32, 32))}
 _REPEATS = 1_000
+# General categories by their long names, and the short ones.
+_CATEGORIES = {
+    "Letter": "L",
+    "Uppercase_Letter": "Lu",
+    "Lowercase_Letter": "Ll",
+    "Titlecase_Letter": "Lt",
+    "Modifier_Letter": "Lm",
+    "Other_Letter": "Lo",
+    "Mark": "M",
+    "Nonspacing_Mark": "Mn",
+    "Spacing_Mark": "Mc",
+    "Enclosing_Mark": "Me",
+    "Number": "N",
+    "Decimal_Number": "Nd",
+    "digit": "Nd",
+    "Letter_Number": "Nl",
+    "Other_Number": "No",
+    "Punctuation": "P",
+    "punct": "P",
+    "Connector_Punctuation": "Pc",
+    "Dash_Punctuation": "Pd",
+    "Open_Punctuation": "Ps",
+    "Close_Punctuation": "Pe",
+    "Initial_Punctuation": "Pi",
+    "Final_Punctuation": "Pf",
+    "Other_Punctuation": "Po",
+    "Symbol": "S",
+    "Math_Symbol": "Sm",
+    "Currency_Symbol": "Sc",
+    "Modifier_Symbol": "Sk",
+    "Other_Symbol": "So",
+    "Separator": "Z",
+    "Space_Separator": "Zs",
+    "Line_Separator": "Zl",
+    "Paragraph_Separator": "Zp",
+    "Other": "C",
+    "Control": "Cc",
+    "cntrl": "Cc",
+    "Format": "Cf",
+    "Private_Use": "Co",
+    "Unassigned": "Cn",
+    "Combining_Mark": "M",
+}
+_KNOWN = frozenset(_CATEGORIES.values())
 
 
 class NotRegular(Exception):
@@ -71,6 +115,10 @@ def _category(name: str) -> tuple[Interval, ...]:
     return _runs(code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)).startswith(name))
 
 
+def _holds(intervals: Iterable[Interval], code: int) -> bool:
+    return any(low <= code <= high for low, high in intervals)
+
+
 def _runs(codes: Iterable[int]) -> tuple[Interval, ...]:
     found: list[Interval] = []
     for code in codes:
@@ -92,7 +140,9 @@ class _Reader:
     """Recursive descent over the pattern's text."""
 
     def __init__(self, pattern: str, *, narrow: bool) -> None:
-        self.text = pattern
+        # The flag of other dialects, at the very start, is read as they mean it.
+        self.folds = pattern.startswith("(?i)")
+        self.text = pattern[4:] if self.folds else pattern
         self.at = 0
         self.narrow = narrow
 
@@ -172,11 +222,27 @@ class _Reader:
                     raise NotRegular
                 return body
             case "\\":
-                return OneOf(self._escape())
+                return OneOf(self._folded(self._escape()))
             case "*" | "+" | "?":
                 raise NotRegular
             case _:
-                return Text(character)
+                return OneOf(self._folded(((ord(character),) * 2,))) if self.folds else Text(character)
+
+    def _folded(self, intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
+        """The same in both cases, where case is ignored. Of letters beyond ASCII readers disagree."""
+        if not self.folds:
+            return intervals
+        both = list(intervals)
+        for low, high in intervals:
+            for first, last, step in ((0x41, 0x5A, 0x20), (0x61, 0x7A, -0x20)):
+                if max(low, first) <= min(high, last):
+                    both.append((max(low, first) + step, min(high, last) + step))
+        if not self.narrow:
+            both += [(0x17F, 0x17F)] if _holds(both, 0x73) else []
+            both += [(0x212A, 0x212A)] if _holds(both, 0x6B) else []
+            if any(high > 0x7F for _, high in intervals):
+                raise NotRegular
+        return tuple(both)
 
     def _open(self) -> None:
         if not self._take("?"):
@@ -235,6 +301,11 @@ class _Reader:
             return self._property(negated=letter == "P")
         if letter in "xu":
             return self._code(2 if letter == "x" else 4)
+        if letter == "c":
+            control = self._next()
+            if not (control.isascii() and control.isalpha()):
+                raise NotRegular
+            return ((ord(control) % 32,) * 2,)
         if letter in _CONTROL:
             return ((_CONTROL[letter],) * 2,)
         if letter.isalnum():
@@ -244,8 +315,10 @@ class _Reader:
     def _property(self, *, negated: bool) -> tuple[Interval, ...]:
         end = self.text.find("}", self.at)
         name = self.text[self.at + 1 : end]
-        known = ("L", "Lu", "Ll", "Lt", "Lm", "Lo", "N", "Nd", "Nl", "No", "P", "S", "Z", "Zs", "M", "Sc")
-        if not self.text.startswith("{", self.at) or name not in known:
+        for prefix in ("General_Category=", "gc="):
+            name = name.removeprefix(prefix)
+        name = _CATEGORIES.get(name, name)
+        if not self.text.startswith("{", self.at) or name not in _KNOWN or self.folds:
             raise NotRegular
         self.at = end + 1
         return complement(_category(name)) if negated else _category(name)
@@ -279,7 +352,7 @@ class _Reader:
                 low = ((low[0][0], high[0][0]),)
                 if low[0][0] > low[0][1]:
                     raise NotRegular
-            found.extend(low)
+            found.extend(self._folded(tuple(low)))
         self.narrow = narrow
         return complement(found) if negated else complement(complement(found))
 

@@ -68,7 +68,7 @@ class Places:
             root = self._resources.get(each)
             if root is None or (address and each not in (base, address)):
                 continue
-            if reference.dynamic and (each, fragment) in self._dynamic:
+            if reference.dynamic and not found and (each, fragment) in self._dynamic:
                 # The outermost resource that has the anchor wins: the root, or it depends on the way taken.
                 if (self._root, fragment) in self._dynamic:
                     return [self._dynamic[self._root, fragment]]

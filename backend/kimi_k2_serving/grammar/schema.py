@@ -30,14 +30,20 @@ _ONE = frozenset(
     )
 )
 _MANY = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
-_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
+NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 _DROPPED = frozenset(
     (
         *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$comment"),
         *("default", "examples", "example", "contentSchema"),
     )
 )
+# Drafts in which whatever stands beside a `$ref` is ignored, where a document says that it is one of them.
+_LONE_REFERENCES = ("draft-07/schema", "draft-06/schema", "draft-04/schema", "draft-03/schema")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+
+
+class TooMuch(InvalidSchema):
+    """A schema that can be read, but is more work than is done for one."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def _check_progress(document: Document) -> None:
             elif pointer in path:
                 total = 1 + sum(applied[target] for target in path.pop(pointer))
                 if total > _APPLIED:
-                    raise InvalidSchema("applies too many schemas to one value", field=document.where(pointer))
+                    raise TooMuch("applies too many schemas to one value", field=document.where(pointer))
                 applied[pointer] = total
             else:
                 path[pointer] = _in_place(document, pointer)
@@ -114,7 +120,7 @@ def _places(schema: Any, pointer: Pointer) -> Iterator[Pointer]:
         elif keyword in _MANY and isinstance(value, list):
             for i, item in enumerate(value):
                 yield from _places(item, (*here, i))
-        elif keyword in _NAMED and isinstance(value, dict):
+        elif keyword in NAMED and isinstance(value, dict):
             for name, item in value.items():
                 yield from _places(item, (*here, name))
     yield pointer
@@ -157,6 +163,7 @@ class _Reader:
     def __init__(self, path: str) -> None:
         self.path = path
         self.nodes = 0
+        self._lone_references = False
         self.places = Places()
         self.read: dict[Steps, Pointer] = {}
         self.references: list[tuple[dict[str, Any], _Place, Reference]] = []
@@ -173,6 +180,10 @@ class _Reader:
             limit = SCHEMA_DEPTH
             self._fail(f"nests deeper than the limit ({limit.name}) of {limit.value} levels", place.pointer)
         self.read[place.steps] = place.pointer
+        if not place.steps:
+            self._lone_references = str(value.get("$schema")).rstrip("#").endswith(_LONE_REFERENCES)
+        if self._lone_references and isinstance(value.get("$ref"), str):
+            value = {word: inner for word, inner in value.items() if word in ("$ref", "$defs", "definitions")}
         place = replace(place, base=self.places.enter(value, place.base, place.steps))
         modern, written = _modernise(value)
         result: dict[str, Any] = {}
@@ -223,7 +234,7 @@ class _Reader:
             if not isinstance(value, list) or not value:
                 self._fail("must be a list of one schema or more", here)
             return [self.schema(item, place.inside(keyword, written, i)) for i, item in enumerate(value)]
-        if keyword in _NAMED:
+        if keyword in NAMED:
             if not isinstance(value, dict):
                 self._fail("must be an object whose values are schemas", here)
             if keyword == "patternProperties":

@@ -15,8 +15,9 @@ from kimi_k2_serving.grammar.ebnf import MAX_CODE_POINT, Expression, Interval, O
 from kimi_k2_serving.grammar.formats import PATTERNS
 from kimi_k2_serving.grammar.shapes import String
 
-# A state in which any character may follow costs a pass over the vocabulary when the grammar is compiled: 26 ms of one
-# core for 163,840 tokens. Free characters of one string that are counted one by one, and passes of a whole request:
+# A state in which any character may follow costs a pass over the vocabulary when the grammar is compiled: 26 to 41 ms
+# of one core for 163,840 tokens. Free characters of one string that are counted one by one, and passes of a whole
+# request:
 COUNTED = 32
 PASSES = 40.0
 BLOCK = 32
@@ -24,10 +25,11 @@ BLOCK = 32
 _INLINE = 3
 # What characters of a state make of a whole pass, as their share of such a vocabulary's tokens.
 _SHARES = ((0x20, 0.35), (0x7A, 0.15), (0x5A, 0.15), (0x4E00, 0.35))
-# Where the character leads to a state in which all is free, xgrammar takes a quarter of the time.
-_LOOP = 0.25
-# Passes that keeping undeclared names apart from the declared ones may take.
-_NAMES = 16.0
+# Passes that keeping the undeclared names of one object apart from the declared ones may take.
+_NAMES = 6.0
+# What may follow where an undeclared name leaves the spelling of a declared one, from the exact to the cheap.
+_ASCII: tuple[Interval, ...] = ((0x20, 0x7E),)
+_NAME: tuple[Interval, ...] = ((0x2D, 0x2E), (0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
 _LONGEST_NAME = 64
 _QUOTE = Text('"')
 _RAW: tuple[Interval, ...] = ((0x20, 0x21), (0x23, 0x5B), (0x5D, MAX_CODE_POINT))
@@ -94,15 +96,19 @@ def _block(rules: dict[str, Expression]) -> Expression:
 
 
 def passes(found: Automaton) -> float:
-    """About how many passes over the vocabulary the states of a string cost."""
-    total = 0.0
-    for edges in found.edges:
-        for code, share in _SHARES:
-            target = next((t for low, high, t in edges if low <= code <= high), None)
-            if target is not None:
-                free = found.edges[target] == ((0, MAX_CODE_POINT, target),)
-                total += share * (_LOOP if free else 1)
-    return total
+    """About how many passes over the vocabulary the states of a string cost; all strings share the free one."""
+    return sum(
+        share
+        for state, edges in enumerate(found.edges)
+        if not _free(edges, state)
+        for code, share in _SHARES
+        if any(low <= code <= high for low, high, _ in edges)
+    )
+
+
+def _free(edges: tuple[Edge, ...], state: int) -> bool:
+    """Whether anything may follow; of a reduced automaton such a state accepts."""
+    return edges == ((0, MAX_CODE_POINT, state),)
 
 
 def counted_passes(least: int, most: int | None, rules: dict[str, Expression]) -> int:
@@ -116,10 +122,13 @@ def counted_passes(least: int, most: int | None, rules: dict[str, Expression]) -
 def spelled(found: Automaton, name: str, rules: dict[str, Expression], *, quoted: bool) -> Expression:
     """Rules for an automaton's texts: of a JSON string behind its quote if `quoted`, else as they are."""
     end: Expression = _QUOTE if quoted else Seq(())
+    free = {state for state, edges in enumerate(found.edges) if quoted and _free(edges, state)}
     for state, edges in enumerate(found.edges):
+        if state in free and state:
+            continue
         options: list[Expression] = [end] if state in found.accepting else []
         for target, intervals in _by_target(edges):
-            following = Ref(f"{name}_{target}")
+            following = counted(0, None, rules) if target in free else Ref(f"{name}_{target}")
             if not quoted:
                 options.append(Seq((OneOf(intervals), following)))
             elif intervals == ((0, MAX_CODE_POINT),):
@@ -193,10 +202,15 @@ def language(
 
 
 def others(texts: frozenset[str], most: float = _NAMES) -> Automaton:
-    """Every text but these, as long as that is cheap; else no text that begins as one of these does.
+    """Every text but these, if that takes at most so many passes.
 
-    The beginnings are the longest for which the automaton stays within `most` passes.
+    Else, where a text leaves the spelling of one of these behind its first character, it goes on with printable ASCII,
+    or in the characters of names alone. Else no text that begins as one of these does is left.
     """
+    for alphabet, rest in ((pattern.ANY, pattern.ANY), (_ASCII, pattern.ANY), (_NAME, _NAME)):
+        found = _leaving(texts, alphabet, rest)
+        if passes(found) <= most:
+            return found
     found = EVERYTHING
     cut = 1
     while True:
@@ -209,6 +223,27 @@ def others(texts: frozenset[str], most: float = _NAMES) -> Automaton:
             return finer
         found = finer
         cut *= 2
+
+
+def _leaving(texts: frozenset[str], alphabet: tuple[Interval, ...], rest: tuple[Interval, ...]) -> Automaton:
+    """Every text but these that leaves their spelling at the first character, or by one of `alphabet` and then `rest`.
+
+    What only begins one of them is a text of its own.
+    """
+    spelled = automaton.words(texts)
+    free = len(spelled.edges)
+    edges = [
+        tuple(sorted((*known, *((low, high, free + bool(state)) for low, high in _left(known, alphabet, state)))))
+        for state, known in enumerate(spelled.edges)
+    ]
+    edges += [tuple((low, high, free + i) for low, high in after) for i, after in enumerate((pattern.ANY, rest))]
+    return automaton.reduce(Automaton(tuple(edges), frozenset(range(free + 2)) - spelled.accepting))
+
+
+def _left(known: tuple[Edge, ...], alphabet: tuple[Interval, ...], state: int) -> Iterator[Interval]:
+    """The characters that no edge of a spelling takes, behind its first character those of `alphabet` alone."""
+    outside = pattern.complement(alphabet if state else pattern.ANY)
+    return iter(pattern.complement((*((low, high) for low, high, _ in known), *outside)))
 
 
 def _beginning(found: Automaton) -> Automaton:

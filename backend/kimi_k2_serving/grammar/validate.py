@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextvars import ContextVar
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -68,9 +69,18 @@ def _multiple_of(validator: Any, step: Any, value: Any, _: Any) -> Iterator[Vali
 
 
 _extend: Any = jsonschema.validators.extend
+# Whose references are being followed: a class of its own for each document takes 2 ms to make.
+_judging: ContextVar[Judge] = ContextVar("judging")
+
+
+def _reference(validator: Any, reference: str, value: Any, _: Any) -> Iterator[ValidationError]:
+    yield from _judging.get().reference(validator, reference, value)
+
+
 Validator: Any = _extend(
     jsonschema.Draft202012Validator,
     {
+        "$ref": _reference,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
@@ -89,9 +99,9 @@ class Judge:
     def __init__(self, document: schemas.Document) -> None:
         self._document = document
         self._seen: dict[tuple[str, int], bool] = {}
-        self._root = _extend(Validator, {"$ref": self._reference})(document.root)
+        self._root = Validator(document.root)
 
-    def _reference(self, validator: Any, reference: str, value: Any, _: Any) -> Iterator[ValidationError]:
+    def reference(self, validator: Any, reference: str, value: Any) -> Iterator[ValidationError]:
         key = (reference, id(value))
         if key not in self._seen:
             errors = list(validator._validate_reference(ref=reference, instance=value))
@@ -102,12 +112,14 @@ class Judge:
 
     def satisfied(self, value: Json, pointer: schemas.Pointer) -> bool:
         self._seen.clear()
+        _judging.set(self)
         return bool(self._root.evolve(schema=self._document.at(pointer)).is_valid(value))
 
     def problems(self, value: Any, *, name: str = "arguments") -> list[str]:
         """At most PROBLEMS lines `path: keyword`, paths beginning with `name`; no part of the value is repeated."""
         lines = []
         self._seen.clear()
+        _judging.set(self)
         for error in self._root.iter_errors(value):
             path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
             lines.append(f"{name}{path}: {error.validator}")

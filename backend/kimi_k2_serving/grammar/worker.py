@@ -3,13 +3,14 @@
 `python -m kimi_k2_serving.grammar.worker [CHECKPOINT]`, standard input a SOCK_SEQPACKET socket: it says `ready`, then
 takes one descriptor with each message, a stream socket with one job: a line of JSON `{"kind", "budget", ...}`, then the
 rest up to the end of the stream. The message is the job's seconds. The child says that it has taken the job, answers in
-lines of JSON and ends. It is ended when its seconds are over, whatever it is doing; while the machine was too busy to
-give it so much of a processor, it goes on for up to BUSY times as long. It takes JOB_BYTES of memory at most. Kinds:
+lines of JSON and ends. It is ended when it has taken `budget` seconds of a processor, all its threads together, or
+`wall` seconds of the clock, whatever it is doing. It takes JOB_BYTES of memory at most. Kinds:
 
-    constrain   rest: a job          -> {"structural_tag", "relaxed", "seconds"} or {"error": {code, field, detail}}
+    constrain   rest: a job; maybe   -> {"structural_tag", "relaxed", "seconds"} or {"error": {code, field, detail}}
+                passes, free
     walk        also walks, most,    -> the same with {"walks": [{"ids", "ended"}]}; `patience` seconds for walking
                 seed
-    blame       rest: a job          -> {"at": path} before each schema alone, {"refused": path} after one that fails
+    cost        as constrain         -> {"at": path} before each schema alone, {"seconds": s} after it
     validate    rest: [text, schema, -> {"problems": [...]}
                 content]
 
@@ -28,6 +29,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -36,15 +38,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from kimi_k2_serving.core.errors import InvalidSchema, ServingError
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar import inspection, job
-from kimi_k2_serving.grammar.constraint import Constraint, constrain
+from kimi_k2_serving.grammar.constraint import Constraint, Effort, constrain
+from kimi_k2_serving.grammar.strings import PASSES
 from kimi_k2_serving.grammar.worker_process import READY, TAKEN
 
 if TYPE_CHECKING:
     import xgrammar
 
 JOB_BYTES = 4 * 2**30
-# A schema is no worse because others compile too; but somebody waits.
-BUSY = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,11 @@ class Compiler:
 
         return cls(vocabulary, masks.compiler(masks.token_info(vocabulary)))
 
-    def compile(self, given: bytes) -> tuple[Constraint, Any]:
+    def compile(self, given: bytes, header: dict[str, Any]) -> tuple[Constraint, Any]:
         """The constraint and its compiled grammar. Raises InvalidSchema or LimitExceeded."""
         conversation, bounds = job.decode(given)
-        constraint = constrain(conversation, self.vocabulary, bounds=bounds)
+        effort = Effort(header.get("passes", PASSES), frozenset(header.get("free", ())))
+        constraint = constrain(conversation, self.vocabulary, bounds=bounds, effort=effort)
         if constraint.structural_tag is None:
             return constraint, None
         try:
@@ -86,7 +88,8 @@ def main(arguments: list[str]) -> None:
     # Children are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGPROF})
     control = socket.socket(fileno=0)
     compiler = Compiler.load(Path(arguments[0])) if arguments else None
     # What is loaded stays in pages that children share.
@@ -161,7 +164,8 @@ def _child(channel: socket.socket, compiler: Compiler | None) -> None:
             file.write(TAKEN + b"\n")
             file.flush()
             header = json.loads(file.readline())
-            signal.setitimer(signal.ITIMER_REAL, header["budget"] * (1.0 if header["kind"] == "validate" else BUSY))
+            signal.setitimer(signal.ITIMER_REAL, header.get("wall", header["budget"]))
+            signal.setitimer(signal.ITIMER_PROF, header["budget"])
             _serve(header, file, compiler)
     except BaseException:
         traceback.print_exc()
@@ -184,11 +188,11 @@ def _serve(header: dict[str, Any], file: BinaryIO, compiler: Compiler | None) ->
             _answer(file, {"problems": inspection.problems(*json.loads(rest))})
             return
         assert compiler is not None
-        if header["kind"] == "blame":
-            _blame(rest, file, compiler)
+        if header["kind"] == "cost":
+            _cost(rest, file, compiler, header)
             return
         began = time.perf_counter()
-        constraint, grammar = compiler.compile(rest)
+        constraint, grammar = compiler.compile(rest, header)
         seconds = time.perf_counter() - began
         answer: dict[str, Any] = {
             "structural_tag": constraint.structural_tag,
@@ -196,6 +200,7 @@ def _serve(header: dict[str, Any], file: BinaryIO, compiler: Compiler | None) ->
             "seconds": seconds,
         }
         if header["kind"] == "walk":
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, header["patience"])
             answer["walks"] = compiler.walk(grammar, header)
         _answer(file, answer)
@@ -209,15 +214,14 @@ def _serve(header: dict[str, Any], file: BinaryIO, compiler: Compiler | None) ->
         _answer(file, {"error": {"code": "internal", "field": "", "detail": ""}})
 
 
-def _blame(given: bytes, file: BinaryIO, compiler: Compiler) -> None:
+def _cost(given: bytes, file: BinaryIO, compiler: Compiler, header: dict[str, Any]) -> None:
     conversation, bounds = job.decode(given)
     for path, alone in job.places(conversation).items():
         _answer(file, {"at": path})
-        try:
-            compiler.compile(job.encode(alone, bounds))
-        except ServingError:
-            _answer(file, {"refused": path})
-            return
+        began = time.process_time()
+        with suppress(ServingError):
+            compiler.compile(job.encode(alone, bounds), header)
+        _answer(file, {"seconds": time.process_time() - began})
 
 
 def _answer(file: BinaryIO, value: dict[str, Any]) -> None:
