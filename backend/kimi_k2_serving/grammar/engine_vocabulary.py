@@ -1,5 +1,5 @@
 """SGLang plugin: K2's control tokens have no text for the engine's grammars, grammars are cached as a whole only, and
-compiling them takes only the processor time that the scheduler leaves.
+compiling them yields to the scheduler.
 
 Stock SGLang gives xgrammar the spelling of every added token, so a string in a tool call's arguments could contain
 `<|im_end|>` as one control id. This hook rebuilds xgrammar's view of the vocabulary after SGLang has made its own; it
@@ -15,7 +15,8 @@ from typing import Any
 
 # Grammars that the engine compiles at once. Their threads yield to the scheduler's, in whose process they are.
 COMPILES = 2
-_NICENESS = 19
+# The scheduler's thread gets three times the processor of one of these; with more they would starve on a busy machine.
+_NICENESS = 5
 MARKER = "<|tool_calls_section_begin|>"
 _TARGET = "sglang.srt.constrained.xgrammar_backend.XGrammarGrammarBackend.__init__"
 
