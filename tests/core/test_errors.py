@@ -107,6 +107,10 @@ BOUNDS = {
     "tool_calls_per_answer": 128,
     "request_id_bytes": 64,
     "cache_salt_bytes": 256,
+    "context_bytes": 512 * 1024,
+    "open_contexts": 4_096,
+    "open_context_bytes": 64 * 2**20,
+    "spent_contexts": 131_072,
 }
 
 
