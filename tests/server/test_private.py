@@ -141,16 +141,15 @@ def private(server: Server) -> Iterator[Path]:
     processes = server.processes()
     yield from shared_memory(processes)
     pids = {process.pid for process in processes}
-    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
-        if (path := line.split()[-1]).startswith("/tmp/kimi-k2-"):
-            yield Path(path)
     for pid in pids:
         for link in Path(f"/proc/{pid}/fd").iterdir():
             try:
                 target = Path(os.readlink(link))
             except OSError:
                 continue
-            if str(target).startswith(("/tmp/", "/dev/shm/", "/run/")) or target.suffix == ".log":
+            if str(target).startswith(("/tmp/", "/dev/shm/", "/run/")) or target.name.startswith("tritonserver-"):
+                if target.name == "context.key":
+                    yield from target.parent.rglob("*")
                 yield target
 
 
