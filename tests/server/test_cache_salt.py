@@ -50,7 +50,8 @@ def test_keys_share_a_cache_only_if_their_salts_are_the_same(server: Server, tmp
         seen = [
             (name, through(url, KEYS[name])) for name in ("left", "left", "same", "right", "right", "plain", "plain")
         ]
-    hits = [(name, count > 0) for name, count in seen]
+    # Every prompt begins alike: without a salt some tokens are there already.
+    hits = [(name, count > 50) for name, count in seen]
     assert hits == [
         ("left", False), ("left", True), ("same", True), ("right", False), ("right", True),
         ("plain", False), ("plain", True),

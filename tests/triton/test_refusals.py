@@ -39,7 +39,7 @@ def refused(running: Any) -> tuple[str, int]:
 def test_over_the_limit_a_refusal_is_out_before_execute_returns_and_nothing_was_read(tmp_path: Path) -> None:
     with service(tmp_path, ONE) as (running, engine):
         working, waiting = ask(running, input_ids=[LATE]), ask(running, input_ids=[LATE])
-        until(lambda: engine.in_flight == 1)
+        until(lambda: engine.in_flight == 1 and running._admission.waiting == 1)
         assert refused(running)[0].startswith("overloaded: 1 requests with 1 prompt tokens in flight, 1 waiting")
         working.cancelled = waiting.cancelled = True
 
@@ -54,7 +54,7 @@ def test_while_the_engine_is_down_a_refusal_is_out_before_execute_returns(tmp_pa
 def test_a_thousand_refusals_take_a_moment_each_and_the_page_shows_it(tmp_path: Path) -> None:
     with service(tmp_path, ONE) as (running, engine):
         working, waiting = ask(running, input_ids=[LATE]), ask(running, input_ids=[LATE])
-        until(lambda: engine.in_flight == 1)
+        until(lambda: engine.in_flight == 1 and running._admission.waiting == 1)
         begin = time.monotonic()
         for _ in range(1000):
             refused(running)
