@@ -51,7 +51,9 @@ def ids() -> st.SearchStrategy[int]:
 
 def numbers(field: Field) -> st.SearchStrategy[Any]:
     low, high = max(field.minimum, -(2.0**31)), min(field.maximum, 2.0**63)
-    edges = st.sampled_from([low, high, low - 1, high + 1, 0, -1, 1e-9, 1e300])
+    # What 32 bits hold as nothing, as a subnormal or as next to nothing.
+    small = [1e-9, 1e-30, 1e-38, 1e-40, 5e-324]
+    edges = st.sampled_from([low, high, low - 1, high + 1, 0, -1, 1e300, *small])
     if field.kind is Kind.INTEGER:
         return st.one_of(st.integers(int(low), min(int(high), 64)), edges.map(int))
     return st.one_of(st.floats(low, high), edges)
@@ -229,7 +231,8 @@ class Campaign:
 
     def _restarts(self) -> float:
         lines = httpx.get(f"http://127.0.0.1:{self._server.metrics}/metrics", timeout=30).text.splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith("kimi_k2_engine_restarts"))
+        (restarts,) = [float(line.split()[-1]) for line in lines if line.startswith("sglang_backend:engine_restarts{")]
+        return restarts
 
 
 @contextmanager

@@ -25,6 +25,7 @@ OUT_OF_REACH: list[tuple[dict[str, Any], str]] = [
     ({"logit_bias": {str(VOCABULARY): 1}}, f"logit_bias.{VOCABULARY}"),
     ({"logit_bias": {"9999999999": 1}}, "logit_bias.9999999999"),
     ({"min_tokens": 4}, "min_tokens"),
+    ({"ignore_eos": True, "repetition_penalty": 1e-40, "top_k": 50}, "repetition_penalty"),
 ]
 IDS = [f"{field[:20]}-{number}" for number, (_, field) in enumerate(OUT_OF_REACH)]
 
@@ -37,7 +38,8 @@ def api(server: Server) -> Iterator[str]:
 
 def restarts(server: Server) -> float:
     lines = httpx.get(f"http://127.0.0.1:{server.metrics}/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("kimi_k2_engine_restarts"))
+    (restarts,) = [float(line.split()[-1]) for line in lines if line.startswith("sglang_backend:engine_restarts{")]
+    return restarts
 
 
 @pytest.fixture(autouse=True)

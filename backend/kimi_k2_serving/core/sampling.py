@@ -20,6 +20,9 @@ from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidType, Inva
 # Bounds of a 64-bit seed as SGLang carries it (int64).
 SEED_MAXIMUM = 2**63 - 1
 TOKENS_MAXIMUM = 2**31 - 1
+# SGLang divides logits by it in 32 bits. From 1e-36 down they become infinite, and drawing from the NaN of their
+# softmax ends its scheduler. Nobody has a use for less than this.
+LEAST_REPETITION_PENALTY = 0.01
 # No token id has more digits; int() itself refuses more than 4,300 with an error of its own.
 ID_DIGITS = 10
 # SGLang keeps one place of the context for itself, five more of a prompt, and takes none that reaches that bound
@@ -73,7 +76,7 @@ FIELDS: Mapping[str, Field] = {
     "min_p": Field(Kind.NUMBER, "min_p", 0, 1),
     "frequency_penalty": Field(Kind.NUMBER, "frequency_penalty", -2, 2),
     "presence_penalty": Field(Kind.NUMBER, "presence_penalty", -2, 2),
-    "repetition_penalty": Field(Kind.NUMBER, "repetition_penalty", 0, 2, exclusive=True),
+    "repetition_penalty": Field(Kind.NUMBER, "repetition_penalty", LEAST_REPETITION_PENALTY, 2),
     "seed": Field(Kind.INTEGER, "sampling_seed", 0, SEED_MAXIMUM),
     "ignore_eos": Field(Kind.BOOLEAN, "ignore_eos"),
     "stop": Field(Kind.STRINGS, "stop"),
@@ -184,6 +187,9 @@ def _string(value: Any, field: Field, where: str) -> str:
     # A structural tag holds the schemas of all tools.
     bound = limits.JSON_BYTES if field.target == "structural_tag" else limits.SCHEMA_BYTES
     bound.check(len(value.encode()), field=where)
+    if not value:
+        # SGLang takes it for none, and the answer would be free.
+        raise InvalidValue("must not be empty; leave it out", field=where)
     return value
 
 
@@ -204,7 +210,7 @@ def _ids(value: Any, field: Field, where: str) -> list[int]:
         raise InvalidType(f"must be {field.kind.value}", field=where)
     limits.STOP_TOKEN_IDS.check(len(value), field=where)
     if any(each < 0 or each > TOKENS_MAXIMUM for each in value):
-        raise InvalidValue("token ids are not negative", field=where)
+        raise InvalidValue(f"token ids lie in 0 to {TOKENS_MAXIMUM}", field=where)
     return value
 
 

@@ -51,7 +51,7 @@ SAMPLING: Object = {
     "min_p": number(0, 1),
     "frequency_penalty": number(-2, 2),
     "presence_penalty": number(-2, 2),
-    "repetition_penalty": nullable({"type": "number", "exclusiveMinimum": 0, "maximum": 2}),
+    "repetition_penalty": nullable({"type": "number", "minimum": 0.01, "maximum": 2}),
     "seed": whole(0, 2**63 - 1),
     "stop": STRINGS,
     "stop_token_ids": nullable(IDS),

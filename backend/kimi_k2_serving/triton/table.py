@@ -45,7 +45,7 @@ SAMPLING: tuple[Tensor, ...] = (
     scalar("min_p", "FP32", "0 to 1"),
     scalar("frequency_penalty", "FP32", "-2 to 2"),
     scalar("presence_penalty", "FP32", "-2 to 2"),
-    scalar("repetition_penalty", "FP32", "more than 0, at most 2"),
+    scalar("repetition_penalty", "FP32", "0.01 to 2"),
     scalar("seed", "UINT64", "0 to 2^63 - 1; SGLang heeds it only with enable_deterministic_inference"),
     scalar("ignore_eos", "BOOL", "go on after the end-of-turn token, for benchmarks"),
     series("stop_words", "STRING", "strings that end the answer and are left out of it; empty ones are ignored"),
