@@ -95,7 +95,7 @@ async def lose_a_process(server: Server, title: str, number: signal.Signals) -> 
 async def die_until_given_up(server: Server) -> tuple[str, int]:
     """Kill an idle engine until it stays down: the last words before `serve` ends, and how many deaths it took."""
     said, deaths, begin = "", 0, time.monotonic()
-    while GIVEN_UP not in said and time.monotonic() - begin < 240:
+    while GIVEN_UP not in said and time.monotonic() - begin < 480:
         try:
             said = (await asyncio.to_thread(probe, server)).text
             hosts = [each for each in server.processes() if each.name() == "sglang::host"]
