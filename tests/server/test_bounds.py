@@ -122,3 +122,11 @@ def test_a_hostile_grammar_is_answered_and_kills_nothing(server: Server, name: s
     answer = httpx.post(server.generate("kimi_k2_engine"), json=body, timeout=60)
     assert answer.status_code in (200, 400), answer.text
     assert "internal" not in answer.text
+
+
+def test_a_grammar_that_no_text_satisfies_ends_its_own_request_alone(server: Server) -> None:
+    given = json.dumps({"json_schema": '{"$ref":"#"}', "min_p": 0.5, "top_k": 50})
+    body = {"text_input": "Hi", "max_tokens": 3, "sampling_parameters": given}
+    answer = httpx.post(server.generate("kimi_k2_engine"), json=body, timeout=60)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"].startswith("invalid_value: json_schema: ")

@@ -25,7 +25,10 @@ def build(
     config: EngineConfig, checkpoint: Checkpoint, *, cache: Path, runtime: Path, environ: Mapping[str, str]
 ) -> SupervisedEngine:
     """`runtime` holds the engine's sockets while it runs; `environ` is what the host process inherits."""
-    environment = {**environ, "HF_HUB_OFFLINE": "1", **config.preset.environment}
+    # A grammar that no text satisfies leaves a row of logits without a finite number, and drawing from it ends the
+    # scheduler for everybody. With finite ones that request alone fails.
+    finite = {"SGLANG_SANITIZE_NAN_LOGITS": "1"}
+    environment = {**environ, "HF_HUB_OFFLINE": "1", **finite, **config.preset.environment}
     if checkpoint.is_k2:
         # SGLang then imports this one model class and not its 285.
         environment["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "kimi_k2_serving.engine.models"
