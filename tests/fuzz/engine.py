@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import hypothesis
 import numpy as np
 import tritonclient.grpc.aio as triton
@@ -223,16 +222,11 @@ class Campaign:
         self.endings.update(each.partition(":")[0] or "answered" for each in said)
         broken = [f"{fault(each)}\n  {request}" for each, request in zip(said, given, strict=True) if fault(each)]
         assert not broken, "\n".join(broken)
-        assert self._restarts() == 0, f"the engine died of one of these:\n{given}"
+        assert self._server.restarts() == 0, f"the engine died of one of these:\n{given}"
 
     async def _all(self, given: list[Request]) -> list[str]:
         async with triton.InferenceServerClient(f"127.0.0.1:{self._server.grpc}") as client:
             return list(await asyncio.gather(*(ending(client, each) for each in given)))
-
-    def _restarts(self) -> float:
-        lines = httpx.get(f"http://127.0.0.1:{self._server.metrics}/metrics", timeout=30).text.splitlines()
-        (restarts,) = [float(line.split()[-1]) for line in lines if line.startswith("sglang_backend:engine_restarts{")]
-        return restarts
 
 
 @contextmanager

@@ -43,6 +43,12 @@ class Server:
         (found,) = [each for each in self.processes() if title in " ".join(each.cmdline()) or title in each.name()]
         return found
 
+    def restarts(self) -> float:
+        """How often the engine was started again, from Triton's metrics."""
+        lines = httpx.get(f"http://127.0.0.1:{self.metrics}/metrics", timeout=30).text.splitlines()
+        (count,) = [float(line.split()[-1]) for line in lines if line.startswith("sglang_backend:engine_restarts{")]
+        return count
+
     def stop(self, seconds: float = 30) -> float:
         """SIGTERM, and how long it took to be gone."""
         begin = time.monotonic()

@@ -36,19 +36,13 @@ def api(server: Server) -> Iterator[str]:
         yield url
 
 
-def restarts(server: Server) -> float:
-    lines = httpx.get(f"http://127.0.0.1:{server.metrics}/metrics").text.splitlines()
-    (restarts,) = [float(line.split()[-1]) for line in lines if line.startswith("sglang_backend:engine_restarts{")]
-    return restarts
-
-
 @pytest.fixture(autouse=True)
 def the_engine_lives(server: Server) -> Iterator[None]:
-    before = restarts(server)
+    before = server.restarts()
     yield
     answer = httpx.post(server.generate(), json={"text_input": "Hi", "max_tokens": 1}, timeout=60)
     assert answer.status_code == 200, answer.text
-    assert restarts(server) == before
+    assert server.restarts() == before
 
 
 @pytest.mark.parametrize(("given", "field"), OUT_OF_REACH, ids=IDS)

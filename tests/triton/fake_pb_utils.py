@@ -98,6 +98,20 @@ class Sender:
         return self.cancelled
 
 
+class FailingSender(Sender):
+    """The first `failures` sends fail."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    def send(self, response: Any = None, flags: int = 0) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("/dev/shm is full")
+        super().send(response, flags)
+
+
 class Request:
     """`inputs` by name: str, bool, int, float or a list of them."""
 

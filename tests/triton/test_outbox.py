@@ -68,22 +68,10 @@ def test_after_its_end_a_request_is_not_cancelled() -> None:
         assert not outbox.cancelled()
 
 
-class FailingSender(triton.Sender):
-    def __init__(self, failures: int) -> None:
-        super().__init__()
-        self.failures = failures
-
-    def send(self, response: Any = None, flags: int = 0) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise RuntimeError("/dev/shm is full")
-        super().send(response, flags)
-
-
 @pytest.mark.parametrize(("failures", "finals"), [(1, 1), (2, 1), (99, 0)])
 def test_a_final_response_that_fails_is_tried_again_and_triton_s_sender_let_go(failures: int, finals: int) -> None:
     with ThreadPoolExecutor(1) as workers:
-        sender = FailingSender(failures)
+        sender = triton.FailingSender(failures)
         outbox = Outbox(sender, workers, broken=lambda _: None)
         outbox.fail(Cancelled("x"))
         while not outbox.idle:

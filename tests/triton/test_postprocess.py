@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_pb_utils import InferenceResponse, Request, Sender, TritonError, outputs
+from fake_pb_utils import FailingSender, Request, Sender, TritonError, outputs
 from tests.support.enforcer import CheckingWorker
 from tests.support.vocabulary import small_checkpoint, small_vocabulary
 
@@ -39,20 +39,6 @@ class SlowWorker(CheckingWorker):
     def ask(self, *args: Any, **kwargs: Any) -> Any:
         self.go.wait(30)
         return super().ask(*args, **kwargs)
-
-
-class FailingSender(Sender):
-    """The first `failures` sends fail."""
-
-    def __init__(self, failures: int) -> None:
-        super().__init__()
-        self.failures = failures
-
-    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise RuntimeError("/dev/shm is full")
-        super().send(response, flags)  # type: ignore[arg-type]
 
 
 class Aborts(AbortSender):

@@ -245,20 +245,6 @@ def test_requests_are_read_on_threads_that_are_not_triton_s(step: Preprocess, mo
     assert threading.current_thread() not in seen
 
 
-class FailingSender(Sender):
-    """The first `failures` sends fail."""
-
-    def __init__(self, failures: int) -> None:
-        super().__init__()
-        self.failures = failures
-
-    def send(self, response: Any = None, flags: int = 0) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise RuntimeError("/dev/shm is full")
-        super().send(response, flags)
-
-
 @pytest.mark.parametrize("text", ["hi", ""])
 @pytest.mark.parametrize("failures", [1, 2, 99])
 def test_an_answer_that_triton_does_not_take_ends_in_an_error_or_at_least_ends(
@@ -266,7 +252,7 @@ def test_an_answer_that_triton_does_not_take_ends_in_an_error_or_at_least_ends(
 ) -> None:
     logged: list[str] = []
     monkeypatch.setattr(fake_pb_utils.Logger, "log_error", logged.append)
-    sender = FailingSender(failures)
+    sender = fake_pb_utils.FailingSender(failures)
     step.execute([Request({"text_input": text}, sender=sender)])
     until(lambda: sender.finals or len(logged) == 3)
     assert len(logged) == min(failures, 3)

@@ -30,7 +30,7 @@ logger = logging.getLogger(TITLE)
 
 def main(argv: list[str]) -> None:
     # The launcher sets this for all of Triton; under a plain tritonserver what SGLang makes in /dev/shm is private too.
-    os.umask(0o077)
+    linux.keep_private()
     bind_to_parent(int(argv[2]))
     setproctitle.setproctitle(TITLE)
     stream = socket.socket(fileno=int(argv[1]))

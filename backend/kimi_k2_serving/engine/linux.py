@@ -1,4 +1,4 @@
-"""Two of Linux's process controls that Python does not offer (prctl(2))."""
+"""What a process asks of Linux for itself: privacy of what it makes, and two controls of prctl(2)."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def in_child() -> None:
     """Between fork and exec: usual signals, an orderly end if the launcher is killed, and files that only this user
     reads: requests lie in /dev/shm, and Triton makes its files there readable by all but for the umask.
     """
-    os.umask(0o077)
+    linux.keep_private()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
     linux.die_with_parent()
 
