@@ -142,6 +142,12 @@ def test_ranges_are_kept_to_the_last_value(name: str, least: float, most: float,
         assert ("at least " in detail) != ("more than " in detail)
 
 
+@pytest.mark.parametrize("name", ["json_schema", "regex", "ebnf", "structural_tag"])
+def test_an_empty_grammar_is_refused(name: str) -> None:
+    """SGLang takes it for none, and the answer would be free."""
+    assert refused(name, "", InvalidValue) == "must not be empty; leave it out"
+
+
 def test_what_is_no_number_is_refused() -> None:
     refused("temperature", float("nan"), InvalidValue)
     refused("temperature", float("inf"), InvalidValue)
