@@ -243,26 +243,27 @@ ROOM = Room(vocab_size=5000, context_length=100, prompt_tokens=93)
 
 def test_an_answer_gets_what_the_prompt_leaves_of_the_context() -> None:
     sampling: dict[str, Any] = {}
-    fit(sampling, prompt_tokens=10, room=ROOM)
+    fit(sampling, prompt_tokens=10, room=ROOM, field="messages")
     assert sampling == {"max_new_tokens": 90}
     sampling = {"max_new_tokens": 91}
-    fit(sampling, prompt_tokens=10, room=ROOM)
+    fit(sampling, prompt_tokens=10, room=ROOM, field="messages")
     assert sampling == {"max_new_tokens": 90}
     sampling = {"max_new_tokens": 89, "min_new_tokens": 89}
-    fit(sampling, prompt_tokens=10, room=ROOM)
+    fit(sampling, prompt_tokens=10, room=ROOM, field="messages")
     assert sampling == {"max_new_tokens": 89, "min_new_tokens": 89}
 
 
 def test_the_longest_prompt_is_answered() -> None:
     sampling: dict[str, Any] = {}
-    fit(sampling, prompt_tokens=93, room=ROOM)
+    fit(sampling, prompt_tokens=93, room=ROOM, field="messages")
     assert sampling == {"max_new_tokens": 7}
 
 
 def test_a_longer_prompt_is_refused_with_both_numbers() -> None:
     for tokens in (94, 101):
-        with pytest.raises(ContextLengthExceeded, match=f"{tokens} tokens.* at most 93.* 100"):
-            fit({}, prompt_tokens=tokens, room=ROOM)
+        with pytest.raises(ContextLengthExceeded, match=f"{tokens} tokens.* at most 93.* 100") as caught:
+            fit({}, prompt_tokens=tokens, room=ROOM, field="prompt")
+        assert caught.value.field == "prompt"
 
 
 def test_a_context_leaves_sglang_its_reserve() -> None:
@@ -271,7 +272,7 @@ def test_a_context_leaves_sglang_its_reserve() -> None:
 
 def test_no_answer_has_to_be_longer_than_it_may() -> None:
     with pytest.raises(InvalidValue) as caught:
-        fit({"min_new_tokens": 91}, prompt_tokens=10, room=ROOM)
+        fit({"min_new_tokens": 91}, prompt_tokens=10, room=ROOM, field="messages")
     assert caught.value.field == "min_tokens"
 
 
@@ -286,12 +287,12 @@ def test_no_answer_has_to_be_longer_than_it_may() -> None:
 )
 def test_an_id_past_the_vocabulary_is_refused_by_name(name: str, given: Any, field: str) -> None:
     with pytest.raises(InvalidValue, match="the vocabulary ends at 4999") as caught:
-        fit(read({name: given}), prompt_tokens=10, room=ROOM)
+        fit(read({name: given}), prompt_tokens=10, room=ROOM, field="messages")
     assert caught.value.field == field
 
 
 def test_the_last_id_of_the_vocabulary_is_taken() -> None:
-    fit(read({"stop_token_ids": [0, 4999], "logit_bias": {"4999": 1}}), prompt_tokens=10, room=ROOM)
+    fit(read({"stop_token_ids": [0, 4999], "logit_bias": {"4999": 1}}), prompt_tokens=10, room=ROOM, field="messages")
 
 
 @pytest.mark.parametrize("key", ["1" * 5000, "-1", "+1", "1.0", "", " 1", "\u0661", "1e3", "01234567890"])

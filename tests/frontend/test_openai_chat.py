@@ -270,9 +270,21 @@ async def test_what_is_wrong_is_refused_by_name_before_the_engine_is_asked(
     assert engine.runs == []
 
 
-async def test_a_prompt_past_the_context_is_told_both_numbers(http: httpx.AsyncClient) -> None:
-    error = (await post(http, chat("x" * CONTEXT), 400))["error"]
-    assert error["code"] == "context_length_exceeded"
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (PATH, chat("x" * CONTEXT), "messages"),
+        ("/v1/completions", {"model": "kimi_k2", "prompt": "x" * CONTEXT}, "prompt"),
+        ("/v1/responses", {"model": "kimi_k2", "input": "x" * CONTEXT, "instructions": "a"}, "input"),
+    ],
+)
+async def test_a_prompt_past_the_context_is_refused_by_its_field_with_both_numbers(
+    http: httpx.AsyncClient, path: str, body: dict[str, Any], field: str
+) -> None:
+    response = await http.post(path, json=body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", field)
     assert str(CONTEXT) in error["message"]
 
 

@@ -36,7 +36,7 @@ BATCH = 32
 END_SECONDS = 120.0
 NUMPY = {"INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32, "BOOL": np.bool_, "STRING": np.object_}
 # Where nobody is at fault but the moment: such an error names no field.
-NO_FIELD = {"context_length_exceeded", "deadline_exceeded", "overloaded", "cancelled"}
+NO_FIELD = {"deadline_exceeded", "overloaded", "cancelled"}
 # Either has the engine died, or this package has failed.
 FORBIDDEN = {"internal", "engine_lost", "engine_unavailable", "request_quarantined", "shutting_down"}
 
@@ -147,12 +147,11 @@ def requests(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Request:
         )
     if prompt in ("text_input", "both"):
         given["text_input"] = [draw(st.text(max_size=30))]
-    chosen = draw(
-        st.lists(st.sampled_from([each for each in ENGINE_INPUTS if each.name not in given]), max_size=5, unique=True)
-    )
-    for tensor in chosen:
-        if tensor.name not in ("input_ids", "text_input"):
-            given[tensor.name] = draw(tensor_values(tensor))
+    others = [each for each in ENGINE_INPUTS if each.name not in ("input_ids", "text_input")]
+    # One wrong value hides what the right ones beside it do: half of the requests have few.
+    most = draw(st.sampled_from([1, 5]))
+    for tensor in draw(st.lists(st.sampled_from(others), max_size=most, unique=True)):
+        given[tensor.name] = draw(tensor_values(tensor))
     if draw(st.booleans()):
         given["sampling_parameters"] = [draw(sampling_parameters())]
     given.setdefault("max_tokens", [draw(st.integers(1, 8))])
@@ -221,8 +220,12 @@ class Campaign:
         said = asyncio.run(self._all(given))
         self.endings.update(each.partition(":")[0] or "answered" for each in said)
         broken = [f"{fault(each)}\n  {request}" for each, request in zip(said, given, strict=True) if fault(each)]
-        assert not broken, "\n".join(broken)
-        assert self._server.restarts() == 0, f"the engine died of one of these:\n{given}"
+        if self._server.restarts() > 0:
+            broken.append(f"the engine died of one of these:\n{given}")
+        if broken:
+            # Now: hypothesis runs the batch again before it raises, on an engine that may be another by then.
+            print("\n".join(broken), file=sys.stderr, flush=True)
+        assert not broken, f"{len(broken)} broken promises at request {self.sent}, printed above"
 
     async def _all(self, given: list[Request]) -> list[str]:
         async with triton.InferenceServerClient(f"127.0.0.1:{self._server.grpc}") as client:

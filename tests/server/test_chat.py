@@ -225,7 +225,7 @@ REFUSED = [
     ({"text_input": "a", "temperature": -0.5}, "invalid_value: temperature: "),
     ({"text_input": "a", "tools": '{"a": 1}'}, "invalid_type: tools: "),
     ({"text_input": "a", "tool_choice": "required"}, "missing_field: tools: "),
-    ({"text_input": "word " * 40_000}, "context_length_exceeded: the prompt has "),
+    ({"text_input": "word " * 40_000}, "context_length_exceeded: text_input: the prompt has "),
     ({}, "missing_field: messages: "),
 ]
 

@@ -65,7 +65,7 @@ def test_min_tokens_and_ignore_eos_reach_the_engine(server: Server) -> None:
 def test_the_default_length_is_what_the_prompt_leaves(server: Server) -> None:
     answer = httpx.post(server.generate(MODEL), json={"input_ids": [5] * 40_000}, timeout=60)
     assert answer.status_code == 400
-    assert answer.json()["error"].startswith("context_length_exceeded: the prompt has 40000 tokens")
+    assert answer.json()["error"].startswith("context_length_exceeded: input_ids: the prompt has 40000 tokens")
 
 
 def test_a_decoupled_stream_ends_with_the_final_flag_once(server: Server) -> None:

@@ -101,7 +101,7 @@ class ChatModel:
         """`given`: sampling parameters by SGLang's names. Raises InvalidRequest's leaves."""
         rendered = self.form.prompt(conversation)
         ids = self.vocabulary.encode_prompt(rendered.segments)
-        sampling = self._sampling(given, len(ids))
+        sampling = self._sampling(given, len(ids), "messages")
         stops = tuple(sampling.get("stop", ()))
         if conversation.tools:
             # The engine would match them inside arguments too.
@@ -135,7 +135,7 @@ class ChatModel:
             raise InvalidValue("must not be empty", field="prompt")
         if min(ids) < 0 or max(ids) >= self.vocabulary.size:
             raise InvalidValue(f"ids must lie in 0 to {self.vocabulary.size - 1}", field="prompt")
-        sampling = self._sampling(given, len(ids))
+        sampling = self._sampling(given, len(ids), "prompt")
         return Prompt(ids=ids, sampling=sampling, stops=tuple(sampling.get("stop", ())))
 
     def parser(self, prompt: Prompt) -> Parser:
@@ -149,10 +149,10 @@ class ChatModel:
             stops=prompt.stops,
         )
 
-    def _sampling(self, given: Mapping[str, Any], prompt_tokens: int) -> dict[str, Any]:
+    def _sampling(self, given: Mapping[str, Any], prompt_tokens: int, field: str) -> dict[str, Any]:
         ends = {*given.get("stop_token_ids", ()), *self.vocabulary.stop_ids}
         sampling = {**self.defaults, **given, "stop_token_ids": sorted(ends)}
-        core_sampling.fit(sampling, prompt_tokens=prompt_tokens, room=self.room)
+        core_sampling.fit(sampling, prompt_tokens=prompt_tokens, room=self.room, field=field)
         return sampling
 
 

@@ -129,16 +129,17 @@ def read(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def fit(sampling: dict[str, Any], *, prompt_tokens: int, room: Room) -> None:
+def fit(sampling: dict[str, Any], *, prompt_tokens: int, room: Room, field: str) -> None:
     """Hold what `read` returned to what the engine has. `max_new_tokens` becomes at most what the prompt leaves of the
     context; that is also its default.
 
-    Raises ContextLengthExceeded for a prompt that is too long, with both numbers, and InvalidValue.
+    Raises ContextLengthExceeded of `field` for a prompt that is too long, with both numbers, and InvalidValue.
     """
     if prompt_tokens > room.prompt_tokens:
         raise ContextLengthExceeded(
             f"the prompt has {prompt_tokens} tokens; this engine takes at most {room.prompt_tokens}, with a context "
-            f"length of {room.context_length}, answer included; shorten the conversation"
+            f"length of {room.context_length}, answer included; shorten it",
+            field=field,
         )
     for token_id in sampling.get("stop_token_ids", ()):
         _in_vocabulary(token_id, room, "stop_token_ids")

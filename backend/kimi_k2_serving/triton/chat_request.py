@@ -15,7 +15,7 @@ from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.chat.prompt import Draft
 from kimi_k2_serving.core import sampling as core_sampling
 from kimi_k2_serving.core.chat import read_conversation
-from kimi_k2_serving.core.errors import InvalidValue, MissingField
+from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidValue, MissingField
 from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.context import RequestContext
@@ -62,9 +62,15 @@ def read(request: Any, model: ChatModel) -> Reading:
     stream = tensors.flag(request, "stream", False)
     conversation = read_chat(request)
     serving = {f"engine_{tensor.name}": tensors.value(request, tensor.name) for tensor in SERVING}
+    try:
+        draft = model.chat(conversation, read_sampling(request))
+    except ContextLengthExceeded as error:
+        if tensors.value(request, "messages") is None:
+            error.field = "text_input"
+        raise
     return Reading(
         stream=stream,
-        draft=model.chat(conversation, read_sampling(request)),
+        draft=draft,
         serving={name: value for name, value in serving.items() if value is not None},
     )
 

@@ -51,7 +51,8 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
     stream = tensors.flag(request, "stream", False)
     text, input_ids = read_prompt(request, encoder)
     sampling = core_sampling.read(tensors.sampling(request))
-    core_sampling.fit(sampling, prompt_tokens=len(input_ids), room=room)
+    field = "input_ids" if text is None else "text_input"
+    core_sampling.fit(sampling, prompt_tokens=len(input_ids), room=room, field=field)
     # The text up to the stop string is cut here, held back while it may still become one; SGLang only ends the run.
     sampling["no_stop_trim"] = True
     if not stream:

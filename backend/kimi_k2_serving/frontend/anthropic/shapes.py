@@ -18,7 +18,7 @@ class AnthropicEnvelope:
         message = f"{error.field}: {error.detail}" if error.field else error.detail
         if isinstance(error, ContextLengthExceeded):
             # The words by which coding agents know that they have to compact their history.
-            message = f"prompt is too long: {message}"
+            message = f"prompt is too long: {error.detail}"
         kind = "rate_limit_error" if error.http == 429 else error.anthropic_type
         return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
 

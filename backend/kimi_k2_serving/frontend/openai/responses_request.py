@@ -94,6 +94,7 @@ def read(service: Reader, body: Json, origin: Origin) -> ResponsesRequest:
     stream = as_flag(source.get("stream"), "stream", default=False)
     sampling = fields.read_sampling(given)
     origin.place("response_format.json_schema", "text.format")
+    origin.place("messages", "input")
     origin.translated = True
     return ResponsesRequest(
         model=model,
