@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from kimi_k2_serving.core.errors import (
     InvalidValue,
     LimitExceeded,
     UnknownField,
+    Unsupported,
 )
 from kimi_k2_serving.core.sampling import ALIASES, FIELDS, SEED_MAXIMUM, TOKENS_MAXIMUM, Room, fit, read
 
@@ -268,6 +270,14 @@ def test_a_longer_prompt_is_refused_with_both_numbers() -> None:
 
 def test_a_context_leaves_sglang_its_reserve() -> None:
     assert Room.of_context(5000, 32768) == Room(5000, 32768, 32761)
+
+
+def test_min_p_is_refused_where_the_engine_would_die_of_it() -> None:
+    seeded = replace(ROOM, min_p=False)
+    with pytest.raises(Unsupported) as caught:
+        fit({"min_p": 0.1}, prompt_tokens=10, room=seeded, field="messages")
+    assert caught.value.field == "min_p"
+    fit({"min_p": 0.0}, prompt_tokens=10, room=seeded, field="messages")
 
 
 def test_no_answer_has_to_be_longer_than_it_may() -> None:

@@ -37,6 +37,7 @@ class Engine:
             model_config=SimpleNamespace(vocab_size=100),
             load_snapshot_reader=SimpleNamespace(read_all=list),
             abort_request=self.abort,
+            server_args=SimpleNamespace(enable_deterministic_inference=False),
         )
         self.aborted: dict[str, asyncio.Event] = {}
 

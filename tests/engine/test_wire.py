@@ -101,10 +101,10 @@ def test_a_prompt_of_the_whole_context_is_read_in_time_proportional_to_it() -> N
         data = wire.frame(wire.Submit("u", list(range(length)), {}, True, None, 0))
         best = 9.0
         for _ in range(3):
-            begin = time.perf_counter()
+            begin = time.process_time()
             reader = wire.FrameReader(wire.ToHost)
             received = [message for at in range(0, len(data), 4096) for message in reader.feed(data[at : at + 4096])]
-            best = min(best, time.perf_counter() - begin)
+            best = min(best, time.process_time() - begin)
         assert len(received[0].input_ids) == length
         return best
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kimi_k2_serving.core import limits
-from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidType, InvalidValue, UnknownField
+from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidType, InvalidValue, UnknownField, Unsupported
 
 # Bounds of a 64-bit seed as SGLang carries it (int64).
 SEED_MAXIMUM = 2**63 - 1
@@ -43,12 +43,14 @@ class Kind(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Room:
     """What one engine has room for: ids below `vocab_size`; prompts of at most `prompt_tokens`; prompt and answer
-    together in `context_length` tokens.
+    together in `context_length` tokens. `min_p`: whether it may be asked for at all. With
+    enable_deterministic_inference SGLang 0.5.23's scheduler dies of an assertion (layers/sampler.py) if it is.
     """
 
     vocab_size: int
     context_length: int
     prompt_tokens: int
+    min_p: bool = True
 
     @classmethod
     def of_context(cls, vocab_size: int, context_length: int) -> Room:
@@ -133,7 +135,8 @@ def fit(sampling: dict[str, Any], *, prompt_tokens: int, room: Room, field: str)
     """Hold what `read` returned to what the engine has. `max_new_tokens` becomes at most what the prompt leaves of the
     context; that is also its default.
 
-    Raises ContextLengthExceeded of `field` for a prompt that is too long, with both numbers, and InvalidValue.
+    Raises ContextLengthExceeded of `field` for a prompt that is too long, with both numbers,
+    InvalidValue, and Unsupported for what this engine lacks.
     """
     if prompt_tokens > room.prompt_tokens:
         raise ContextLengthExceeded(
@@ -141,6 +144,8 @@ def fit(sampling: dict[str, Any], *, prompt_tokens: int, room: Room, field: str)
             f"length of {room.context_length}, answer included; shorten it",
             field=field,
         )
+    if sampling.get("min_p") and not room.min_p:
+        raise Unsupported("this engine runs with enable_deterministic_inference, which excludes it", field="min_p")
     for token_id in sampling.get("stop_token_ids", ()):
         _in_vocabulary(token_id, room, "stop_token_ids")
     for token_id in sampling.get("logit_bias", ()):

@@ -157,6 +157,7 @@ def started(engine: Any) -> wire.Started:
         prompt_tokens=min(int(scheduler["max_req_input_len"]), context_length) - 1,
         kv_capacity=int(scheduler["max_total_num_tokens"]),
         vocab_size=int(manager.model_config.vocab_size),
+        min_p=not manager.server_args.enable_deterministic_inference,
     )
 
 

@@ -32,7 +32,8 @@ class EndReason(enum.Enum):
 class EngineInfo:
     """Measured at start. Lengths and capacities are in tokens, `start_seconds` from spawn to ready.
 
-    context_length: prompt and answer together; prompt_tokens: the longest prompt that is taken.
+    context_length: prompt and answer together; prompt_tokens: the longest prompt that is taken; min_p: whether a
+    request may ask for it.
     """
 
     engine: str
@@ -41,6 +42,7 @@ class EngineInfo:
     kv_capacity: int
     vocab_size: int
     start_seconds: float
+    min_p: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,6 +237,7 @@ class SupervisedEngine:
             kv_capacity=first.kv_capacity,
             vocab_size=first.vocab_size,
             start_seconds=self._clock() - self._spawned_at,
+            min_p=first.min_p,
         )
 
     async def _supervise(self) -> None:

@@ -51,6 +51,7 @@ class Started(msgspec.Struct, tag=True, frozen=True):
     prompt_tokens: int
     kv_capacity: int
     vocab_size: int
+    min_p: bool = True
 
 
 class Output(msgspec.Struct, tag=True, frozen=True, omit_defaults=True):

@@ -128,7 +128,7 @@ class EngineService:
             self.stop()
             raise
         ids = min(info.vocab_size, self._encoder.vocab_size)
-        self._room = Room(ids, info.context_length, info.prompt_tokens)
+        self._room = Room(ids, info.context_length, info.prompt_tokens, info.min_p)
         return info
 
     def execute(self, requests: Sequence[Any]) -> None:
