@@ -23,6 +23,8 @@ def version(monkeypatch: pytest.MonkeyPatch) -> None:
     """SGLang itself takes half a minute to import."""
     monkeypatch.setitem(sys.modules, "sglang", ModuleType("sglang"))
     monkeypatch.setitem(sys.modules, "sglang.version", SimpleNamespace(__version__="0"))
+    # A tracker would look for the file when this process ends.
+    monkeypatch.setattr("multiprocessing.resource_tracker.register", lambda *_: None)
 
 
 class Engine:
@@ -35,7 +37,7 @@ class Engine:
             context_len=100,
             num_reserved_tokens=0,
             model_config=SimpleNamespace(vocab_size=100),
-            load_snapshot_reader=SimpleNamespace(read_all=list),
+            load_snapshot_reader=SimpleNamespace(read_all=list, path="/dev/shm/loads"),
             abort_request=self.abort,
             server_args=SimpleNamespace(enable_deterministic_inference=False),
         )

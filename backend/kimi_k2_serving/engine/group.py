@@ -64,13 +64,13 @@ def titled(group: int, prefix: str) -> list[int]:
     return found
 
 
-def kill_workers(group: int) -> None:
-    """Kill all but Python's resource trackers: each ends by itself once those that it serves have, and removes
-    semaphores of theirs from /dev/shm that no mapping shows.
+def kill_workers(group: int, *, spared: int | None = None) -> None:
+    """Kill all but `spared` and Python's resource trackers: each ends by itself once those that it serves have, and
+    removes semaphores of theirs from /dev/shm that no mapping shows.
     """
     for pid in members(group):
         with contextlib.suppress(OSError):
-            if RESOURCE_TRACKER not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if pid != spared and RESOURCE_TRACKER not in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
 
 

@@ -13,11 +13,13 @@ import os
 import signal
 import socket
 import sys
+from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 import setproctitle
 
-from kimi_k2_serving.engine import linux, wire
+from kimi_k2_serving.engine import group, linux, wire
 
 TITLE = "sglang::host"
 # How often in a row the scheduler's state may not be readable before this process is of no use.
@@ -52,8 +54,11 @@ def bind_to_parent(parent: int) -> None:
 
 
 def end_group() -> None:
-    """End this process and every one that SGLang started: the host leads their process group."""
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    """End this process and every one that SGLang started: the host leads their process group. Python's resource tracker
+    stays for a moment, removes what the others had in /dev/shm, and ends by itself.
+    """
+    group.kill_workers(os.getpgrp(), spared=os.getpid())
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def receive_start(stream: socket.socket) -> wire.Start:
@@ -75,6 +80,7 @@ async def serve(engine: Any, stream: socket.socket) -> None:
     """Run until the stub closes its side."""
     reader, writer = await asyncio.open_unix_connection(sock=stream)
     await try_out(engine)
+    leave_nothing(engine.tokenizer_manager.load_snapshot_reader)
     wire.write(writer, [started(engine)])
     beating = asyncio.create_task(beat(engine, writer))
     tasks: dict[str, asyncio.Task[None]] = {}
@@ -96,6 +102,15 @@ async def serve(engine: Any, stream: socket.socket) -> None:
                     pass
     beating.cancel()
     writer.close()
+
+
+def leave_nothing(reader: Any) -> None:
+    """Have the file in which the schedulers publish their state removed when this group is killed and the stub, which
+    removes it otherwise, is gone too: Python's resource tracker outlives both. SGLang tells nobody of that file.
+    """
+    # With several nodes one that receives wraps one that reads.
+    path = getattr(reader, "_shm_reader", reader).path
+    resource_tracker.register(f"/{Path(path).name}", "shared_memory")
 
 
 async def beat(engine: Any, writer: asyncio.StreamWriter) -> None:

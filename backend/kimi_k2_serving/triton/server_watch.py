@@ -102,10 +102,11 @@ async def leave_with(parent: int, stop: Callable[[], Awaitable[None]]) -> None:
     await ended(parent)
     end_soon()
     try:
+        # First, for Triton's stub also ends by itself within a second.
+        remove_shared_memory()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(ORPHAN_SECONDS):
                 await stop()
-        remove_shared_memory()
     finally:
         os._exit(1)
 
