@@ -68,6 +68,14 @@ def test_a_suite_that_ran_nothing_is_a_failure(capfd: pytest.CaptureFixture[str]
     assert "=== b ran nothing" in lines
 
 
+def test_a_suite_that_may_be_skipped_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    step = Step("suites", 1, (recording(Count("a", passed=1), Count("b", skipped=1)),), ("a", "b"), ("b",))
+    code, lines = closing(capfd, step)
+    assert (code, lines[-1]) == (0, "1 passed, 0 failed, 1 skipped")
+    must = Step("suites", 1, (recording(Count("a", passed=1), Count("b", skipped=1)),), ("a", "b"), ("a",))
+    assert closing(capfd, must)[0] == 1
+
+
 def test_a_run_of_nothing_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
     assert closing(capfd) == (1, ["0 passed, 1 failed"])
 
