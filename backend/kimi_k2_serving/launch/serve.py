@@ -17,8 +17,11 @@ from pathlib import Path
 import psutil
 
 from kimi_k2_serving.core.errors import ServingError
+from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.engine import checkpoint as engine_checkpoint
 from kimi_k2_serving.engine import given_up, linux
+from kimi_k2_serving.engine.config import load_engine_config
+from kimi_k2_serving.engine.template_probe import form_of
 from kimi_k2_serving.launch import backends, cli, machine, preflight, ready, server, state
 from kimi_k2_serving.launch import command as triton_command
 from kimi_k2_serving.launch import frontend as frontend_process
@@ -30,7 +33,7 @@ from kimi_k2_serving.launch.progress import Progress, symptoms
 from kimi_k2_serving.launch.refusal import Failure, Refusal
 from kimi_k2_serving.launch.server import Server, Stopped
 from kimi_k2_serving.launch.stubs import Stubs
-from kimi_k2_serving.settings import inherited, runtime_base
+from kimi_k2_serving.settings import CHECKPOINT, PRESET, inherited, runtime_base
 
 _PHASE_SECONDS = 1.0
 _READY_SECONDS = 30.0  # between Triton's ports opening and the model being ready
@@ -75,6 +78,7 @@ def _run(argv: Sequence[str], progress: Progress) -> int:
         progress.line("prepared; scripts/serve starts it")
         return 0
     preflight.check_ports(options, machine.port_is_free)
+    check_template(model, options)
     return run(options, layout, model, progress)
 
 
@@ -107,6 +111,19 @@ def inspect(checkpoint: Path) -> int | None:
             f"--checkpoint {checkpoint}", error.detail, "give the directory of a Kimi K2 checkpoint"
         ) from None
     return found.context_length or None
+
+
+def check_template(model: Model, options: Options) -> None:
+    """Raise Refusal for a chat template of other prompts. Preprocess refuses it at load, but Triton ends only when the
+    engine has loaded, too, and a large checkpoint takes minutes.
+    """
+    environ = {**inherited(), CHECKPOINT: str(model.checkpoint), **({PRESET: options.preset} if options.preset else {})}
+    try:
+        config = load_engine_config(model.repository / "kimi_k2_engine" / "1" / "engine.yaml", environ)
+        sorts = Vocabulary.load(model.checkpoint).sort_tool_keys
+        form_of(model.checkpoint, sorts=sorts, strict=config.strict_template)
+    except ServingError as error:
+        raise Refusal(f"--checkpoint {model.checkpoint}", error.field, error.detail) from None
 
 
 def build(options: Options, layout: Layout, model: Model, *, runtime_dir: Path | None) -> Command:
