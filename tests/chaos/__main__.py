@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 
-from tests.chaos import attacks, endings, killers, losses
+from tests.chaos import attacks, endings, killers, losses, patterns
 from tests.chaos.cancels import cancels
 from tests.chaos.load import Load
 from tests.chaos.overload import burst, overload
@@ -21,6 +21,8 @@ WARM_WIDTH = 64
 # How many cancels the short form takes, and how much slower than promised a machine that does other things may be.
 SHORT_CANCELS, SHORT_SLACK = 10, 8.0
 SHORT_ATTACKS = 2
+# Clients with expensive patterns, and of those in the short form.
+PATTERNS, SHORT_PATTERNS = 24, 6
 
 
 def main(argv: list[str]) -> int:
@@ -87,6 +89,8 @@ async def crowding(server: Server, options: argparse.Namespace) -> AsyncIterator
     with over(server) as url:
         for row in attacks.under_attack(url, attacks.slow_stream(), slack=options.slack, only=options.attacks):
             yield row
+        dear = SHORT_PATTERNS if options.short else PATTERNS
+        yield patterns.crowd(url, attacks.slow_stream(), dear, slack=options.slack)
 
 
 # Each has a server of its own, and may leave it dead.

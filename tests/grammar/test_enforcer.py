@@ -232,11 +232,33 @@ def test_a_schema_that_never_ends_is_given_up_and_no_other(conversation: Convers
         assert enforcer.constrain(conversation) == Constraint("x", (f"{path}: schema",))
 
 
-def test_a_schema_that_ends_with_its_parts_given_up_is_compiled_twice() -> None:
+def test_a_schema_that_ends_with_its_parts_given_up_is_compiled_twice_once_it_proved_expensive() -> None:
     worker = FakeWorker(slow(PATHS[1], relaxed=True))
     with made(worker) as enforcer:
         assert enforcer.constrain(of("a", "b")) == Constraint("x")
-    assert [kind for kind, _ in worker.jobs] == ["constrain", "constrain"]
+    assert [kind for kind, _ in worker.jobs] == ["constrain", "constrain", "constrain"]
+
+
+def test_what_only_looks_cheap_waits_among_the_expensive_and_leaves_a_lane_to_the_next() -> None:
+    """However many of them a client sends: each holds a lane for no longer than it takes to see it."""
+    held, begun = threading.Event(), threading.Semaphore(0)
+
+    def answers(header: dict[str, Any], conversation: Conversation) -> list[dict[str, Any]]:
+        if conversation.tools[0].name == "f_cheap":
+            return constraint(header, conversation)
+        if header["budget"] == enforcers.PROBE_SECONDS:
+            return []
+        begun.release()
+        held.wait()
+        return constraint(header, conversation)
+
+    with made(FakeWorker(answers)) as enforcer:
+        slow_ones = [enforcer.ask(of(f"slow{number}")) for number in range(6)]
+        assert begun.acquire(timeout=10)
+        assert enforcer.ask(of("cheap")).result(10).structural_tag
+        assert not begun.acquire(blocking=False)
+        held.set()
+        assert all(each.result(10).structural_tag for each in slow_ones)
 
 
 def test_of_several_that_never_end_each_is_given_up() -> None:

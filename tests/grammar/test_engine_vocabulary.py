@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -11,6 +9,7 @@ import xgrammar
 
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar import engine_vocabulary
+from kimi_k2_serving.grammar.engine_compiles import Compiles
 from tests.grammar.prover import Prover, request, tool
 
 
@@ -67,18 +66,7 @@ def test_another_models_tokenizer_is_left_alone(prover: Prover) -> None:
     assert backend.grammar_compiler is before
 
 
-def test_grammars_are_compiled_in_the_time_that_the_scheduler_leaves(prover: Prover) -> None:
+def test_the_engine_compiles_in_lanes_of_ours(prover: Prover) -> None:
     backend = _backend(prover.vocabulary)
     engine_vocabulary.reserve(None, backend, _Tokenizer(dict(prover.vocabulary.controls)), prover.vocabulary.size)
-
-    def niceness(started: list[int]) -> int:
-        thread = threading.Thread(target=lambda: started.append(os.getpriority(os.PRIO_PROCESS, 0)))
-        thread.start()
-        thread.join()
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    begun: list[int] = []
-    assert backend.executor.submit(niceness, begun).result() == 5
-    assert begun == [5]
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < 5
-    backend.executor.shutdown()
+    assert isinstance(backend.executor, Compiles)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 
-from kimi_k2_serving.grammar.lanes import EXPENSIVE, Lanes, guess
+from kimi_k2_serving.grammar.lanes import EXPENSIVE, Lanes, guess, known, marked
 
 COSTLY = EXPENSIVE + 1
 
@@ -89,3 +90,10 @@ def test_what_has_not_begun_when_it_ends_never_does() -> None:
 def test_patterns_are_expensive_and_plain_schemas_are_not() -> None:
     assert guess(b'{"tools":[["f",{"type":"object","properties":{"x":{"type":"string"}}},true,false]]}') < EXPENSIVE
     assert guess(b'{"tools":[["f",{"properties":{"x":{"pattern":"^a{1,60}$"}}},true,false]]}') > EXPENSIVE
+
+
+def test_a_grammar_says_whether_compiling_it_was_cheap_and_one_that_says_nothing_was_not() -> None:
+    tag = json.dumps({"type": "structural_tag", "format": {"type": "grammar", "grammar": 'root ::= "# cheap"\n'}})
+    assert known(marked(tag, EXPENSIVE / 2)) < EXPENSIVE
+    for dear in (tag, marked(tag, 2 * EXPENSIVE), "", "{}"):
+        assert known(dear) > EXPENSIVE

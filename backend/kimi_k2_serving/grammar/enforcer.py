@@ -2,7 +2,8 @@
 
 An outcome is remembered by what determines it, good or bad, so a conversation pays once and a hit waits for nobody.
 What passes the budget, or kills the process, is compiled once more with its most expensive parts given up, then with
-whole schemas given up; that is remembered for a while only. LANES jobs at a time, cheap before expensive. Thread-safe.
+whole schemas given up; that is remembered for a while only. LANES jobs at a time, cheap before expensive; what only
+looked cheap is put back among the expensive. Thread-safe.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import Constraint
-from kimi_k2_serving.grammar.lanes import Lanes, guess
+from kimi_k2_serving.grammar.lanes import EXPENSIVE, Lanes, guess
 from kimi_k2_serving.grammar.outcomes import Outcome, Outcomes, Refusal
 from kimi_k2_serving.grammar.worker_process import Worker
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 # Of a processor: for the whole grammar, and for each try after it, with so many passes over the vocabulary.
 BUDGET_SECONDS = 2.0
 RELAXED_SECONDS = 1.0
+# What looks cheap has this long to prove it; then it waits among the expensive, and a lane is free for the next.
+PROBE_SECONDS = 0.4
 RELAXED_PASSES = 8.0
 # Of the clock, for all tries that hold something of every schema; the last one, which holds nothing, takes no time.
 MOST_SECONDS = 15.0
@@ -67,7 +70,7 @@ class Enforcer:
     ) -> None:
         self.worker = worker
         self._bounds = bounds
-        self._budget = budget
+        self.budget = budget
         self._lanes = Lanes(LANES)
         self._lock = threading.Lock()
         self._outcomes = Outcomes(clock)
@@ -104,7 +107,7 @@ class Enforcer:
                 waiting.append(future)
                 if len(waiting) == 1:
                     try:
-                        self._lanes.submit(guess(job), functools.partial(self._work, key, job))
+                        self._lanes.submit(guess(job), functools.partial(self._work, key, job, guess(job)))
                     except RuntimeError:
                         # No thread is to be had: who asks for this next must not wait for a job that nobody does.
                         logger.exception("a lane could not be started")
@@ -122,9 +125,9 @@ class Enforcer:
         """Constrain and compile within the budget, then draw answers by dice. Raises as `ask`, or Internal."""
         given: dict[str, Any] = {"walks": walks, "most": most, "seed": seed, "patience": WALK_SECONDS}
         job = jobs.encode(conversation, self._bounds)
-        answer = self._ask("walk", job, self._budget, MOST_SECONDS, more=WALK_SECONDS, **given)
+        answer = self._ask("walk", job, self.budget, MOST_SECONDS, more=WALK_SECONDS, **given)
         if answer is None:
-            detail = f"takes more than {self._budget:g} s to compile to a grammar, and is served with parts given up"
+            detail = f"takes more than {self.budget:g} s to compile to a grammar, and is served with parts given up"
             places = list(jobs.places(conversation))
             raise InvalidSchema(detail, field=places[0] if len(places) == 1 else jobs.SOMEWHERE)
         if "error" in answer:
@@ -150,7 +153,7 @@ class Enforcer:
             return Refusal(Overloaded, "too many new schemas at once; retry in 1 s")
         return None
 
-    def _work(self, key: bytes, job: bytes) -> None:
+    def _work(self, key: bytes, job: bytes, cost: float) -> None:
         with self._lock:
             if all(future.cancelled() for future in self._waiting.get(key, ())):
                 self._waiting.pop(key, None)
@@ -158,7 +161,14 @@ class Enforcer:
         outcome: Outcome
         passing = False
         try:
-            outcome, passing = self._outcome(job)
+            if cost <= EXPENSIVE:
+                answer = self._tried(job, time.monotonic() + MOST_SECONDS, min(PROBE_SECONDS, self.budget))
+                if answer is None:
+                    self._lanes.submit(self.budget, functools.partial(self._work, key, job, self.budget))
+                    return
+                outcome = _read(answer)
+            else:
+                outcome, passing = self._outcome(job)
         except ServingError as error:
             outcome = Refusal.of(error)
         except Exception:
@@ -173,7 +183,7 @@ class Enforcer:
     def _outcome(self, job: bytes) -> tuple[Outcome, bool]:
         """What is to be remembered, and whether only for a while."""
         deadline = time.monotonic() + MOST_SECONDS
-        answer = self._tried(job, deadline, self._budget)
+        answer = self._tried(job, deadline, self.budget)
         if answer is not None:
             return _read(answer), False
         places = list(jobs.places(jobs.decode(job)[0]))

@@ -8,15 +8,8 @@ does nothing for a tokenizer without K2's markers. Imports SGLang only when it i
 
 from __future__ import annotations
 
-import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-# Grammars that the engine compiles at once. Their threads yield to the scheduler's, in whose process they are.
-COMPILES = 2
-# The scheduler's thread gets three times the processor of one of these; with more they would starve on a busy machine.
-_NICENESS = 5
 MARKER = "<|tool_calls_section_begin|>"
 _TARGET = "sglang.srt.constrained.xgrammar_backend.XGrammarGrammarBackend.__init__"
 
@@ -35,6 +28,7 @@ def reserve(_: Any, backend: Any, tokenizer: Any, *args: Any, **named: Any) -> N
         return
     from xgrammar import TokenizerInfo, VocabType
 
+    from kimi_k2_serving.grammar.engine_compiles import Compiles
     from kimi_k2_serving.grammar.masks import CONTROL_BYTE, compiler
 
     info = backend._tokenizer_info
@@ -46,9 +40,4 @@ def reserve(_: Any, backend: Any, tokenizer: Any, *args: Any, **named: Any) -> N
     backend._tokenizer_info = reserved
     backend.grammar_compiler = compiler(reserved)
     backend.executor.shutdown(wait=False)
-    backend.executor = ThreadPoolExecutor(COMPILES, thread_name_prefix="grammar", initializer=_step_back)
-
-
-def _step_back() -> None:
-    """On Linux a thread has a niceness of its own, and those that it starts have the same."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+    backend.executor = Compiles()

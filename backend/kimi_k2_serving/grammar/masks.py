@@ -13,6 +13,7 @@ import numpy
 import xgrammar
 
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.grammar import yielding
 
 CONTROL_BYTE = b"\xff"
 
@@ -31,7 +32,7 @@ def token_info(vocabulary: Vocabulary) -> xgrammar.TokenizerInfo:
 
 def compiler(info: xgrammar.TokenizerInfo) -> xgrammar.GrammarCompiler:
     """Without xgrammar's own cache: it takes rules that differ only in their token ids for equal (0.2.7)."""
-    return xgrammar.GrammarCompiler(info, cache_enabled=False)
+    return xgrammar.GrammarCompiler(info, max_threads=yielding.threads(), cache_enabled=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ rest up to the end of the stream. The message is the job's seconds. The child sa
 lines of JSON and ends. It is ended when it has taken `budget` seconds of a processor, all its threads together, or
 `wall` seconds of the clock, whatever it is doing. It takes JOB_BYTES of memory at most. Kinds:
 
-    constrain   rest: a job; maybe   -> {"structural_tag", "relaxed", "seconds"} or {"error": {code, field, detail}}
+    constrain   rest: a job; maybe   -> {"structural_tag", "relaxed", "seconds", "processor"} or {"error": {...}}
                 passes, free
     walk        also walks, most,    -> the same with {"walks": [{"ids", "ended"}]}; `patience` seconds for walking
                 seed
@@ -30,17 +30,18 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kimi_k2_serving.core.errors import InvalidSchema, ServingError
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.grammar import inspection, job
+from kimi_k2_serving.grammar import inspection, job, lanes
 from kimi_k2_serving.grammar.constraint import Constraint, Effort, constrain
 from kimi_k2_serving.grammar.strings import PASSES
 from kimi_k2_serving.grammar.worker_process import READY, TAKEN
+from kimi_k2_serving.grammar.yielding import step_back
 
 if TYPE_CHECKING:
     import xgrammar
@@ -69,10 +70,13 @@ class Compiler:
         constraint = constrain(conversation, self.vocabulary, bounds=bounds, effort=effort)
         if constraint.structural_tag is None:
             return constraint, None
+        began = time.process_time()
         try:
-            return constraint, self.grammars.compile_structural_tag(constraint.structural_tag)
+            grammar = self.grammars.compile_structural_tag(constraint.structural_tag)
         except (RuntimeError, ValueError):
             raise InvalidSchema("does not compile to a grammar; simplify it", field=job.SOMEWHERE) from None
+        tag = lanes.marked(constraint.structural_tag, time.process_time() - began)
+        return replace(constraint, structural_tag=tag), grammar
 
     def walk(self, grammar: Any, header: dict[str, Any]) -> list[dict[str, Any]]:
         """Answers drawn by dice."""
@@ -188,6 +192,7 @@ def _serve(header: dict[str, Any], file: BinaryIO, compiler: Compiler | None) ->
             _answer(file, {"problems": inspection.problems(*json.loads(rest))})
             return
         assert compiler is not None
+        step_back()
         if header["kind"] == "cost":
             _cost(rest, file, compiler, header)
             return
@@ -198,6 +203,7 @@ def _serve(header: dict[str, Any], file: BinaryIO, compiler: Compiler | None) ->
             "structural_tag": constraint.structural_tag,
             "relaxed": constraint.relaxed,
             "seconds": seconds,
+            "processor": time.process_time(),
         }
         if header["kind"] == "walk":
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -205,7 +211,8 @@ def _serve(header: dict[str, Any], file: BinaryIO, compiler: Compiler | None) ->
             answer["walks"] = compiler.walk(grammar, header)
         _answer(file, answer)
     except ServingError as error:
-        _answer(file, {"error": {"code": error.code, "field": error.field, "detail": error.detail}})
+        told = {"code": error.code, "field": error.field, "detail": error.detail}
+        _answer(file, {"error": told, "processor": time.process_time()})
     except (MemoryError, RecursionError):
         # As good as dead: the schema was too much.
         return
