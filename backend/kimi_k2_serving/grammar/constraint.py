@@ -26,6 +26,7 @@ from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.job import UNREADABLE
 from kimi_k2_serving.grammar.repeats import expanded
 from kimi_k2_serving.grammar.schema import TooMuch
+from kimi_k2_serving.grammar.sharing import shared
 from kimi_k2_serving.grammar.strings import PASSES
 
 __all__ = ["Bounds", "Constraint", "constrain"]
@@ -85,7 +86,7 @@ def constrain(
     rules = ebnf.reached({"root": ebnf.alt(options), **writer.rules}, "root")
     if len(rules) > _RULES:
         raise InvalidSchema(f"takes {len(rules)} grammar rules, the limit is {_RULES}; simplify it", field="tools")
-    tag = {"type": "structural_tag", "format": {"type": "grammar", "grammar": ebnf.write(expanded(rules))}}
+    tag = {"type": "structural_tag", "format": {"type": "grammar", "grammar": ebnf.write(shared(expanded(rules), "root"))}}
     return Constraint(json.dumps(tag), tuple(writer.relaxed))
 
 

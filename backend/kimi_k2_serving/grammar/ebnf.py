@@ -7,6 +7,7 @@ or of schemas. Linear in the size of the grammar, but for pruning, which may vis
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
@@ -88,7 +89,7 @@ def seq(*parts: Expression) -> Expression:
 
 
 def alt(options: Iterable[Expression]) -> Expression:
-    kept = tuple(dict.fromkeys(option for option in options if option != NOTHING))
+    kept = tuple(dict.fromkeys(option for option in options if not _nothing(option)))
     return kept[0] if len(kept) == 1 else Alt(kept)
 
 
@@ -96,11 +97,20 @@ def optional(body: Expression) -> Expression:
     return alt((EMPTY, body))
 
 
+def _nothing(body: Expression) -> bool:
+    return isinstance(body, Alt) and not body.options
+
+
 def productive(rules: Mapping[str, Expression]) -> frozenset[str]:
-    """The rules that match some finite text. A rule is looked at again only when one it refers to was found."""
+    """The rules that match some finite text."""
+    return _productive(rules, {name: references(body) for name, body in rules.items()})
+
+
+def _productive(rules: Mapping[str, Expression], needs: Mapping[str, list[str]]) -> frozenset[str]:
+    """`needs`: what each refers to. A rule is looked at again only when one it refers to was found."""
     users: dict[str, set[str]] = {}
-    for name, body in rules.items():
-        for used in references(body):
+    for name, needed in needs.items():
+        for used in needed:
             users.setdefault(used, set()).add(name)
     found: set[str] = set()
     waiting = list(rules)
@@ -130,7 +140,9 @@ def _finishes(body: Expression, found: set[str]) -> bool:
 
 def pruned(rules: Mapping[str, Expression], root: str) -> dict[str, Expression]:
     """Only what can finish and is reached from `root`; empty if the root itself cannot finish."""
-    alive = productive(reached(rules, root))
+    needs = _needs(rules, root)
+    found = {name: rules[name] for name in needs}
+    alive = _productive(found, needs)
     if root not in alive:
         return {}
     kept: dict[str, Expression] = {}
@@ -138,20 +150,25 @@ def pruned(rules: Mapping[str, Expression], root: str) -> dict[str, Expression]:
     while waiting:
         name = waiting.pop()
         if name not in kept:
-            kept[name] = _prune(rules[name], alive)
-            waiting.extend(references(kept[name]))
+            kept[name] = _prune(found[name], alive)
+            waiting.extend(needs[name] if kept[name] is found[name] else references(kept[name]))
     return kept
 
 
 def reached(rules: Mapping[str, Expression], root: str) -> dict[str, Expression]:
     """The rules that `root` needs."""
-    found: dict[str, Expression] = {}
+    return {name: rules[name] for name in _needs(rules, root)}
+
+
+def _needs(rules: Mapping[str, Expression], root: str) -> dict[str, list[str]]:
+    """What each of the rules that `root` needs refers to."""
+    found: dict[str, list[str]] = {}
     waiting = [root]
     while waiting:
         name = waiting.pop()
         if name not in found:
-            found[name] = rules[name]
-            waiting.extend(references(rules[name]))
+            found[name] = references(rules[name])
+            waiting.extend(found[name])
     return found
 
 
@@ -160,13 +177,18 @@ def _prune(body: Expression, alive: frozenset[str]) -> Expression:
         case Text() | OneOf() | Token() | TokensExcept():
             return body
         case Seq(parts):
-            kept = tuple(_prune(part, alive) for part in parts)
-            return NOTHING if NOTHING in kept else Seq(kept)
+            kept = tuple([_prune(part, alive) for part in parts])
+            if any(map(_nothing, kept)):
+                return NOTHING
+            return body if all(map(operator.is_, kept, parts)) else Seq(kept)
         case Alt(options):
-            return alt(_prune(option, alive) for option in options)
+            kept = tuple([_prune(option, alive) for option in options])
+            # To compare expressions is dear, and most are as they were.
+            unchanged = all(map(operator.is_, kept, options)) and not any(map(_nothing, kept))
+            return body if unchanged else alt(kept)
         case Repeat(inner, least, most):
             inside = _prune(inner, alive)
-            return Repeat(inside, least, most) if inside != NOTHING else EMPTY if least == 0 else NOTHING
+            return Repeat(inside, least, most) if not _nothing(inside) else EMPTY if least == 0 else NOTHING
         case Ref(rule):
             return body if rule in alive else NOTHING
         case _:
@@ -175,17 +197,19 @@ def _prune(body: Expression, alive: frozenset[str]) -> Expression:
 
 def references(body: Expression) -> list[str]:
     """The rules an expression refers to, in order, with repetitions."""
-    match body:
-        case Text() | OneOf() | Token() | TokensExcept():
-            return []
-        case Seq(parts) | Alt(parts):
-            return [name for part in parts for name in references(part)]
-        case Repeat(inner, _, _):
-            return references(inner)
-        case Ref(rule):
-            return [rule]
-        case _:
-            assert_never(body)
+    found: list[str] = []
+    waiting = [body]
+    while waiting:
+        match waiting.pop():
+            case Ref(rule):
+                found.append(rule)
+            case Seq(parts) | Alt(parts):
+                waiting.extend(reversed(parts))
+            case Repeat(inner, _, _):
+                waiting.append(inner)
+            case _:
+                pass
+    return found
 
 
 def write(rules: Mapping[str, Expression]) -> str:
