@@ -19,12 +19,13 @@ import psutil
 import pytest
 
 from kimi_k2_serving.core.errors import Internal, InvalidSchema, Overloaded
-from kimi_k2_serving.core.messages import ToolMode
+from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.grammar import worker_process
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import constrain
-from kimi_k2_serving.grammar.enforcer import Enforcer
+from kimi_k2_serving.grammar.enforcer import MOST_SECONDS, Enforcer
 from kimi_k2_serving.grammar.lanes import marked
 from kimi_k2_serving.grammar.worker_process import WorkerProcess
 from tests.grammar.prover import request, tool
@@ -115,6 +116,26 @@ def test_past_the_budget_a_schema_that_the_client_insists_on_is_refused(enforcer
     with pytest.raises(InvalidSchema) as caught:
         enforcer.constrain(request(tool(SMALL), tool(ENDLESS, name="endless", insists=True)))
     assert caught.value.field == "tools[1].function.parameters"
+
+
+def test_past_the_budget_a_format_is_given_up_and_one_that_the_client_insists_on_is_refused(enforcer: Enforcer) -> None:
+    wanted = ResponseFormat(FormatKind.JSON_SCHEMA, ENDLESS)
+    assert enforcer.constrain(Conversation((), response_format=wanted)).relaxed == (f"{jobs.FORMAT}: schema",)
+    with pytest.raises(InvalidSchema) as caught:
+        enforcer.constrain(Conversation((), response_format=replace(wanted, insists=True)))
+    assert caught.value.field == jobs.FORMAT
+    assert "takes too long" in caught.value.detail
+
+
+def test_two_thousand_properties_that_may_be_missing_stay_within_the_budget(enforcer: Enforcer) -> None:
+    """In K2's vocabulary they would take minutes."""
+    schema = {"type": "object", "properties": {f"property_{i}": {"type": "string"} for i in range(2_000)}}
+    began = time.monotonic()
+    constraint = enforcer.constrain(request(tool(SMALL), tool(schema, name="many")))
+    assert constraint.structural_tag
+    assert all(place.startswith("tools[1].") for place in constraint.relaxed)
+    # What is stated, with the slack of a machine that does other things.
+    assert time.monotonic() - began < 3 * MOST_SECONDS
 
 
 def test_a_worker_that_is_killed_comes_back_by_itself_and_serves_what_waited(validator: WorkerProcess) -> None:

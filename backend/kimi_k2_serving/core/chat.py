@@ -175,4 +175,5 @@ def _response_format(value: Json) -> ResponseFormat:
     schema = required(inner, "schema", path)
     if not isinstance(schema, dict | bool):
         raise InvalidType("must be a JSON Schema: an object, true or false", field=f"{path}.schema")
-    return ResponseFormat(kind, schema, strict=as_flag(inner.get("strict"), f"{path}.strict", default=True))
+    strict = as_flag(inner.get("strict"), f"{path}.strict", default=True)
+    return ResponseFormat(kind, schema, strict, insists=inner.get("strict") is True)

@@ -84,11 +84,12 @@ class FormatKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
-    """`schema` is set exactly when kind is JSON_SCHEMA."""
+    """`schema` is set exactly when kind is JSON_SCHEMA. `strict` as a tool's, and `insists`."""
 
     kind: FormatKind = FormatKind.TEXT
     schema: Mapping[str, Json] | bool | None = None
     strict: bool = True
+    insists: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

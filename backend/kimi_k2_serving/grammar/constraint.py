@@ -36,6 +36,7 @@ _INDEX = ebnf.alt(
     (ebnf.Text("0"), ebnf.Seq((ebnf.OneOf(((0x31, 0x39),)), ebnf.Repeat(ebnf.OneOf(((0x30, 0x39),)), 0, 2))))
 )
 
+TOO_LONG = "takes too long to compile to a grammar; simplify it"
 
 # Of one request. xgrammar compiles about as many in its budget; a large agent's hundred tools take a tenth of it.
 _RULES = 50_000
@@ -86,7 +87,10 @@ def constrain(
     rules = ebnf.reached({"root": ebnf.alt(options), **writer.rules}, "root")
     if len(rules) > _RULES:
         raise InvalidSchema(f"takes {len(rules)} grammar rules, the limit is {_RULES}; simplify it", field="tools")
-    tag = {"type": "structural_tag", "format": {"type": "grammar", "grammar": ebnf.write(shared(expanded(rules), "root"))}}
+    tag = {
+        "type": "structural_tag",
+        "format": {"type": "grammar", "grammar": ebnf.write(shared(expanded(rules), "root"))},
+    }
     return Constraint(json.dumps(tag), tuple(writer.relaxed))
 
 
@@ -104,7 +108,10 @@ def _content(conversation: Conversation, vocabulary: Vocabulary, writer: Writer,
                 try:
                     return writer.value(schema, job.FORMAT, ordered=False)
                 except TooMuch:
-                    pass
+                    if answer.insists:
+                        raise
+            elif answer.insists:
+                raise InvalidSchema(TOO_LONG, field=job.FORMAT)
             writer.give_up(f"{job.FORMAT}: {job.WHOLE}")
             return writer.value(True, job.FORMAT, ordered=False)
 
@@ -150,7 +157,7 @@ def _arguments(tool: Tool, position: int, writer: Writer, effort: Effort) -> ebn
     path = job.path(position)
     if path in effort.free:
         if tool.insists:
-            raise InvalidSchema("takes too long to compile to a grammar; simplify it", field=path)
+            raise InvalidSchema(TOO_LONG, field=path)
         writer.give_up(f"{path}: {job.WHOLE}")
         return writer.any_object()
     try:

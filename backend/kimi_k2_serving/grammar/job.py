@@ -33,7 +33,7 @@ def encode(conversation: Conversation, bounds: Bounds) -> bytes:
         "tools": [[tool.name, tool.parameters, tool.strict, tool.insists] for tool in conversation.tools],
         "choice": [choice.mode.value, choice.name, choice.allowed],
         "parallel": conversation.parallel_tool_calls,
-        "format": [wanted.kind.value, wanted.schema],
+        "format": [wanted.kind.value, wanted.schema, wanted.insists],
         "bounds": dataclasses.asdict(bounds),
     }
     return json.dumps(job, ensure_ascii=False, separators=(",", ":")).encode()
@@ -42,13 +42,13 @@ def encode(conversation: Conversation, bounds: Bounds) -> bytes:
 def decode(job: bytes) -> tuple[Conversation, Bounds]:
     """A conversation without messages that has the same constraint."""
     data = json.loads(job)
-    (mode, name, allowed), (kind, schema) = data["choice"], data["format"]
+    (mode, name, allowed), (kind, schema, insists) = data["choice"], data["format"]
     conversation = Conversation(
         messages=(),
         tools=tuple(Tool(name, {}, parameters, strict, insists) for name, parameters, strict, insists in data["tools"]),
         tool_choice=ToolChoice(ToolMode(mode), name, None if allowed is None else tuple(allowed)),
         parallel_tool_calls=data["parallel"],
-        response_format=ResponseFormat(FormatKind(kind), schema),
+        response_format=ResponseFormat(FormatKind(kind), schema, insists=insists),
     )
     return conversation, Bounds(**data["bounds"])
 
