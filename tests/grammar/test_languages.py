@@ -59,6 +59,7 @@ def test_a_narrow_pattern_admits_only_what_python_finds(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", PATTERNS)
+@settings(deadline=None)
 @given(text=st.text(alphabet="abxz019 -./@A\n漢", max_size=10))
 def test_a_wide_pattern_admits_all_that_python_finds(source: str, text: str) -> None:
     if re.search(source, text):
@@ -71,6 +72,20 @@ def test_a_wide_pattern_admits_all_that_python_finds(source: str, text: str) -> 
 def test_what_is_not_regular_is_said_so(source: str) -> None:
     with pytest.raises(pattern.NotRegular):
         pattern.matching(source)
+
+
+WORDS = "^lin|^lnx$|^win|^ms.*win|^microsoft.*w|^oob$|^vmware|^esx|^blade|vms|tru64|osf|hp.*ux|aix|rs6000|^sun|sol"
+
+
+@settings(deadline=None)
+@given(text=st.lists(st.sampled_from([*"linx", "ms", "win", "hp", "ux", "vms", "so", "l", "a", "\n"]), max_size=6))
+def test_words_to_be_found_anywhere_take_few_states(text: list[str]) -> None:
+    """What was found already is not told apart from what may still be found: that took 2^n states, and 2 s."""
+    found = pattern.matching(WORDS)
+    assert len(found.edges) < 200
+    joined = "".join(text)
+    if "\n" not in joined:
+        assert found.accepts(joined) == bool(re.search(WORDS, joined))
 
 
 @pytest.mark.parametrize("source", ["^.{0,5000}$", "(a|b)*a(a|b){15}", "((a{100}){100}){100}"])

@@ -196,9 +196,9 @@ class _Threads:
         self.edges[start].extend((low, high, end) for low, high in intervals)
         return end
 
-    def closure(self, states: Iterable[int]) -> frozenset[int]:
-        seen = set(states)
-        waiting = list(seen)
+    def closure(self, start: int) -> frozenset[int]:
+        seen = {start}
+        waiting = [start]
         while waiting:
             for target in self.silent[waiting.pop()]:
                 if target not in seen:
@@ -207,15 +207,44 @@ class _Threads:
         return frozenset(seen)
 
 
+class _Reach:
+    """Of a nondeterministic automaton the states that matter: those with edges, and the end; by how one gets there."""
+
+    def __init__(self, threads: _Threads, end: int) -> None:
+        self.threads = threads
+        self.end = end
+        self._known: dict[int, frozenset[int]] = {}
+        # Behind any of these any text is accepted, as behind what is found anywhere: what else might still be found is
+        # not to be told apart any more.
+        self._free = frozenset(state for state, edges in enumerate(threads.edges) if self._loops(state, edges))
+        self._all = frozenset((*sorted(self._free)[:1], end))
+
+    def _loops(self, state: int, edges: list[Edge]) -> bool:
+        return any(
+            (low, high) == (0, MAX_CODE_POINT) and {state, self.end} <= self._one(target) for low, high, target in edges
+        )
+
+    def _one(self, state: int) -> frozenset[int]:
+        if state not in self._known:
+            closure = self.threads.closure(state)
+            self._known[state] = frozenset(each for each in closure if self.threads.edges[each] or each == self.end)
+        return self._known[state]
+
+    def of(self, states: Iterable[int]) -> frozenset[int]:
+        found = frozenset[int]().union(*map(self._one, states))
+        return self._all if self.end in found and not self._free.isdisjoint(found) else found
+
+
 def _determinise(threads: _Threads, end: int) -> Automaton:
-    start = threads.closure([0])
+    reach = _Reach(threads, end)
+    start = reach.of([0])
     numbers = {start: 0}
     waiting = [start]
     edges: list[tuple[Edge, ...]] = []
     for states in waiting:
         found: list[Edge] = []
         for low, high, targets in _sweep([edge for state in states for edge in threads.edges[state]]):
-            goal = threads.closure(targets)
+            goal = reach.of(targets)
             if goal not in numbers:
                 numbers[goal] = len(numbers)
                 waiting.append(goal)

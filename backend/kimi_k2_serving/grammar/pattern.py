@@ -73,9 +73,22 @@ class NotRegular(Exception):
     """The pattern is no regular expression that we read: past what automata can do, or malformed."""
 
 
-@functools.lru_cache(maxsize=1024)
 def matching(pattern: str, *, narrow: bool = True) -> Automaton:
-    """The texts in which `pattern` is found. Raises NotRegular, automaton.TooLarge."""
+    """The texts in which `pattern` is found. Raises NotRegular, or automaton.TooLarge, which is dear and remembered."""
+    if not isinstance(found := _tried(pattern, narrow), Automaton):
+        raise found
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _tried(pattern: str, narrow: bool) -> Automaton | type[NotRegular | automaton.TooLarge]:
+    try:
+        return _matching(pattern, narrow=narrow)
+    except (NotRegular, automaton.TooLarge) as error:
+        return type(error)
+
+
+def _matching(pattern: str, *, narrow: bool) -> Automaton:
     reader = _Reader(pattern, narrow=narrow)
     guards = reader.guards()
     found = automaton.build(reader.whole())
