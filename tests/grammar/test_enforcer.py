@@ -20,7 +20,7 @@ from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import Constraint
 from kimi_k2_serving.grammar.enforcer import Enforcer
-from kimi_k2_serving.grammar.outcomes import MOST_BYTES, PASSING_SECONDS, Outcomes, Refusal
+from kimi_k2_serving.grammar.outcomes import PASSING_SECONDS
 from kimi_k2_serving.grammar.worker_process import START_SECONDS, Line
 from tests.grammar.prover import request, tool
 
@@ -391,26 +391,6 @@ def test_every_schema_that_makes_a_grammar_has_a_place_and_no_other() -> None:
     assert list(jobs.places(of("a", "b", mode=ToolMode.AUTO, response_format=format_))) == both
     assert list(jobs.places(of("a", "b", mode=ToolMode.NAMED, name="f_b"))) == [jobs.path(1)]
     assert list(jobs.places(of("a", "b", mode=ToolMode.NONE, response_format=format_))) == [jobs.FORMAT]
-
-
-def test_outcomes_are_bounded_in_bytes_and_those_used_last_stay() -> None:
-    outcomes = Outcomes(Clock(), most=10_000)
-    for number in range(8):
-        outcomes.add(str(number).encode(), Constraint("x" * 1_900))
-        outcomes.get(b"0")
-    assert outcomes.bytes <= 10_000
-    assert outcomes.get(b"0") is not None
-    assert outcomes.get(b"1") is None
-    outcomes.add(b"large", Constraint("x" * MOST_BYTES))
-    assert outcomes.get(b"large") is None
-    assert outcomes.get(b"0") is not None
-
-
-def test_an_error_that_is_not_the_schema_s_is_not_kept() -> None:
-    outcomes = Outcomes(Clock())
-    for number, kind in enumerate((Internal, Overloaded, ShuttingDown)):
-        outcomes.add(bytes([number]), Refusal(kind, "x"))
-    assert len(outcomes) == 0
 
 
 def test_a_job_holds_json_and_no_message() -> None:

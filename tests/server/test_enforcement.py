@@ -35,6 +35,11 @@ HUGE: dict[str, Any] = {
     },
 }
 
+# Its rules alone take many seconds, whatever is given up.
+ENDLESS: dict[str, Any] = {
+    "allOf": [{"oneOf": [{"properties": {f"p{i}_{j}": {"type": "string"}}} for j in range(12)]} for i in range(30)]
+}
+
 
 def function(name: str, parameters: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": parameters}}
@@ -144,6 +149,27 @@ def test_a_schema_that_is_too_much_is_a_400_that_names_it_and_holds_up_nobody(se
     began = time.monotonic()
     assert httpx.post(server.generate(), json=chat_body(tools=tools), timeout=60).status_code == 400
     assert time.monotonic() - began < 2
+
+
+def test_a_schema_that_is_given_up_is_served_and_reported(server: Server) -> None:
+    """Beside one that is held; nobody insists on either."""
+    body = chat_body(tools=json.dumps([WEATHER, function("huge", HUGE)]), tool_choice="required", max_tokens=2000)
+    answer = whole(server, body)
+    assert answer["finish_reason"] in ("tool_calls", "length")
+    relaxed = json.loads(answer["enforcement"])["relaxed"]
+    assert relaxed
+    assert all(place.startswith("tools[1].function.parameters") for place in relaxed)
+
+
+def test_a_format_that_is_too_much_is_given_up_and_reported_or_refused_where_it_says_strict(server: Server) -> None:
+    wanted: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "huge", "schema": ENDLESS}}
+    body = chat_body(response_format=json.dumps(wanted), max_tokens=2000)
+    relaxed = json.loads(whole(server, body)["enforcement"])["relaxed"]
+    assert relaxed == ["response_format.json_schema.schema: schema"]
+    wanted["json_schema"]["strict"] = True
+    refusal = httpx.post(server.generate(), json=chat_body(response_format=json.dumps(wanted)), timeout=60)
+    assert refusal.status_code == 400
+    assert "invalid_schema: response_format.json_schema.schema: takes too long" in refusal.json()["error"]
 
 
 def insisting(name: str, schema: Any) -> Any:
