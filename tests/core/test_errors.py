@@ -111,6 +111,15 @@ BOUNDS = {
     "open_contexts": 4_096,
     "open_context_bytes": 64 * 2**20,
     "spent_contexts": 131_072,
+    "tensor_elements": 1_024,
+    "head_seconds": 10,
+    "idle_seconds": 30,
+    "body_least_seconds": 10,
+    "body_rate": 262_144,
+    "body_seconds": 60,
+    "stalled_seconds": 120,
+    "read_seconds": 60,
+    "reading_bytes": 256 * 2**20,
 }
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import msgspec
 import uvicorn
 
+from kimi_k2_serving.core.limits import IDLE_SECONDS
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.frontend.app import create_app
-from kimi_k2_serving.frontend.connections import IDLE_SECONDS, Connection, raise_limit, watch_accepts
+from kimi_k2_serving.frontend.connections import Connection, raise_limit, watch_accepts
 from kimi_k2_serving.frontend.hosts import Hosts
 from kimi_k2_serving.frontend.keys import Keys
 from kimi_k2_serving.frontend.policy import Policy
@@ -66,7 +67,7 @@ def configuration(given: argparse.Namespace, checkpoint: Path) -> uvicorn.Config
         log_config=None,
         access_log=False,
         log_level="warning",
-        timeout_keep_alive=IDLE_SECONDS,
+        timeout_keep_alive=IDLE_SECONDS.value,
         timeout_graceful_shutdown=given.grace,
     )
 

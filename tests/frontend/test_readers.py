@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import pytest
 
 from kimi_k2_serving.core.errors import DeadlineExceeded, Internal, Overloaded
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.frontend import readers as module
 from kimi_k2_serving.frontend.app import create_app
 from kimi_k2_serving.frontend.openai import texts
 from kimi_k2_serving.frontend.policy import Policy
@@ -27,6 +27,7 @@ from kimi_k2_serving.frontend.reader import Description
 from kimi_k2_serving.frontend.readers import SMALL_BYTES, USUAL_BYTES, Readers
 from kimi_k2_serving.frontend.service import Service
 from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.reading import lane
 from tests.frontend.asking import ANTHROPIC_LOOK, FLAT_LOOK, LOOK, chat, messages
 from tests.support.enforcer import chat_model
 
@@ -116,12 +117,12 @@ BODY = b'{"prompt":"a"}' + b" " * USUAL_BYTES
 
 async def test_a_reader_that_dies_fails_its_body_and_the_next_is_read(readers: Readers) -> None:
     assert (await readers.read(texts.tokenizing, BODY)).echo
-    lane = readers._large
-    assert lane._process is not None
-    os.kill(lane._process.pid, signal.SIGSTOP)
+    process = readers._large._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
     asked = asyncio.create_task(readers.read(texts.tokenizing, BODY))
     await asyncio.sleep(0.2)
-    os.kill(lane._process.pid, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(Internal):
         await asked
     assert (await readers.read(texts.tokenizing, BODY)).echo
@@ -129,7 +130,7 @@ async def test_a_reader_that_dies_fails_its_body_and_the_next_is_read(readers: R
 
 async def test_one_that_takes_too_long_is_ended(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
     await readers.read(texts.tokenizing, BODY)
-    monkeypatch.setattr(module, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(lane, "READ_SECONDS", replace(lane.READ_SECONDS, value=1))
     process = readers._large._process
     assert process is not None
     os.kill(process.pid, signal.SIGSTOP)
@@ -150,7 +151,7 @@ async def test_one_that_does_not_start_is_said_and_tried_again(
             raise failures.pop()
         return await start(*command, **options)
 
-    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(lane, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(asyncio, "create_subprocess_exec", fails)
     for _ in range(2):
         with pytest.raises(Overloaded):
@@ -177,3 +178,18 @@ async def test_no_reader_outlives_its_owner(readers: Readers) -> None:
     await readers.close()
     _, alive = psutil.wait_procs(running, timeout=10)
     assert alive == []
+
+
+async def test_what_waits_to_be_read_is_bounded(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
+    await readers.read(texts.tokenizing, BODY)
+    monkeypatch.setattr(lane, "READING_BYTES", replace(lane.READING_BYTES, value=2 * len(BODY)))
+    process = readers._large._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    waiting = [asyncio.create_task(readers.read(texts.tokenizing, BODY)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await readers.read(texts.tokenizing, BODY)
+    os.kill(process.pid, signal.SIGCONT)
+    assert all(found.echo for found in await asyncio.gather(*waiting))
+    assert (await readers.read(texts.tokenizing, BODY)).echo

@@ -1,6 +1,7 @@
-"""Every bound on what a client may send, in one table: value, unit, and what breaks without it.
+"""Every bound on what a client may send and how long it may take, in one table: value, unit, what breaks without it.
 
-A bound is checked at the edge, before any work is done, and its breach is a `LimitExceeded` that names the row.
+A bound is checked at the edge, before any work is done, and its breach is a `LimitExceeded` that names the row; one in
+seconds is a deadline, whose breach ends the request or the connection.
 The context length is no row here: it belongs to the checkpoint and the engine.
 """
 
@@ -52,5 +53,14 @@ CONTEXT_BYTES = Limit(
 OPEN_CONTEXTS = Limit("open_contexts", 4_096, "answers", "the state of an answer that never ends stays for a while")
 OPEN_CONTEXT_BYTES = Limit("open_context_bytes", 64 * 2**20, "bytes", "each state holds its context and what it checks")
 SPENT_CONTEXTS = Limit("spent_contexts", 131_072, "uids", "a context opens state once, so its uid is remembered")
+TENSOR_ELEMENTS = Limit("tensor_elements", 1_024, "elements", "each becomes an object, however short")
+HEAD_SECONDS = Limit("head_seconds", 10, "seconds", "a connection that asks for nothing holds a descriptor")
+IDLE_SECONDS = Limit("idle_seconds", 30, "seconds", "a connection between two requests holds a descriptor")
+BODY_LEAST_SECONDS = Limit("body_least_seconds", 10, "seconds", "a body that does not come holds a place in flight")
+BODY_RATE = Limit("body_rate", 256 * 1024, "bytes a second", "a second more for each so many bytes of a body")
+BODY_SECONDS = Limit("body_seconds", 60, "seconds", "the longest that any body may take to arrive")
+STALLED_SECONDS = Limit("stalled_seconds", 120, "seconds", "who takes nothing of an answer holds its generation")
+READ_SECONDS = Limit("read_seconds", 60, "seconds", "who sends what is dear to read holds up whoever does so next")
+READING_BYTES = Limit("reading_bytes", 256 * 2**20, "bytes", "requests that wait to be read are held in memory")
 
 TABLE: tuple[Limit, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, Limit))

@@ -19,11 +19,10 @@ import h11
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from kimi_k2_serving.core.limits import HEAD_SECONDS
+
 logger = logging.getLogger(__name__)
 
-# Seconds for a request's line and headers to arrive, and for the next request to begin.
-HEAD_SECONDS = 10.0
-IDLE_SECONDS = 30
 # Descriptors for everything that is no client's connection: the engine, the readers, the grammar's worker, files.
 RESERVED = 64
 FEWEST = 8
@@ -95,7 +94,7 @@ class Connection(H11Protocol):
         if not self._awaits_head:
             self._stop()
         elif self._head is None and not self.transport.is_closing():
-            self._head = self.loop.call_later(HEAD_SECONDS, self._late)
+            self._head = self.loop.call_later(HEAD_SECONDS.value, self._late)
 
     def _stop(self) -> None:
         if self._head is not None:

@@ -24,7 +24,7 @@ from kimi_k2_serving.core.errors import (
     ShuttingDown,
     Unavailable,
 )
-from kimi_k2_serving.core.limits import JSON_BYTES, REQUEST_ID_BYTES
+from kimi_k2_serving.core.limits import BODY_LEAST_SECONDS, BODY_RATE, JSON_BYTES, REQUEST_ID_BYTES
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.connections import PROVEN
@@ -37,9 +37,6 @@ logger = logging.getLogger(__name__)
 
 GONE = 499
 NOTICES = "x-kimi-k2-notices"
-# A body has this long, and a second more for each so many of its bytes, within the policy's bound.
-BODY_LEAST_SECONDS = 10.0
-BODY_RATE = 256 * 1024
 SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 
 
@@ -274,7 +271,7 @@ async def _body(headers: Mapping[str, str], receive: Receive, seconds: float) ->
     if length.isdecimal():
         _bound(int(length) if len(length) < 20 else JSON_BYTES.value + 1)
         # Who sends little has less time, for a place among the requests in flight is taken.
-        seconds = min(seconds, BODY_LEAST_SECONDS + int(length) / BODY_RATE)
+        seconds = min(seconds, BODY_LEAST_SECONDS.value + int(length) / BODY_RATE.value)
     pieces: list[bytes] = []
     size = 0
     try:

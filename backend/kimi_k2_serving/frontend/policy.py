@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kimi_k2_serving.core.limits import BODY_SECONDS, STALLED_SECONDS
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -15,8 +17,8 @@ class Policy:
     """
 
     keep_alive: float = 15.0
-    body_seconds: float = 60.0
-    stalled_seconds: float = 120.0
+    body_seconds: float = BODY_SECONDS.value
+    stalled_seconds: float = STALLED_SECONDS.value
     in_flight: int = 1024
     workers: int = 1
     anthropic_temperature: float = 0.6

@@ -31,9 +31,10 @@ from uvicorn.supervisors import Multiprocess
 from kimi_k2_serving import settings
 from kimi_k2_serving.chat.model import ChatModel, bounds
 from kimi_k2_serving.core.errors import ServingError
+from kimi_k2_serving.core.limits import IDLE_SECONDS
 from kimi_k2_serving.engine.config import CPU_PRESET, EngineConfig, engine_of_preset, load_engine_config
 from kimi_k2_serving.frontend.app import create_app
-from kimi_k2_serving.frontend.connections import IDLE_SECONDS, Connection, raise_limit, watch_accepts
+from kimi_k2_serving.frontend.connections import Connection, raise_limit, watch_accepts
 from kimi_k2_serving.frontend.hosts import Hosts, is_loopback
 from kimi_k2_serving.frontend.keys import Keys
 from kimi_k2_serving.frontend.metrics import Metrics
@@ -195,7 +196,7 @@ def configuration(options: Options) -> uvicorn.Config:
         timeout_graceful_shutdown=options.grace,
         http=Connection,
         loop="asyncio",
-        timeout_keep_alive=IDLE_SECONDS,
+        timeout_keep_alive=IDLE_SECONDS.value,
         ws="none",
         access_log=False,
         log_config=None,

@@ -1,161 +1,21 @@
-"""The processes that read large bodies, from the frontend's side: two lanes, by the size of what they read.
-
-A body of megabytes keeps an interpreter busy for seconds, and a thread would hold the lock of all streams. So it is
-read elsewhere (`reader`), first come, first served; those of a usual size never wait for one that fills a limit.
-A reader that dies or takes too long fails the body that it had and is started again for the next one.
-"""
+"""The processes that read large bodies, as the frontend asks them."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import struct
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-import msgspec
+from kimi_k2_serving.frontend.reading import Read, Reading, decode, name
+from kimi_k2_serving.reading.lane import SMALL_BYTES, USUAL_BYTES, Lanes
 
-from kimi_k2_serving.core.errors import DeadlineExceeded, Internal, Overloaded, ServingError, ShuttingDown
-from kimi_k2_serving.frontend.reading import Read, Reading, decode, decode_error, name
-
-logger = logging.getLogger(__name__)
-
-# Smaller bodies take less time to read here than to be handed over.
-SMALL_BYTES = 16 * 2**10
-# Bodies of the first lane; the second takes what is larger.
-USUAL_BYTES = 2**20
-READ_SECONDS = 60.0
-# Loading a vocabulary of 163,840 on a busy machine comes on top, once.
-START_SECONDS = 60.0
-PAUSE_SECONDS = 1.0
-NICE = 10
-_SLICE = 2**18
+__all__ = ["SMALL_BYTES", "USUAL_BYTES", "Readers"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    name: bytes
-    body: bytes
-    future: asyncio.Future[bytes]
-
-
-class Lane:
-    """One process, started for its first body, and those that wait for it. All of it on one event loop."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
-        self._process: Process | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._fresh = True
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._run())
-
-    async def ask(self, reading: Reading, body: bytes) -> bytes:
-        job = _Job(name(reading).encode(), body, asyncio.get_running_loop().create_future())
-        await self._jobs.put(job)
-        return await job.future
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        while not self._jobs.empty():
-            _fail(self._jobs.get_nowait(), ShuttingDown("the server is stopping; send the request again"))
-        await self._end()
-
-    async def _run(self) -> None:
-        while True:
-            job = await self._jobs.get()
-            if job.future.done():
-                continue
-            try:
-                answer = await self._answer(job)
-                if not job.future.done():
-                    job.future.set_result(answer)
-            except asyncio.CancelledError:
-                _fail(job, ShuttingDown("the server is stopping; send the request again"))
-                raise
-            except ServingError as error:
-                _fail(job, error)
-            except Exception:
-                logger.exception("handing a body to its reader failed")
-                _fail(job, Internal("an internal error"))
-                await self._end()
-
-    async def _answer(self, job: _Job) -> bytes:
-        process = await self._started()
-        if process is None:
-            raise Overloaded("the process that reads large requests does not start; retry in 1 s")
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            async with asyncio.timeout(READ_SECONDS + (START_SECONDS if self._fresh else 0)):
-                process.stdin.write(struct.pack("<II", len(job.name), len(job.body)) + job.name)
-                for start in range(0, len(job.body), _SLICE):
-                    process.stdin.write(job.body[start : start + _SLICE])
-                    await process.stdin.drain()
-                (size,) = struct.unpack("<I", await process.stdout.readexactly(4))
-                answer = await process.stdout.readexactly(size)
-        except TimeoutError:
-            await self._end()
-            raise DeadlineExceeded(f"reading the request took more than {READ_SECONDS:g} s", field="body") from None
-        except (asyncio.IncompleteReadError, OSError):
-            await self._end()
-            logger.error("the process that reads large requests has died; it is started again")
-            raise Internal("the process that read this request has died") from None
-        self._fresh = False
-        return answer
-
-    async def _started(self) -> Process | None:
-        """None if it can not be started now, and a moment has passed."""
-        if self._process is not None and self._process.returncode is None:
-            return self._process
-        try:
-            self._process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE)
-        except OSError as error:
-            logger.error("the process that reads large requests does not start: %s", type(error).__name__)
-            await asyncio.sleep(PAUSE_SECONDS)
-            return None
-        self._fresh = True
-        return self._process
-
-    async def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None and process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-class Readers:
-    """`description` is what `reader` takes; large bodies get what processor time others leave. `open` has to be awaited
-    first, on the loop that will use it.
-    """
+class Readers(Lanes):
+    """`description` is what `reader` takes."""
 
     def __init__(self, description: bytes, *, python: str = sys.executable) -> None:
-        command = (python, "-m", "kimi_k2_serving.frontend.reader", description.decode())
-        self._usual, self._large = Lane((*command, "0")), Lane((*command, str(NICE)))
-
-    async def open(self) -> None:
-        self._usual.start()
-        self._large.start()
-
-    async def close(self) -> None:
-        await self._usual.close()
-        await self._large.close()
+        super().__init__("kimi_k2_serving.frontend.reader", description, field="body", python=python)
 
     async def read(self, reading: Reading, body: bytes) -> Read:
         """Raises what the reading does, or DeadlineExceeded, Overloaded, ShuttingDown or Internal."""
-        lane = self._usual if len(body) <= USUAL_BYTES else self._large
-        read, data = msgspec.msgpack.decode(await lane.ask(reading, body))
-        if not read:
-            raise decode_error(data)
-        return decode(data)
-
-
-def _fail(job: _Job, error: ServingError) -> None:
-    if not job.future.done():
-        job.future.set_exception(error)
+        return decode(await self.ask(name(reading), (body,)))

@@ -1,0 +1,1 @@
+"""Large requests are read in processes of their own; what is left of them crosses back."""

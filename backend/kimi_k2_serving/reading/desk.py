@@ -1,0 +1,123 @@
+"""The inside of a process that reads large requests, one after the other: `lane` starts it and asks.
+
+Whatever a request costs to decode, render and encode, it costs this process. It keeps ids of texts seen lately, so a
+conversation pays for what is new in it. Its input is a reading's name and a request, behind their lengths in four
+bytes each; its output is `[ok, data]` behind its length. It ends with its input, and at once with its parent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from kimi_k2_serving.chat.model import ChatModel
+from kimi_k2_serving.core.errors import Internal, ServingError
+from kimi_k2_serving.core.messages import Conversation
+from kimi_k2_serving.core.render import Form
+from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.engine import linux
+from kimi_k2_serving.grammar import job as jobs
+from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.grammar.constraint import Constraint
+from kimi_k2_serving.grammar.worker_process import Worker
+from kimi_k2_serving.reading.crossing import dump, encode_error
+
+logger = logging.getLogger(__name__)
+
+CACHE_BYTES = 128 * 2**20
+# From a reading's name and a request to what crosses back. May raise whatever it likes.
+Answer = Callable[[str, bytes], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The served model as another process needs it, all of it JSON."""
+
+    checkpoint: str
+    names: tuple[str, ...]
+    context_length: int
+    defaults: dict[str, Any]
+    bounds: dict[str, Any]
+    form: Form
+
+    @classmethod
+    def of(cls, model: ChatModel, checkpoint: Path, bounds: Bounds) -> Served:
+        return cls(
+            checkpoint=str(checkpoint),
+            names=model.names,
+            context_length=model.context_length,
+            defaults=dict(model.defaults),
+            bounds=asdict(bounds),
+            form=model.form,
+        )
+
+    def model(self) -> ChatModel:
+        """It makes jobs for the enforcer of another process, and no constraint."""
+        vocabulary = Vocabulary.load(Path(self.checkpoint), cache_bytes=CACHE_BYTES)
+        enforcer = Jobs(Bounds(**self.bounds))
+        return ChatModel(self.names, vocabulary, self.context_length, self.defaults, enforcer, self.form)
+
+
+class Jobs:
+    """Makes jobs for the enforcer of another process."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+
+    @property
+    def worker(self) -> Worker:
+        raise Internal("this process validates nothing")
+
+    def job(self, conversation: Conversation) -> bytes:
+        return jobs.encode(conversation, self._bounds) if jobs.constrained(conversation) else b""
+
+    def ask_job(self, job: bytes) -> Future[Constraint]:
+        raise Internal("this process makes no constraint")
+
+    def ask(self, conversation: Conversation) -> Future[Constraint]:
+        raise Internal("this process makes no constraint")
+
+    def close(self) -> None:
+        pass
+
+
+def answered(answer: Answer, reading: str, request: bytes) -> bytes:
+    """Never raises."""
+    try:
+        return dump([True, answer(reading, request)])
+    except ServingError as error:
+        return dump([False, encode_error(error)])
+    except Exception as error:
+        logger.error("reading a request failed: %s", type(error).__name__)
+        return dump([False, encode_error(Internal("an internal error"))])
+
+
+def serve(answer: Answer, source: BinaryIO, sink: BinaryIO) -> None:
+    while len(sizes := source.read(8)) == 8:
+        name_bytes, request_bytes = struct.unpack("<II", sizes)
+        reading = source.read(name_bytes).decode()
+        if len(request := source.read(request_bytes)) < request_bytes:
+            return
+        answer_bytes = answered(answer, reading, request)
+        sink.write(struct.pack("<I", len(answer_bytes)) + answer_bytes)
+        sink.flush()
+
+
+def run(make: Callable[[bytes], Answer], argv: Sequence[str]) -> NoReturn:
+    """`argv` is the description, from which `make` makes what answers, and a niceness."""
+    # In the middle of a request it would see the end of its input seconds late.
+    linux.die_with_parent(signal.SIGKILL)
+    # Ctrl-C reaches the whole group; this process ends when its parent does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    linux.keep_private()
+    os.nice(int(argv[1]))
+    serve(make(argv[0].encode()), sys.stdin.buffer, sys.stdout.buffer)
+    os._exit(0)

@@ -1,0 +1,179 @@
+"""The processes that read large requests, from the server's side: two lanes, by the size of what they read.
+
+A request of megabytes keeps an interpreter busy for seconds, and a thread would hold the lock of all others. So it is
+read elsewhere (`desk`), first come, first served; those of a usual size never wait for one that fills a limit.
+A reader that dies or takes too long fails the request that it had and is started again for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kimi_k2_serving.core.errors import DeadlineExceeded, Internal, Overloaded, ServingError, ShuttingDown
+from kimi_k2_serving.core.limits import READ_SECONDS, READING_BYTES
+from kimi_k2_serving.reading.crossing import decode_error, load
+
+logger = logging.getLogger(__name__)
+
+# Smaller requests take less time to read here than to be handed over.
+SMALL_BYTES = 16 * 2**10
+# Requests of the first lane; the second takes what is larger.
+USUAL_BYTES = 2**20
+# Loading a vocabulary of 163,840 on a busy machine comes on top, once.
+START_SECONDS = 60.0
+PAUSE_SECONDS = 1.0
+NICE = 10
+_SLICE = 2**18
+STOPPING = "the server is stopping; send the request again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    name: bytes
+    pieces: Sequence[bytes]
+    future: asyncio.Future[bytes]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.pieces))
+
+
+class Lane:
+    """One process, started for its first request, and those that wait for it. All of it on one event loop. `field` is
+    what an error of the whole request names.
+    """
+
+    def __init__(self, command: Sequence[str], *, field: str) -> None:
+        self._command = command
+        self._field = field
+        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
+        self._waiting = 0
+        self._process: Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._fresh = True
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def ask(self, name: str, pieces: Sequence[bytes]) -> bytes:
+        job = _Job(name.encode(), pieces, asyncio.get_running_loop().create_future())
+        if self._waiting and self._waiting + job.size > READING_BYTES.value:
+            raise Overloaded("too many large requests at once; retry in 1 s")
+        self._waiting += job.size
+        try:
+            self._jobs.put_nowait(job)
+            return await job.future
+        finally:
+            self._waiting -= job.size
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        while not self._jobs.empty():
+            _fail(self._jobs.get_nowait(), ShuttingDown(STOPPING))
+        await self._end()
+
+    async def _run(self) -> None:
+        while True:
+            job = await self._jobs.get()
+            if job.future.done():
+                continue
+            try:
+                answer = await self._answer(job)
+                if not job.future.done():
+                    job.future.set_result(answer)
+            except asyncio.CancelledError:
+                _fail(job, ShuttingDown(STOPPING))
+                raise
+            except ServingError as error:
+                _fail(job, error)
+            except Exception:
+                logger.exception("handing a request to its reader failed")
+                _fail(job, Internal("an internal error"))
+                await self._end()
+
+    async def _answer(self, job: _Job) -> bytes:
+        process = await self._started()
+        if process is None:
+            raise Overloaded("the process that reads large requests does not start; retry in 1 s")
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(READ_SECONDS.value + (START_SECONDS if self._fresh else 0)):
+                process.stdin.write(struct.pack("<II", len(job.name), job.size) + job.name)
+                for piece in job.pieces:
+                    for start in range(0, len(piece), _SLICE):
+                        process.stdin.write(piece[start : start + _SLICE])
+                        await process.stdin.drain()
+                (size,) = struct.unpack("<I", await process.stdout.readexactly(4))
+                answer = await process.stdout.readexactly(size)
+        except TimeoutError:
+            await self._end()
+            detail = f"reading the request took more than {READ_SECONDS.value} s"
+            raise DeadlineExceeded(detail, field=self._field) from None
+        except (asyncio.IncompleteReadError, OSError):
+            await self._end()
+            logger.error("the process that reads large requests has died; it is started again")
+            raise Internal("the process that read this request has died") from None
+        self._fresh = False
+        return answer
+
+    async def _started(self) -> Process | None:
+        """None if it can not be started now, and a moment has passed."""
+        if self._process is not None and self._process.returncode is None:
+            return self._process
+        try:
+            self._process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE)
+        except OSError as error:
+            logger.error("the process that reads large requests does not start: %s", type(error).__name__)
+            await asyncio.sleep(PAUSE_SECONDS)
+            return None
+        self._fresh = True
+        return self._process
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+class Lanes:
+    """`module` is the reader's, `description` what it is told; large requests get what processor time others leave.
+    `open` has to be awaited first, on the loop that will use it.
+    """
+
+    def __init__(self, module: str, description: bytes, *, field: str = "", python: str = sys.executable) -> None:
+        command = (python, "-m", module, description.decode())
+        self._usual = Lane((*command, "0"), field=field)
+        self._large = Lane((*command, str(NICE)), field=field)
+
+    async def open(self) -> None:
+        self._usual.start()
+        self._large.start()
+
+    async def close(self) -> None:
+        await self._usual.close()
+        await self._large.close()
+
+    async def ask(self, name: str, pieces: Sequence[bytes]) -> bytes:
+        """What the reading gave, written by the reader. Raises what the reading does, or DeadlineExceeded, Overloaded,
+        ShuttingDown or Internal.
+        """
+        lane = self._usual if sum(map(len, pieces)) <= USUAL_BYTES else self._large
+        read, data = load(await lane.ask(name, pieces))
+        if not read:
+            raise decode_error(data)
+        return bytes(data)
+
+
+def _fail(job: _Job, error: ServingError) -> None:
+    if not job.future.done():
+        job.future.set_exception(error)
