@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kimi_k2_serving.chat.model import ChatModel, recommended
-from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidSchema, InvalidValue
+from kimi_k2_serving.chat.prompt import Prompt, held
+from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidValue
 from kimi_k2_serving.core.messages import Conversation, Message, Role, Tool, ToolChoice, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
@@ -37,6 +39,12 @@ def tool(name: str, parameters: object = None) -> Tool:
 @pytest.fixture
 def model(small_vocabulary: Vocabulary) -> ChatModel:
     return chat_model(small_vocabulary)
+
+
+def asked(model: ChatModel, conversation: Conversation, given: dict[str, Any]) -> Prompt:
+    """With its constraint."""
+    constraint = model.enforcer.ask_job(model.enforcer.job(conversation)).result()
+    return held(model.prompt(conversation, given), constraint, conversation)
 
 
 def repository(directory: Path, engine: str) -> Path:
@@ -81,12 +89,12 @@ def test_what_the_checkpoint_recommends_is_the_default_and_the_client_wins(model
     (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "eos_token_id": 5, "top_p": null}')
     assert recommended(tmp_path) == {"temperature": 0.6}
     assert recommended(tmp_path / "none") == {}
-    assert model.chat(conversation(), {}).held().sampling["temperature"] == 0.6
-    assert model.chat(conversation(), {"temperature": 0.1}).held().sampling["temperature"] == 0.1
+    assert asked(model, conversation(), {}).sampling["temperature"] == 0.6
+    assert asked(model, conversation(), {"temperature": 0.1}).sampling["temperature"] == 0.1
 
 
 def test_a_prompt_without_tools_has_no_grammar_and_its_stops_are_the_engine_s(model: ChatModel) -> None:
-    prompt = model.chat(conversation(), {"stop": ["END"]}).held()
+    prompt = asked(model, conversation(), {"stop": ["END"]})
     assert "structural_tag" not in prompt.sampling
     assert prompt.sampling["stop"] == ["END"]
     assert prompt.stops == ("END",)
@@ -94,7 +102,7 @@ def test_a_prompt_without_tools_has_no_grammar_and_its_stops_are_the_engine_s(mo
 
 
 def test_with_tools_the_stops_are_the_parser_s(model: ChatModel) -> None:
-    prompt = model.chat(conversation(tool("f")), {"stop": ["END"]}).held()
+    prompt = asked(model, conversation(tool("f")), {"stop": ["END"]})
     assert "functions.f:" in prompt.sampling["structural_tag"]
     assert "stop" not in prompt.sampling
     assert (prompt.stops, prompt.tools) == (("END",), ("f",))
@@ -102,43 +110,39 @@ def test_with_tools_the_stops_are_the_parser_s(model: ChatModel) -> None:
 
 
 def test_a_named_choice_is_one_call_and_none_is_no_call(model: ChatModel) -> None:
-    named = model.chat(conversation(tool("f"), choice=ToolChoice(ToolMode.NAMED, "f")), {}).held()
+    named = asked(model, conversation(tool("f"), choice=ToolChoice(ToolMode.NAMED, "f")), {})
     assert not named.parallel
-    none = model.chat(conversation(tool("f"), choice=ToolChoice(ToolMode.NONE)), {}).held()
+    none = asked(model, conversation(tool("f"), choice=ToolChoice(ToolMode.NONE)), {})
     assert none.tools == ()
-    assert none.ids == model.chat(conversation(tool("f")), {}).held().ids
+    assert none.ids == asked(model, conversation(tool("f")), {}).ids
 
 
 def test_what_was_relaxed_goes_along(model: ChatModel) -> None:
-    assert model.chat(conversation(tool("f")), {}).held().relaxed is None
-    relaxed = model.chat(conversation(tool("f", LOOSE)), {}).held().relaxed
+    assert asked(model, conversation(tool("f")), {}).relaxed is None
+    relaxed = asked(model, conversation(tool("f", LOOSE)), {}).relaxed
     assert relaxed is not None
     assert relaxed.tools == {"f": LOOSE}
 
 
-def test_a_draft_is_there_before_its_constraint(small_vocabulary: Vocabulary) -> None:
-    class Slow(InlineEnforcer):
-        def ask(self, conversation: Conversation) -> Future[Constraint]:
-            return Future()
+class Unasked(InlineEnforcer):
+    def job(self, conversation: Conversation) -> bytes:
+        raise AssertionError
 
-    slow = ChatModel((), small_vocabulary, 4096, {}, Slow(small_vocabulary))
-    draft = slow.chat(conversation(tool("f")), {})
-    assert not draft.constraint.done()
-    draft.constraint.set_exception(InvalidSchema("no", field="tools[0]"))
-    with pytest.raises(InvalidSchema):
-        draft.held()
+    def ask_job(self, job: bytes) -> Future[Constraint]:
+        raise AssertionError
+
+
+def test_a_prompt_waits_for_no_constraint(small_vocabulary: Vocabulary) -> None:
+    model = ChatModel((), small_vocabulary, 4096, {}, Unasked(small_vocabulary))
+    assert model.prompt(conversation(tool("f")), {}).ids
 
 
 def test_too_long_a_prompt_is_refused_before_its_schemas_are_looked_at(small_vocabulary: Vocabulary) -> None:
-    class Unasked(InlineEnforcer):
-        def ask(self, conversation: Conversation) -> Future[Constraint]:
-            raise AssertionError
-
     with pytest.raises(ContextLengthExceeded):
-        ChatModel((), small_vocabulary, 5, {}, Unasked(small_vocabulary)).chat(conversation(tool("f")), {})
+        ChatModel((), small_vocabulary, 5, {}, Unasked(small_vocabulary)).prompt(conversation(tool("f")), {})
 
 
 def test_the_prompt_as_text_and_its_count_are_those_of_the_ids(model: ChatModel) -> None:
-    asked = conversation(tool("f"))
-    assert model.count(asked) == len(model.chat(asked, {}).held().ids)
-    assert model.text(asked).endswith("<|im_assistant|>assistant<|im_middle|>")
+    whole = conversation(tool("f"))
+    assert model.count(whole) == len(asked(model, whole, {}).ids)
+    assert model.text(whole).endswith("<|im_assistant|>assistant<|im_middle|>")

@@ -65,7 +65,7 @@ class InlineEnforcer:
         return jobs.encode(conversation, self._bounds) if jobs.constrained(conversation) else b""
 
     def ask_job(self, job: bytes) -> Future[Constraint]:
-        return self.ask(jobs.decode(job)[0])
+        return self.ask(jobs.decode(job)[0] if job else Conversation(()))
 
     def ask(self, conversation: Conversation) -> Future[Constraint]:
         future: Future[Constraint] = Future()

@@ -209,7 +209,7 @@ def test_a_defect_of_ours_is_one_internal_error_without_its_text(
         raise ZeroDivisionError("secret")
 
     monkeypatch.setattr(Gate, "ask", fails)
-    found = error(ask(step))
+    found = error(ask(step, tools=tools("f")))
     assert found.code == TritonError.INTERNAL
     assert "secret" not in str(found)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kimi_k2_serving.chat.parsers import Parser, TextParser
-from kimi_k2_serving.chat.prompt import Draft, Prompt
+from kimi_k2_serving.chat.prompt import Prompt
 from kimi_k2_serving.core import sampling as core_sampling
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.core.messages import Conversation, ToolMode
@@ -42,8 +42,6 @@ class Constrainer(Protocol):
     def job(self, conversation: Conversation) -> bytes: ...
 
     def ask_job(self, job: bytes) -> Future[Constraint]: ...
-
-    def ask(self, conversation: Conversation) -> Future[Constraint]: ...
 
     def close(self) -> None: ...
 
@@ -93,10 +91,6 @@ class ChatModel:
     def close(self) -> None:
         self.enforcer.close()
 
-    def chat(self, conversation: Conversation, given: Mapping[str, Any]) -> Draft:
-        """`prompt`, and its constraint on the way."""
-        return Draft(conversation, self.prompt(conversation, given), self.enforcer.ask(conversation))
-
     def prompt(self, conversation: Conversation, given: Mapping[str, Any]) -> Prompt:
         """`given`: sampling parameters by SGLang's names. Raises InvalidRequest's leaves."""
         rendered = self.form.prompt(conversation)
@@ -121,11 +115,11 @@ class ChatModel:
         )
 
     def text(self, conversation: Conversation) -> str:
-        """The prompt that `chat` would make, for people to read."""
+        """The prompt that `prompt` would make, for people to read."""
         return self.form.prompt(conversation).text()
 
     def count(self, conversation: Conversation) -> int:
-        """Tokens of the prompt that `chat` would make."""
+        """Tokens of the prompt that `prompt` would make."""
         rendered = self.form.prompt(conversation)
         return len(self.vocabulary.encode_prompt(rendered.segments))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,19 +26,6 @@ class Prompt:
     first_call: int | None = None
     parallel: bool = True
     relaxed: Relaxed | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A prompt whose constraint may still be on its way: `constraint` raises what `Enforcer.ask` says."""
-
-    conversation: Conversation
-    prompt: Prompt
-    constraint: Future[Constraint]
-
-    def held(self) -> Prompt:
-        """With the constraint; waits for it."""
-        return held(self.prompt, self.constraint.result(), self.conversation)
 
 
 def held(prompt: Prompt, constraint: Constraint, conversation: Conversation) -> Prompt:

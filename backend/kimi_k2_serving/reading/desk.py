@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+import msgspec
+
 from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.core.errors import Internal, ServingError
 from kimi_k2_serving.core.messages import Conversation
@@ -59,6 +61,13 @@ class Served:
             form=model.form,
         )
 
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Served:
+        return msgspec.json.decode(data, type=cls)
+
     def model(self) -> ChatModel:
         """It makes jobs for the enforcer of another process, and no constraint."""
         vocabulary = Vocabulary.load(Path(self.checkpoint), cache_bytes=CACHE_BYTES)
@@ -80,9 +89,6 @@ class Jobs:
         return jobs.encode(conversation, self._bounds) if jobs.constrained(conversation) else b""
 
     def ask_job(self, job: bytes) -> Future[Constraint]:
-        raise Internal("this process makes no constraint")
-
-    def ask(self, conversation: Conversation) -> Future[Constraint]:
         raise Internal("this process makes no constraint")
 
     def close(self) -> None:

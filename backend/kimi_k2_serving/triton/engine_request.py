@@ -12,7 +12,8 @@ from kimi_k2_serving.core.errors import InvalidValue, MissingField
 from kimi_k2_serving.core.sampling import Room
 from kimi_k2_serving.engine.port import Generation
 from kimi_k2_serving.engine.text import TextEncoder
-from kimi_k2_serving.triton import tensors
+from kimi_k2_serving.triton import inputs, tensors
+from kimi_k2_serving.triton.inputs import Inputs
 from kimi_k2_serving.triton.table import ENGINE_INPUTS
 
 # SGLang sends a chunk every so many steps. A response that nobody streams needs none but the last; but the engine has
@@ -47,19 +48,20 @@ class Job:
 
 def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callable[[], str]) -> Job:
     """Raises InvalidRequest's leaves, each naming the tensor or key."""
-    tensors.refuse_parameters(request, (tensor.name for tensor in ENGINE_INPUTS))
-    stream = tensors.flag(request, "stream", False)
-    text, input_ids = read_prompt(request, encoder)
-    sampling = core_sampling.read(tensors.sampling(request))
+    given = tensors.Arrived(request)
+    inputs.refuse_parameters(given, (tensor.name for tensor in ENGINE_INPUTS))
+    stream = inputs.flag(given, "stream", False)
+    text, input_ids = read_prompt(given, encoder)
+    sampling = core_sampling.read(inputs.sampling(given))
     field = "input_ids" if text is None else "text_input"
     core_sampling.fit(sampling, prompt_tokens=len(input_ids), room=room, field=field)
     # The text up to the stop string is cut here, held back while it may still become one; SGLang only ends the run.
     sampling["no_stop_trim"] = True
     if not stream:
         sampling["stream_interval"] = WHOLE_ANSWER_INTERVAL
-    context = tensors.value(request, "request_context")
-    top = read_top_logprobs(request)
-    cumulative = tensors.flag(request, "return_cumulative_logprob", False)
+    context = inputs.value(given, "request_context")
+    top = read_top_logprobs(given)
+    cumulative = inputs.flag(given, "return_cumulative_logprob", False)
     return Job(
         generation=Generation(
             uid=new_uid() if context is None else context_uid(context),
@@ -67,81 +69,81 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
             sampling=sampling,
             stream=stream,
             top_logprobs=0 if top is None and cumulative else top,
-            priority=read_integer(request, "request_priority", *PRIORITIES) or 0,
-            cache_salt=read_salt(request),
+            priority=read_integer(given, "request_priority", *PRIORITIES) or 0,
+            cache_salt=read_salt(given),
         ),
         stream=stream,
-        echo=read_echo(request, text, stream),
+        echo=read_echo(given, text, stream),
         context=context,
         stops=tuple(sampling.get("stop", ())),
         logprobs=top is not None,
         cumulative_logprob=cumulative,
-        num_input_tokens=tensors.flag(request, "return_num_input_tokens", False),
-        num_output_tokens=tensors.flag(request, "return_num_output_tokens", False),
-        timeout=read_seconds(request, "timeout_ms", 1),
-        heartbeat=read_heartbeat(request, stream),
+        num_input_tokens=inputs.flag(given, "return_num_input_tokens", False),
+        num_output_tokens=inputs.flag(given, "return_num_output_tokens", False),
+        timeout=read_seconds(given, "timeout_ms", 1),
+        heartbeat=read_heartbeat(given, stream),
         outputs=frozenset(request.requested_output_names()),
     )
 
 
-def read_prompt(request: Any, encoder: TextEncoder) -> tuple[str | None, list[int]]:
-    text = tensors.value(request, "text_input")
-    given = tensors.ids(request, "input_ids")
-    if (text is None) == (given is None):
+def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[int]]:
+    text = inputs.value(given, "text_input")
+    ids = inputs.ids(given, "input_ids")
+    if (text is None) == (ids is None):
         raise MissingField("give exactly one of text_input and input_ids, not empty", field="input_ids")
-    if given is None:
+    if ids is None:
         assert text is not None
         return text, encoder.encode(text)
-    if min(given) < 0 or max(given) >= encoder.vocab_size:
+    if min(ids) < 0 or max(ids) >= encoder.vocab_size:
         raise InvalidValue(f"ids must lie in 0 to {encoder.vocab_size - 1}", field="input_ids")
-    return None, given
+    return None, ids
 
 
-def read_echo(request: Any, text: str | None, stream: bool) -> str:
-    if tensors.flag(request, "exclude_input_in_output", True):
+def read_echo(given: Inputs, text: str | None, stream: bool) -> str:
+    if inputs.flag(given, "exclude_input_in_output", True):
         return ""
     if stream:
         raise InvalidValue("must be true when stream is true", field="exclude_input_in_output")
     return text or ""
 
 
-def read_top_logprobs(request: Any) -> int | None:
+def read_top_logprobs(given: Inputs) -> int | None:
     """None where no logprobs are wanted."""
-    top = tensors.value(request, "top_logprobs")
+    top = inputs.value(given, "top_logprobs")
     if top is not None:
         if top < 0:
             raise InvalidValue(f"must not be negative, got {top}", field="top_logprobs")
         limits.TOP_LOGPROBS.check(top, field="top_logprobs")
-    if tensors.flag(request, "return_logprobs", False):
+    if inputs.flag(given, "return_logprobs", False):
         return int(top or 0)
     return None
 
 
-def read_heartbeat(request: Any, stream: bool) -> float | None:
-    seconds = read_seconds(request, "heartbeat_ms", SHORTEST_HEARTBEAT_MS)
+def read_heartbeat(given: Inputs, stream: bool) -> float | None:
+    seconds = read_seconds(given, "heartbeat_ms", SHORTEST_HEARTBEAT_MS)
     if seconds is not None and not stream:
         raise InvalidValue("needs stream true: without it there is exactly one response", field="heartbeat_ms")
     return seconds
 
 
-def read_seconds(request: Any, name: str, least: int) -> float | None:
+def read_seconds(given: Inputs, name: str, least: int) -> float | None:
     """A tensor in milliseconds as seconds."""
-    milliseconds = read_integer(request, name, least, DAY_MS)
+    milliseconds = read_integer(given, name, least, DAY_MS)
     return None if milliseconds is None else milliseconds / 1000
 
 
-def read_integer(request: Any, name: str, least: int, most: int) -> int | None:
-    given = tensors.value(request, name)
-    if given is None:
+def read_integer(given: Inputs, name: str, least: int, most: int) -> int | None:
+    found = inputs.value(given, name)
+    if found is None:
         return None
-    if not least <= given <= most:
-        raise InvalidValue(f"must lie in {least} to {most}, got {given}", field=name)
-    return int(given)
+    if not least <= found <= most:
+        raise InvalidValue(f"must lie in {least} to {most}, got {found}", field=name)
+    return int(found)
 
 
-def read_salt(request: Any) -> str | None:
+def read_salt(given: Inputs) -> str | None:
     """Empty is none: SGLang makes no difference either."""
-    salt = tensors.value(request, "cache_salt")
+    salt = inputs.value(given, "cache_salt")
     if salt is not None:
         limits.CACHE_SALT_BYTES.check(len(salt.encode()), field="cache_salt")
     return salt or None

@@ -20,7 +20,7 @@ from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.sglang import python
 from kimi_k2_serving.grammar.inspection import Inspector
 from kimi_k2_serving.grammar.worker_process import Worker, WorkerProcess
-from kimi_k2_serving.triton import tensors
+from kimi_k2_serving.triton import inputs, tensors
 from kimi_k2_serving.triton.chat_response import Ending, Outputs, Streams, reported
 from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
 from kimi_k2_serving.triton.reply import Reply, failed
@@ -84,7 +84,8 @@ class Postprocess:
 
     def _respond(self, request: Any, reply: Reply) -> None:
         try:
-            context = tensors.value(request, "request_context") or ""
+            given = tensors.Arrived(request)
+            context = inputs.value(given, "request_context") or ""
             if reply.cancelled():
                 # No error: after one, Triton 24.10 counts the ensemble's request as in flight for ever.
                 self._streams.drop(context)
@@ -92,10 +93,10 @@ class Postprocess:
                 return
             made = self._streams.feed(
                 context,
-                tensors.ids(request, "output_ids") or [],
-                finish=tensors.value(request, "finish_reason"),
-                prompt_tokens=tensors.value(request, "num_input_tokens") or 0,
-                cached_tokens=tensors.value(request, "num_cached_tokens") or 0,
+                inputs.ids(given, "output_ids") or [],
+                finish=inputs.value(given, "finish_reason"),
+                prompt_tokens=inputs.value(given, "num_input_tokens") or 0,
+                cached_tokens=inputs.value(given, "num_cached_tokens") or 0,
             )
             if isinstance(made, Ending) and not made.light:
                 self._readers.submit(self._finish, made, reply)

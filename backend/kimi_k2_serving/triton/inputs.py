@@ -1,0 +1,134 @@
+"""One request's inputs by name, as Python values: from Triton's tensors, or as they crossed to another process.
+
+An input that is absent or empty reads as None. Shapes are those of `table`; dtypes are checked by Triton, ranges by
+core. Knows nothing of Triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kimi_k2_serving.core import strict_json
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, UnknownField
+from kimi_k2_serving.reading.crossing import pack, unpack
+from kimi_k2_serving.triton.table import SAMPLING, Tensor
+
+# By this name a request's parameters travel among its texts: no tensor has it.
+PARAMETERS = ""
+
+
+class Inputs(Protocol):
+    """Strings are bytes: they are UTF-8 or refused by whoever reads them."""
+
+    @property
+    def parameters(self) -> str | bytes: ...
+
+    def first(self, name: str) -> Any: ...
+
+    def every(self, name: str) -> list[Any] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """`texts` are the single strings, `rest` has all elements of every other tensor."""
+
+    texts: Mapping[str, bytes]
+    rest: Mapping[str, list[Any]]
+    parameters: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes that cost something to read."""
+        strings = (each for values in self.rest.values() for each in values if isinstance(each, bytes))
+        return len(self.parameters) + sum(map(len, self.texts.values())) + sum(map(len, strings))
+
+    def first(self, name: str) -> Any:
+        if name in self.texts:
+            return self.texts[name]
+        values = self.rest.get(name)
+        return values[0] if values else None
+
+    def every(self, name: str) -> list[Any] | None:
+        return [self.texts[name]] if name in self.texts else self.rest.get(name)
+
+    def pieces(self) -> tuple[bytes, ...]:
+        return pack(self.rest, {**self.texts, PARAMETERS: self.parameters})
+
+    @classmethod
+    def of(cls, data: bytes) -> Given:
+        rest, texts = unpack(data)
+        parameters = texts.pop(PARAMETERS)
+        return cls(texts, rest, parameters)
+
+
+def value(given: Inputs, name: str) -> Any:
+    """The first element as a Python str, int, float or bool, or None."""
+    found = given.first(name)
+    return text_of(found, name) if isinstance(found, bytes | str) else found
+
+
+def flag(given: Inputs, name: str, default: bool) -> bool:
+    found = value(given, name)
+    return default if found is None else bool(found)
+
+
+def strings(given: Inputs, name: str) -> list[str] | None:
+    values = given.every(name)
+    return None if values is None else [text_of(each, name) for each in values]
+
+
+def ids(given: Inputs, name: str) -> list[int] | None:
+    return given.every(name)
+
+
+def text_of(raw: Any, name: str) -> str:
+    """BYTES arrive as bytes; they are UTF-8 or refused."""
+    if isinstance(raw, str):
+        return raw
+    try:
+        return bytes(raw).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidValue("must be UTF-8", field=name) from None
+
+
+def json_value(given: Inputs, name: str) -> Any:
+    """The input's JSON, or None where it is absent."""
+    text = value(given, name)
+    return None if text is None or not text.strip() else strict_json.loads(text, field=name)
+
+
+def sampling(given: Inputs) -> dict[str, Any]:
+    """Sampling parameters by the client's names: `sampling_parameters`, and over it the tensors."""
+    parameters = json_value(given, "sampling_parameters")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise InvalidType("must be a JSON object", field="sampling_parameters")
+    result: dict[str, Any] = dict(parameters or {})
+    for words in (strings(given, "bad_words"), result.pop("bad_words", None)):
+        if any(words or ()):
+            raise InvalidValue("not supported; leave it out or empty", field="bad_words")
+    for tensor in SAMPLING:
+        if tensor.name == "bad_words" or (found := sampling_value(given, tensor)) is None:
+            continue
+        if tensor.name == "stop_words":
+            result.pop("stop", None)
+        result[tensor.name] = found
+    return result
+
+
+def sampling_value(given: Inputs, tensor: Tensor) -> Any:
+    if tensor.dims == (1,):
+        found = value(given, tensor.name)
+        # FP32 has 24 bits: 0.6 arrives as 0.60000002384.
+        return round(found, 7) if isinstance(found, float) else found
+    return strings(given, tensor.name) if tensor.data_type == "TYPE_STRING" else ids(given, tensor.name)
+
+
+def refuse_parameters(given: Inputs, known: Iterable[str]) -> None:
+    """A JSON key that names no tensor arrives as a request parameter; unknown ones are the client's mistake."""
+    parameters = strict_json.loads(given.parameters or "{}", field="parameters")
+    assert isinstance(parameters, dict)
+    for name in parameters:
+        if not name.startswith(("triton_", "sequence_")):
+            raise UnknownField(f"not an input of this model; known: {', '.join(known)}", field=name)
