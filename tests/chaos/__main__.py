@@ -20,7 +20,7 @@ GRACE = 8
 WARM_WIDTH = 64
 # How many cancels the short form takes, and how much slower than promised a machine that does other things may be.
 SHORT_CANCELS, SHORT_SLACK = 10, 8.0
-SHORT_ATTACKS = 2
+SHORT_ATTACKS = ("1 body of 14 MiB of escaped quotes", "ensemble: 1 body of 14 MiB of escaped quotes")
 # Clients with expensive patterns, and of those in the short form.
 PATTERNS, SHORT_PATTERNS = 24, 6
 
@@ -48,11 +48,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--slack", type=float, default=1.0, metavar="X", help="cancels and gaps may take X times as promised (1)"
     )
-    parser.add_argument("--attacks", type=int, metavar="N", help="the first N of the attacks on the frontend (all)")
+    parser.add_argument("--attack", metavar="WORDS", help="only the attacks whose name holds these (all)")
     options = parser.parse_args(argv)
     if options.short:
         options.overload, options.cancels, options.slack = 10, SHORT_CANCELS, SHORT_SLACK
-        options.attacks = SHORT_ATTACKS
     return options
 
 
@@ -85,12 +84,21 @@ async def killing(server: Server, options: argparse.Namespace) -> AsyncIterator[
 
 
 async def crowding(server: Server, options: argparse.Namespace) -> AsyncIterator[Row]:
-    """Through the frontend, which has the only loop that a client's text reaches."""
+    """Through the frontend, whose one loop every client's text reaches, and through the ensemble."""
     with over(server) as url:
-        for row in attacks.under_attack(url, attacks.slow_stream(), slack=options.slack, only=options.attacks):
-            yield row
+        front, plain = attacks.frontend(url), attacks.ensemble(server.url)
+        rows = [(front, each) for each in attacks.on_frontend(front)]
+        rows += [(plain, each) for each in attacks.on_ensemble(plain)]
+        if options.short:
+            rows = [each for each in rows if each[1][0] in SHORT_ATTACKS]
+        for door, attack in rows:
+            if options.attack is not None and options.attack not in attack[0]:
+                continue
+            for row in attacks.under_attack(door, [attack], slack=options.slack):
+                yield row
         dear = SHORT_PATTERNS if options.short else PATTERNS
-        yield patterns.crowd(url, attacks.slow_stream(), dear, slack=options.slack)
+        if options.attack is None or options.attack in patterns.name(dear):
+            yield patterns.crowd(front, dear, slack=options.slack)
 
 
 # Each has a server of its own, and may leave it dead.

@@ -1,4 +1,4 @@
-"""One slow stream beside clients who send what is dear to read: its largest gap, and how soon the frontend answers.
+"""One slow stream beside clients who send what is dear to read: its largest gap, and how soon the server answers.
 
 Everything here blocks in threads of its own, so that no client waits for another one's sending.
 """
@@ -6,15 +6,18 @@ Everything here blocks in threads of its own, so that no client waits for anothe
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+
+import psutil
 
 from tests.chaos.row import Row
 
@@ -23,51 +26,84 @@ GAP_SECONDS = 0.5
 LIVE_SECONDS = 0.2
 ALONE_SECONDS = 4.0
 ATTACK_SECONDS = 6.0
-PATH = "/v1/chat/completions"
+# A small request beside the attack, sent to the end and waited for: the engine's turn and a new grammar's included.
+SMALL_SECONDS = 2.0
+USER = '[{"role":"user","content":"Tell me something."}]'
 
 
-def body(content: str, **more: object) -> bytes:
-    """A chat request around `content`, which is JSON."""
-    rest = json.dumps({"model": "kimi_k2", "max_tokens": 1, **more})[1:]
-    return f'{{"messages":{content},{rest}'.encode()
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A way in. `path` takes chats and streams them where asked to; `live` is its cheapest path; `processes`: by which
+    words of a command line those are known that read for it.
+    """
+
+    url: str
+    path: str
+    live: str
+    processes: tuple[str, ...]
+
+    def body(self, messages: str, **more: object) -> bytes:
+        """A chat request around `messages`, which is JSON."""
+        rest = json.dumps({"model": "kimi_k2", "max_tokens": 1, **more})[1:]
+        return f'{{"messages":{messages},{rest}'.encode()
+
+    def memory(self) -> int:
+        """Bytes that those processes have now."""
+        found = 0
+        for each in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if any(word in " ".join(each.cmdline()) for word in self.processes):
+                    found += each.memory_info().rss
+        return found
 
 
-def slow_stream() -> bytes:
-    """Asked again whenever it ends."""
-    request = {"model": "kimi_k2", "stream": True, "max_tokens": 1000, "ignore_eos": True}
-    return json.dumps({**request, "messages": [{"role": "user", "content": "Tell me something."}]}).encode()
+@dataclass(frozen=True, slots=True)
+class Ensemble(Door):
+    """Triton's own: what is JSON travels as a string."""
+
+    def body(self, messages: str, **more: object) -> bytes:
+        strings = {name: json.dumps(value) if isinstance(value, list) else value for name, value in more.items()}
+        return json.dumps({"messages": messages, "max_tokens": 1, **strings}).encode()
 
 
-def quotes() -> bytes:
-    return body('[{"role":"user","content":"' + '\\"' * (7 * 2**20) + '"}]')
+def frontend(url: str) -> Door:
+    return Door(url, "/v1/chat/completions", "/health/live", ("kimi_k2_serving.frontend",))
 
 
-def numbers() -> bytes:
-    return body("[" + ",".join(["[[1,2,3,4,5,6]]"] * 55_000) + "]")
+def ensemble(url: str) -> Door:
+    names = ("kimi_k2_preprocess", "kimi_k2_serving.triton.reader")
+    return Ensemble(url, "/v2/models/kimi_k2/generate_stream", "/v2/health/live", names)
 
 
-def messages() -> bytes:
-    return body(json.dumps([{"role": "user", "content": "word " * 125}] * 19_000))
+def quotes() -> str:
+    return '[{"role":"user","content":"' + '\\"' * (7 * 2**20) + '"}]'
 
 
-def words() -> bytes:
-    return body(json.dumps([{"role": "user", "content": "several words of a text " * 500_000}]))
+def numbers() -> str:
+    return "[" + ",".join(["[[1,2,3,4,5,6]]"] * 55_000) + "]"
 
 
-def schemas() -> bytes:
+def messages() -> str:
+    return json.dumps([{"role": "user", "content": "word " * 125}] * 19_000)
+
+
+def words() -> str:
+    return json.dumps([{"role": "user", "content": "several words of a text " * 500_000}])
+
+
+def schemas() -> list[object]:
     properties = {f"p{number}": {"type": "string", "description": "x" * 200} for number in range(900)}
-    tools = [
+    return [
         {"type": "function", "function": {"name": f"t{n}", "parameters": {"type": "object", "properties": properties}}}
         for n in range(50)
     ]
-    return body('[{"role":"user","content":"hi"}]', tools=tools)
 
 
-def post(url: str, data: bytes, *, path: str = PATH) -> int:
+def post(door: Door, data: bytes) -> int:
     """The status; 0 for a connection that ended without."""
-    with contextlib.closing(_connect(url)) as connection:
+    with contextlib.closing(_connect(door.url)) as connection:
         try:
-            connection.request("POST", path, data, {"content-type": "application/json"})
+            connection.request("POST", door.path, data, {"content-type": "application/json"})
             response = connection.getresponse()
             response.read()
             return response.status
@@ -81,10 +117,14 @@ def _connect(url: str) -> http.client.HTTPConnection:
 
 @dataclass(slots=True)
 class Watch:
-    """When the stream's pieces came, how long /health/live took, and how the attack's requests ended."""
+    """When the stream's pieces came, how long the cheapest path and a small request took, how the attack's requests
+    ended, and the most memory there was.
+    """
 
     arrivals: list[float] = field(default_factory=list)
     lives: list[float] = field(default_factory=list)
+    smalls: list[float] = field(default_factory=list)
+    memory: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
 
     def gap(self, begin: float, end: float) -> float:
@@ -93,34 +133,45 @@ class Watch:
         return max((after - before for before, after in pairs if begin <= after <= end + 1), default=end - begin)
 
 
-def stream(url: str, request: bytes, watch: Watch, over: threading.Event) -> None:
+def stream(door: Door, watch: Watch, over: threading.Event) -> None:
     """Streams one behind the other until it is over. A new one's first piece is no gap."""
+    request = door.body(USER, stream=True, max_tokens=1000, ignore_eos=True)
     while not over.is_set():
-        with contextlib.closing(_connect(url)) as connection:
-            connection.request("POST", PATH, request, {"content-type": "application/json"})
+        with contextlib.closing(_connect(door.url)) as connection:
+            connection.request("POST", door.path, request, {"content-type": "application/json"})
             response = connection.getresponse()
             while not over.is_set() and (line := response.readline()):
                 if line.startswith(b"data: {"):
                     watch.arrivals.append(time.monotonic())
 
 
-def live(url: str, watch: Watch, over: threading.Event) -> None:
+def live(door: Door, watch: Watch, over: threading.Event) -> None:
     while not over.is_set():
         begin = time.monotonic()
-        with contextlib.closing(_connect(url)) as connection:
-            connection.request("GET", "/health/live")
+        with contextlib.closing(_connect(door.url)) as connection:
+            connection.request("GET", door.live)
             assert connection.getresponse().status == 200
         watch.lives.append(time.monotonic() - begin)
         over.wait(0.02)
 
 
-def bodies(url: str, data: bytes, count: int) -> Callable[[Watch, threading.Event], None]:
+def small(door: Door, watch: Watch, over: threading.Event) -> None:
+    request = door.body(USER)
+    while not over.is_set():
+        begin = time.monotonic()
+        assert post(door, request) == 200
+        watch.smalls.append(time.monotonic() - begin)
+        watch.memory = max(watch.memory, door.memory())
+        over.wait(0.2)
+
+
+def bodies(door: Door, data: bytes, count: int) -> Callable[[Watch, threading.Event], None]:
     """`count` clients that send it again and again."""
 
     def attack(watch: Watch, over: threading.Event) -> None:
         def client() -> None:
             while not over.is_set():
-                watch.statuses[str(post(url, data))] += 1
+                watch.statuses[str(post(door, data))] += 1
 
         with _threads(*[client] * count):
             over.wait()
@@ -128,11 +179,11 @@ def bodies(url: str, data: bytes, count: int) -> Callable[[Watch, threading.Even
     return attack
 
 
-def connections(url: str, count: int, first: bytes, more: bytes) -> Callable[[Watch, threading.Event], None]:
+def connections(door: Door, count: int, first: bytes, more: bytes) -> Callable[[Watch, threading.Event], None]:
     """`count` connections that begin with `first` and send one more byte of `more` at a time."""
 
     def attack(watch: Watch, over: threading.Event) -> None:
-        address = urlsplit(url)
+        address = urlsplit(door.url)
         with contextlib.ExitStack() as stack:
             held = []
             for _ in range(count):
@@ -163,43 +214,61 @@ def _threads(*works: Callable[[], None]) -> Iterator[None]:
             thread.join()
 
 
-def attacks(url: str) -> Iterator[tuple[str, Callable[[Watch, threading.Event], None]]]:
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+Attack = Callable[[Watch, threading.Event], None]
+
+
+def on_frontend(door: Door) -> Iterator[tuple[str, Attack]]:
+    head = f"POST {door.path} HTTP/1.1\r\nhost: localhost\r\n".encode()
     slow = head + b"content-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
-    yield "1 body of 14 MiB of escaped quotes", bodies(url, quotes(), 1)
-    yield "5 bodies of 14 MiB of escaped quotes", bodies(url, quotes(), 5)
-    yield "3 bodies of 0.9 MB of nested numbers", bodies(url, numbers(), 3)
-    yield "2 bodies of 12 MB in 19,000 messages", bodies(url, messages(), 2)
-    yield "2 bodies of 12 MB of words", bodies(url, words(), 2)
-    yield "2 bodies of 50 large schemas", bodies(url, schemas(), 2)
-    yield "200 slow senders of bodies", connections(url, 200, slow, b" " * 1000)
-    yield "200 slow senders of heads", connections(url, 200, head, b"x" * 1000)
-    yield "500 idle connections", connections(url, 500, b"", b"")
+    yield from large(door)
+    yield "200 slow senders of bodies", connections(door, 200, slow, b" " * 1000)
+    yield "200 slow senders of heads", connections(door, 200, head, b"x" * 1000)
+    yield "500 idle connections", connections(door, 500, b"", b"")
 
 
-def under_attack(url: str, request: bytes, *, slack: float = 1.0, only: int | None = None) -> Iterator[Row]:
-    """A row for each attack. `request` is the slow stream's body."""
-    for name, attack in list(attacks(url))[:only]:
+def large(door: Door) -> Iterator[tuple[str, Attack]]:
+    yield "1 body of 14 MiB of escaped quotes", bodies(door, door.body(quotes()), 1)
+    yield "5 bodies of 14 MiB of escaped quotes", bodies(door, door.body(quotes()), 5)
+    yield "3 bodies of 0.9 MB of nested numbers", bodies(door, door.body(numbers()), 3)
+    yield "2 bodies of 12 MB in 19,000 messages", bodies(door, door.body(messages()), 2)
+    yield "2 bodies of 12 MB of words", bodies(door, door.body(words()), 2)
+    yield "2 bodies of 50 large schemas", bodies(door, door.body(USER, tools=schemas()), 2)
+
+
+def on_ensemble(door: Door) -> Iterator[tuple[str, Attack]]:
+    for name, attack in large(door):
+        yield f"ensemble: {name}", attack
+
+
+def under_attack(door: Door, attacks: Iterable[tuple[str, Attack]], *, slack: float = 1.0) -> Iterator[Row]:
+    """A row for each attack."""
+    for name, attack in attacks:
         watch, over = Watch(), threading.Event()
-        with _threads(lambda w=watch, o=over: stream(url, request, w, o), lambda w=watch, o=over: live(url, w, o)):  # type: ignore[misc]
+        watchers = [functools.partial(each, door, watch, over) for each in (stream, live, small)]
+        with _threads(*watchers):
             time.sleep(1)
             begin = time.monotonic()
             time.sleep(ALONE_SECONDS)
             middle = time.monotonic()
-            alone, live_alone = watch.gap(begin, middle), max(watch.lives)
+            alone, live_alone, small_alone = watch.gap(begin, middle), max(watch.lives), max(watch.smalls)
             watch.lives.clear()
-            with _threads(lambda w=watch, o=over, a=attack: a(w, o)):  # type: ignore[misc]
+            watch.smalls.clear()
+            with _threads(functools.partial(attack, watch, over)):
                 time.sleep(ATTACK_SECONDS)
                 end = time.monotonic()
                 over.set()
             gap, longest = watch.gap(middle, end), max(watch.lives, default=ATTACK_SECONDS)
+        late = max(watch.smalls, default=ATTACK_SECONDS)
         row = Row(
             name,
             1,
             watch.statuses,
             f"largest gap {alone * 1e3:.0f} -> {gap * 1e3:.0f} ms, "
-            f"/health/live at most {live_alone * 1e3:.0f} -> {longest * 1e3:.0f} ms",
+            f"{door.live} at most {live_alone * 1e3:.0f} -> {longest * 1e3:.0f} ms, "
+            f"a small request at most {small_alone * 1e3:.0f} -> {late * 1e3:.0f} ms, "
+            f"memory at most {watch.memory / 2**20:.0f} MiB",
         )
         row.expect(gap - alone <= GAP_SECONDS * slack, f"no gap of more than {GAP_SECONDS} s beyond the stream alone")
-        row.expect(longest <= LIVE_SECONDS * slack, f"/health/live within {LIVE_SECONDS} s")
+        row.expect(longest <= LIVE_SECONDS * slack, f"{door.live} within {LIVE_SECONDS} s")
+        row.expect(late - small_alone <= SMALL_SECONDS * slack, f"a small request within {SMALL_SECONDS} s more")
         yield row

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from tests.chaos.attacks import ALONE_SECONDS, GAP_SECONDS, Watch, body, post, stream
+from tests.chaos.attacks import ALONE_SECONDS, GAP_SECONDS, Door, Watch, post, stream
 from tests.chaos.row import Row
 
 # For a cheap new schema beside them; alone it takes some 0.3 s with its prompt and its token.
@@ -21,27 +21,30 @@ CHEAP = 3
 _LETTERS = "abcdefghijklmnopqrstuvw"
 
 
-def dear(number: int) -> bytes:
+def dear(door: Door, number: int) -> bytes:
     """A text whose nth character from its end is a certain one: an automaton of 2^n states behind 20 characters."""
     letter, length = _LETTERS[number % len(_LETTERS)], 7 + number % 3
-    return _asking(number, f"p{number}", {"type": "string", "pattern": f"^[a-w]*{letter}[a-w]{{{length}}}$"})
+    return _asking(door, number, f"p{number}", {"type": "string", "pattern": f"^[a-w]*{letter}[a-w]{{{length}}}$"})
 
 
-def cheap(number: int) -> bytes:
-    return _asking(number, f"n{number}", {"type": "integer"})
+def cheap(door: Door, number: int) -> bytes:
+    return _asking(door, number, f"n{number}", {"type": "integer"})
 
 
-def _asking(number: int, name: str, schema: dict[str, Any]) -> bytes:
+def _asking(door: Door, number: int, name: str, schema: dict[str, Any]) -> bytes:
     parameters = {"type": "object", "properties": {name: schema}}
     function = {"type": "function", "function": {"name": f"f{number}", "parameters": parameters}}
-    return body('[{"role":"user","content":"hi"}]', tools=[function])
+    return door.body('[{"role":"user","content":"hi"}]', tools=[function])
 
 
-def crowd(url: str, request: bytes, count: int, *, slack: float = 1.0) -> Row:
-    """`request` is the slow stream's body."""
+def name(count: int) -> str:
+    return f"{count} clients with dear patterns"
+
+
+def crowd(door: Door, count: int, *, slack: float = 1.0) -> Row:
     watch, over, waits = Watch(), threading.Event(), list[float]()
-    streaming = threading.Thread(target=stream, args=(url, request, watch, over))
-    clients = [threading.Thread(target=_client, args=(url, dear(number), watch)) for number in range(count)]
+    streaming = threading.Thread(target=stream, args=(door, watch, over))
+    clients = [threading.Thread(target=_client, args=(door, dear(door, number), watch)) for number in range(count)]
     with contextlib.ExitStack() as stack:
         stack.callback(streaming.join)
         stack.callback(over.set)
@@ -55,7 +58,7 @@ def crowd(url: str, request: bytes, count: int, *, slack: float = 1.0) -> Row:
         for number in range(CHEAP):
             time.sleep(0.5)
             asked = time.monotonic()
-            watch.statuses[str(post(url, cheap(number)))] += 1
+            watch.statuses[str(post(door, cheap(door, number)))] += 1
             waits.append(time.monotonic() - asked)
         for client in clients:
             client.join()
@@ -64,12 +67,12 @@ def crowd(url: str, request: bytes, count: int, *, slack: float = 1.0) -> Row:
     measured = (
         f"largest gap {alone * 1e3:.0f} -> {gap * 1e3:.0f} ms in {end - middle:.0f} s, a cheap new schema at most"
     )
-    row = Row(f"{count} clients with dear patterns", 1, watch.statuses, f"{measured} {max(waits):.1f} s")
+    row = Row(name(count), 1, watch.statuses, f"{measured} {max(waits):.1f} s")
     row.expect(watch.statuses == Counter({"200": count + CHEAP}), "each is answered")
     row.expect(gap - alone <= GAP_SECONDS * slack, f"no gap of more than {GAP_SECONDS} s beyond the stream alone")
     row.expect(max(waits) <= CHEAP_SECONDS * slack, f"a cheap new schema within {CHEAP_SECONDS} s")
     return row
 
 
-def _client(url: str, data: bytes, watch: Watch) -> None:
-    watch.statuses[str(post(url, data))] += 1
+def _client(door: Door, data: bytes, watch: Watch) -> None:
+    watch.statuses[str(post(door, data))] += 1

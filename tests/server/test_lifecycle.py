@@ -174,6 +174,20 @@ def plain_triton(repository: Path, *flags: str, log: Path) -> Iterator[tuple[sub
         end(process, 40)
 
 
+def read_elsewhere(client: Any) -> None:
+    """A request of the ensemble that is large enough for a reader of its own."""
+    answers: queue.Queue[Any] = queue.Queue()
+    client.start_stream(lambda result, error: answers.put(error))
+    body = {"messages": '[{"role":"user","content":"Hi"}]' + " " * 2**21, "max_tokens": 2}
+    client.async_stream_infer("kimi_k2", list(inputs(body)))
+    assert answers.get(timeout=60) is None
+    client.stop_stream()
+
+
+def readers(family: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in family if "kimi_k2_serving.triton.reader" in each.cmdline()]
+
+
 def process_names(server: subprocess.Popen[bytes]) -> list[str]:
     return sorted(each.name() for each in psutil.Process(server.pid).children(recursive=True))
 
@@ -182,7 +196,8 @@ def tree(path: Path) -> dict[str, str]:
     return {
         str(each.relative_to(path)): hashlib.sha256(each.read_bytes()).hexdigest()
         for each in path.rglob("*")
-        if each.is_file()
+        # The interpreter's own, there from the first load on.
+        if each.is_file() and each.parent.name != "__pycache__"
     }
 
 
@@ -199,6 +214,7 @@ def test_plain_tritonserver_loads_unloads_and_loads_the_unmodified_repository_an
             until(lambda: client.is_model_ready("kimi_k2"), 60)
             # SGLang is ready once its schedulers are; its detokenizer may still be about to take its title.
             until(lambda: "sglang::detokenizer" in process_names(process), 10)
+            read_elsewhere(client)
             loaded = psutil.Process(process.pid).children(recursive=True)
             names.append(process_names(process))
             entries.append(shared_memory(loaded))
@@ -227,18 +243,22 @@ def test_no_engine_outlives_a_killed_stub_or_a_killed_triton_by_more_than_5_s(tm
         family = psutil.Process(process.pid).children(recursive=True)
         engine = [each for each in family if each.name().startswith(ENGINE_PROCESSES)]
         stubs = [each for each in family if each.name().startswith(STUBS)]
+        read_elsewhere(client)
+        (reader,) = readers(psutil.Process(process.pid).children(recursive=True))
         assert len(engine) >= 3
         assert len(stubs) == 3
         entries = shared_memory(family)
         (own,) = [each for each in stubs if "kimi_k2_engine_0_0" in each.cmdline()]
         client.close()
         if victim == "triton":
+            # As in the middle of a long request, where it sees no end of its input.
+            reader.suspend()
             process.kill()
             process.wait()
         else:
             own.kill()
         until(lambda: gone(engine), 5)
-        until(lambda: gone(stubs if victim == "triton" else [own]), 5)
+        until(lambda: gone([*stubs, reader] if victim == "triton" else [own]), 5)
         # A killed stub's own region is Triton's, until that ends.
         left = {entry for entry in entries if victim == "triton" or "_backend_shm_region_" not in entry.name}
         until(lambda: not any(entry.exists() for entry in left), 5)

@@ -29,7 +29,7 @@ PUBLIC = ("core.errors", "core.events", "core.messages")
 INSTALLED = {
     "settings": (),
     "core": ("tiktoken",),
-    "grammar": ("jsonschema", "numpy", "sglang", "xgrammar"),
+    "grammar": ("jsonschema", "msgspec", "numpy", "sglang", "xgrammar"),
     "engine": ("fastapi", "jinja2", "msgspec", "setproctitle", "sglang", "tokenizers", "torch", "torchvision", "yaml"),
     "demo": ("numpy", "tokenizers"),
     "chat": (),

@@ -7,7 +7,7 @@ whichever way the iterator ends (done, closed, cancelled, failed), no generation
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -15,11 +15,16 @@ from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.chat.prompt import Prompt
 from kimi_k2_serving.core.deltas import Answer, collect
 from kimi_k2_serving.core.errors import EngineLost, Internal, InvalidValue
-from kimi_k2_serving.core.events import Event, FinishReason
-from kimi_k2_serving.engine.port import EndReason, TokenLogprob, Usage
+from kimi_k2_serving.core.events import ArgumentsDelta, Event, FinishReason, TextDelta
+from kimi_k2_serving.engine.port import Chunk, EndReason, TokenLogprob, Usage
 from kimi_k2_serving.frontend.port import Engine, Run
 from kimi_k2_serving.grammar.inspection import Inspector, Report
 
+# Ids that are parsed before others have their turn, by themselves and with log-probabilities, which are written out.
+# At most 2 ms in either case; a whole answer of 250,000 ids is one chunk and took 120 ms at once. The choices of one
+# request share them.
+IDS_AT_ONCE = 256
+LOGPROBS_AT_ONCE = 24
 # Steps that wait for a slow reader before its generation is left to gRPC's flow control.
 WAITING_STEPS = 64
 
@@ -68,7 +73,6 @@ class Whole:
 
     events: tuple[tuple[Event, ...], ...]
     answers: tuple[Answer, ...]
-    logprobs: tuple[tuple[TokenLogprob, ...], ...]
     usage: Usage
     reports: tuple[Report | None, ...]
 
@@ -77,24 +81,64 @@ def steps(model: ChatModel, engine: Engine, question: Question, *, new_uid: Call
     """Close the iterator to end the generations. Raises what `Engine.generate` does."""
     runs = [_run(question, choice, new_uid()) for choice in range(question.choices)]
     each = [
-        _choice(model, engine, question.prompts[choice // question.n], run, choice) for choice, run in enumerate(runs)
+        _choice(model, engine, question.prompts[choice // question.n], run, choice, len(runs))
+        for choice, run in enumerate(runs)
     ]
     return each[0] if len(each) == 1 else _together(each)
 
 
-async def whole(source: AsyncIterator[Step], question: Question) -> Whole:
-    """All of it at once."""
-    events: list[list[Event]] = [[] for _ in range(question.choices)]
-    logprobs: list[list[TokenLogprob]] = [[] for _ in range(question.choices)]
+async def whole(
+    source: AsyncIterator[Step], question: Question, logprobs: Callable[[Step], object] | None = None
+) -> Whole:
+    """All of it at once, but for log-probabilities: `logprobs` gets them step by step."""
+    gathered = [Gathered() for _ in range(question.choices)]
     latest: dict[int, Step] = {}
     async with aclosing(source):  # type: ignore[type-var]
         async for step in source:
-            events[step.choice] += step.events
-            logprobs[step.choice] += step.logprobs
+            gathered[step.choice].feed(step.events)
             latest[step.choice] = step
+            if logprobs is not None:
+                logprobs(step)
+    events = tuple(each.events() for each in gathered)
     answers = tuple(map(collect, events))
     reports = tuple(latest[choice].report for choice in range(question.choices))
-    return Whole(tuple(map(tuple, events)), answers, tuple(map(tuple, logprobs)), question.usage(latest), reports)
+    return Whole(events, answers, question.usage(latest), reports)
+
+
+class Gathered:
+    """Events of one answer, neighbouring pieces of text joined: there may be one for each token."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._pieces: list[str] = []
+
+    def feed(self, events: Iterable[Event]) -> None:
+        for event in events:
+            match event, self._events[-1:]:
+                case TextDelta(text), [TextDelta()]:
+                    self._pieces.append(text)
+                case ArgumentsDelta(index, text), [ArgumentsDelta(same)] if index == same:
+                    self._pieces.append(text)
+                case _:
+                    self._join()
+                    self._events.append(event)
+                    self._pieces = [event.text] if isinstance(event, TextDelta) else []
+                    if isinstance(event, ArgumentsDelta):
+                        self._pieces = [event.fragment]
+
+    def events(self) -> tuple[Event, ...]:
+        self._join()
+        return tuple(self._events)
+
+    def _join(self) -> None:
+        if len(self._pieces) > 1:
+            text = "".join(self._pieces)
+            last = self._events[-1]
+            if isinstance(last, ArgumentsDelta):
+                self._events[-1] = replace(last, fragment=text)
+            else:
+                self._events[-1] = TextDelta(text)
+        self._pieces = []
 
 
 def _run(question: Question, choice: int, uid: str) -> Run:
@@ -107,19 +151,23 @@ def _run(question: Question, choice: int, uid: str) -> Run:
         uid=uid,
         input_ids=prompt.ids,
         sampling=sampling,
-        # Stops that the engine does not know of have to be seen while it still runs.
-        stream=question.stream or (bool(prompt.stops) and "stop" not in sampling),
+        # Stops that the engine does not know of have to be seen while it still runs. Log-probabilities of a whole
+        # answer would be one message of hundreds of megabytes.
+        stream=question.stream or question.top_logprobs is not None or (bool(prompt.stops) and "stop" not in sampling),
         top_logprobs=question.top_logprobs,
         priority=question.priority,
         cache_salt=question.cache_salt,
     )
 
 
-async def _choice(model: ChatModel, engine: Engine, prompt: Prompt, run: Run, choice: int) -> AsyncIterator[Step]:
+async def _choice(
+    model: ChatModel, engine: Engine, prompt: Prompt, run: Run, choice: int, share: int
+) -> AsyncIterator[Step]:
+    """One of `share` that are read at the same time."""
     parser = model.parser(prompt)
     inspector = None if prompt.relaxed is None else Inspector(prompt.relaxed)
     usage = Usage(prompt=len(prompt.ids))
-    async with aclosing(engine.generate(run)) as chunks:  # type: ignore[type-var]
+    async with aclosing(_sliced(engine.generate(run), share)) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
             try:
                 events = parser.feed(chunk.ids)
@@ -143,6 +191,19 @@ async def _choice(model: ChatModel, engine: Engine, prompt: Prompt, run: Run, ch
             yield Step(choice, tuple(events), chunk.logprobs, usage, last=True, report=report)
             return
     raise EngineLost("the answer broke off before its end; send it again")
+
+
+async def _sliced(chunks: AsyncIterator[Chunk], share: int) -> AsyncIterator[Chunk]:
+    """The same chunks, none of which takes long to read, and others' turns between two parts of one."""
+    async with aclosing(chunks):  # type: ignore[type-var]
+        async for chunk in chunks:
+            size = max(1, (LOGPROBS_AT_ONCE if chunk.logprobs else IDS_AT_ONCE) // share)
+            for start in range(0, len(chunk.ids) - size, size):
+                end = start + size
+                yield replace(chunk, ids=chunk.ids[start:end], logprobs=chunk.logprobs[start:end], end=None)
+                await asyncio.sleep(0)
+            last = max(0, -(-len(chunk.ids) // size) - 1) * size
+            yield replace(chunk, ids=chunk.ids[last:], logprobs=chunk.logprobs[last:]) if last else chunk
 
 
 async def _together(sources: list[AsyncIterator[Step]]) -> AsyncIterator[Step]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -57,6 +57,13 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """A document as large as a client likes: it is written and sent in pieces. `body` as `sse.parts` takes it."""
+
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     body: bytes
     media_type: str
@@ -69,7 +76,7 @@ class Stream:
     frames: AsyncIterator[bytes]
 
 
-Reply = Document | Text | Stream
+Reply = Document | Answer | Text | Stream
 Handler = Callable[[Call], Awaitable[Reply]]
 
 
@@ -90,6 +97,12 @@ class Sender:
     async def document(self, status: int, body: bytes, media_type: str) -> None:
         await self._start(status, {"content-type": media_type, "content-length": str(len(body))})
         await self._body(body, more=False)
+
+    async def answer(self, pieces: Sequence[bytes]) -> None:
+        await self._start(200, {"content-type": "application/json", "content-length": str(sum(map(len, pieces)))})
+        for piece in pieces:
+            await self._body(piece, more=True)
+        await self.end()
 
     async def stream(self, piece: bytes) -> None:
         if not self.streaming:
@@ -205,6 +218,8 @@ class Endpoint:
         match await handler(call):
             case Document(body, status):
                 await sender.document(status, sse.encode(body), "application/json")
+            case Answer(body):
+                await sender.answer([piece async for piece in sse.gathered(sse.parts(body))])
             case Text(text, media_type):
                 await sender.document(200, text, media_type)
             case Stream(frames):

@@ -18,7 +18,7 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.policy import Policy
-from kimi_k2_serving.reading.crossing import dump, load, prompt_fields, prompt_of
+from kimi_k2_serving.reading.crossing import dump, prompt_fields, prompt_of
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Read:
     asked: object = None
     prompts: tuple[Prompt, ...] = ()
     job: bytes = b""
-    echo: Mapping[str, bytes] = field(default_factory=dict)
+    echo: Mapping[str, bytes | memoryview] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)
 
     def request(self, kind: type[T]) -> T:
@@ -55,6 +55,7 @@ class Read:
 
 
 Reading = Callable[[Reader, Json], Read]
+_WRITTEN = tuple[Any, list[Any], bytes, dict[str, memoryview], list[Any]]
 
 
 def name(reading: Reading) -> str:
@@ -67,6 +68,7 @@ def encode(read: Read) -> bytes:
     return dump([read.asked, prompts, read.job, read.echo, read.origin.written()])
 
 
-def decode(data: bytes) -> Read:
-    asked, prompts, job, echo, origin = load(data)
+def decode(data: memoryview) -> Read:
+    """What it repeats stays where it is in `data`: it may be megabytes."""
+    asked, prompts, job, echo, origin = msgspec.msgpack.decode(data, type=_WRITTEN)
     return Read(asked, tuple(map(prompt_of, prompts)), job, echo, Origin.of(origin))

@@ -25,6 +25,7 @@ from kimi_k2_serving.frontend.errors import ModelNotFound
 from kimi_k2_serving.frontend.hosts import Hosts
 from kimi_k2_serving.frontend.keys import Key, Keys
 from kimi_k2_serving.frontend.metrics import Metrics
+from kimi_k2_serving.frontend.origin import MOST_NOTICES
 from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.port import Engine
 from kimi_k2_serving.frontend.readers import SMALL_BYTES, Readers
@@ -128,7 +129,7 @@ class Service:
             found = await self.readers.read(reading, call.body)
         else:
             found = await self.prepare(lambda: reading(self, strict_json.loads(call.body, field="body")))
-        call.record.notices = tuple(found.origin.left_out)
+        call.record.notices = tuple(found.origin.left_out[:MOST_NOTICES])
         return found
 
     async def prompt(self, read: Read) -> Prompt:

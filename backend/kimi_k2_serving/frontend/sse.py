@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -19,6 +19,8 @@ from kimi_k2_serving.core.messages import Json
 
 # Frames that wait for a slow reader; past that the source waits too.
 WAITING_FRAMES = 64
+# Characters of a text that are encoded at once.
+PART = 2**16
 DONE = b"data: [DONE]\n\n"
 # JSON may hold them as they are, but clients that read Unicode's lines, as httpx's iter_lines does, end one there.
 BREAKS = tuple((each.encode(), f"\\u{ord(each):04x}".encode()) for each in "\x85\u2028\u2029")
@@ -41,6 +43,10 @@ def encode(value: Json) -> bytes:
         # Half a surrogate pair, or a number that only Python has: slow and rare.
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_parsed)
         data = text.encode("utf-8", "replace")
+    return _lines_escaped(data)
+
+
+def _lines_escaped(data: bytes) -> bytes:
     for line_break, escaped in BREAKS:
         if line_break in data:
             data = data.replace(line_break, escaped)
@@ -52,9 +58,83 @@ def _parsed(part: msgspec.Raw) -> Json:
     return value
 
 
-def written(data: bytes) -> Any:
+def written(data: bytes | memoryview) -> Any:
     """What `encode` gave, as a part of another value: it is copied, not written again."""
     return msgspec.Raw(data)
+
+
+def verbatim(text: str) -> Any:
+    """JSON that somebody else wrote, as a part of another value."""
+    return msgspec.Raw(_lines_escaped(text.encode("utf-8", "replace")))
+
+
+class Fragments(list[bytes]):
+    """A part of a document that is JSON already, in pieces, as `list_of` and `parts` take it."""
+
+
+def members(values: list[Any]) -> bytes:
+    """A list's JSON without its brackets."""
+    return encode(values)[1:-1]
+
+
+def list_of(pieces: Iterable[bytes]) -> Fragments:
+    """One list of what `members` made of several, none of them empty."""
+    found = Fragments([b"["])
+    for piece in pieces:
+        found += [piece] if len(found) == 1 else [b",", piece]
+    found.append(b"]")
+    return found
+
+
+def parts(value: Any) -> Iterator[bytes]:
+    """`encode` in pieces, each of which is made and copied in well under a millisecond. Values may be `Fragments`."""
+    match value:
+        case Fragments():
+            yield from value
+        case dict():
+            opening = b"{"
+            for name, each in value.items():
+                yield opening + encode(name) + b":"
+                yield from parts(each)
+                opening = b","
+            yield b"}" if value else b"{}"
+        case list():
+            opening = b"["
+            for each in value:
+                yield opening
+                yield from parts(each)
+                opening = b","
+            yield b"]" if value else b"[]"
+        case str() if len(value) > PART:
+            yield b'"'
+            for start in range(0, len(value), PART):
+                yield encode(value[start : start + PART])[1:-1]
+            yield b'"'
+        case msgspec.Raw():
+            data = memoryview(value)
+            for start in range(0, len(data), PART):
+                yield bytes(data[start : start + PART])
+        case _:
+            yield encode(value)
+
+
+async def gathered(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in pieces of some size; others have their turn after each."""
+    found: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        found.append(piece)
+        size += len(piece)
+        if size >= PART:
+            yield b"".join(found)
+            found, size = [], 0
+            await asyncio.sleep(0)
+    yield b"".join(found)
+
+
+def large_event(name: str, value: Any) -> AsyncIterator[bytes]:
+    """`event` in pieces."""
+    return gathered((b"event: " + name.encode() + b"\ndata: ", *parts(value), b"\n\n"))
 
 
 async def paced(source: AsyncIterator[bytes], *, seconds: float, idle: bytes) -> AsyncIterator[bytes]:

@@ -7,7 +7,6 @@ never reaches a client as it is. Tensors: docs/tensors.md.
 from __future__ import annotations
 
 import asyncio
-import json
 import struct
 from array import array
 from collections.abc import AsyncIterator
@@ -226,7 +225,7 @@ def _logprobs(text: str | None, ids: array[int]) -> tuple[TokenLogprob, ...]:
     if not text:
         return ()
     found = []
-    for token, entries in zip(ids, json.loads(text), strict=False):
+    for token, entries in zip(ids, msgspec.json.decode(text), strict=False):
         ranked = sorted((each["rank"], int(key), each["logprob"]) for key, each in entries.items() if each["rank"])
         found.append(TokenLogprob(token, entries[str(token)]["logprob"], tuple((key, p) for _, key, p in ranked)))
     return tuple(found)

@@ -2,7 +2,8 @@
 
 Whatever a request costs to decode, render and encode, it costs this process. It keeps ids of texts seen lately, so a
 conversation pays for what is new in it. Its input is a reading's name and a request, behind their lengths in four
-bytes each; its output is `[ok, data]` behind its length. It ends with its input, and at once with its parent.
+bytes each; its output is READ or REFUSED and data, behind their length. It ends with its input, and at once with its
+parent.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import Constraint
 from kimi_k2_serving.grammar.worker_process import Worker
-from kimi_k2_serving.reading.crossing import dump, encode_error
+from kimi_k2_serving.reading.crossing import READ, REFUSED, encode_error
 
 logger = logging.getLogger(__name__)
 
@@ -98,12 +99,12 @@ class Jobs:
 def answered(answer: Answer, reading: str, request: bytes) -> bytes:
     """Never raises."""
     try:
-        return dump([True, answer(reading, request)])
+        return READ + answer(reading, request)
     except ServingError as error:
-        return dump([False, encode_error(error)])
+        return REFUSED + encode_error(error)
     except Exception as error:
         logger.error("reading a request failed: %s", type(error).__name__)
-        return dump([False, encode_error(Internal("an internal error"))])
+        return REFUSED + encode_error(Internal("an internal error"))
 
 
 def serve(answer: Answer, source: BinaryIO, sink: BinaryIO) -> None:

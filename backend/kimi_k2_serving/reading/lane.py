@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from kimi_k2_serving.core.errors import DeadlineExceeded, Internal, Overloaded, ServingError, ShuttingDown
 from kimi_k2_serving.core.limits import READ_SECONDS, READING_BYTES
-from kimi_k2_serving.reading.crossing import decode_error, load
+from kimi_k2_serving.reading.crossing import READ, decode_error
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ STOPPING = "the server is stopping; send the request again"
 class _Job:
     name: bytes
     pieces: Sequence[bytes]
-    future: asyncio.Future[bytes]
+    future: asyncio.Future[memoryview]
 
     @property
     def size(self) -> int:
@@ -61,7 +61,7 @@ class Lane:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
 
-    async def ask(self, name: str, pieces: Sequence[bytes]) -> bytes:
+    async def ask(self, name: str, pieces: Sequence[bytes]) -> memoryview:
         job = _Job(name.encode(), pieces, asyncio.get_running_loop().create_future())
         if self._waiting and self._waiting + job.size > READING_BYTES.value:
             raise Overloaded("too many large requests at once; retry in 1 s")
@@ -99,7 +99,7 @@ class Lane:
                 _fail(job, Internal("an internal error"))
                 await self._end()
 
-    async def _answer(self, job: _Job) -> bytes:
+    async def _answer(self, job: _Job) -> memoryview:
         process = await self._started()
         if process is None:
             raise Overloaded("the process that reads large requests does not start; retry in 1 s")
@@ -113,7 +113,7 @@ class Lane:
                         process.stdin.write(piece[start : start + _SLICE])
                         await process.stdin.drain()
                 (size,) = struct.unpack("<I", await process.stdout.readexactly(4))
-                answer = await process.stdout.readexactly(size)
+                answer = await _slices(process.stdout, size)
         except TimeoutError:
             await self._end()
             detail = f"reading the request took more than {READ_SECONDS.value} s"
@@ -163,15 +163,28 @@ class Lanes:
         await self._usual.close()
         await self._large.close()
 
-    async def ask(self, name: str, pieces: Sequence[bytes]) -> bytes:
+    async def ask(self, name: str, pieces: Sequence[bytes]) -> memoryview:
         """What the reading gave, written by the reader. Raises what the reading does, or DeadlineExceeded, Overloaded,
         ShuttingDown or Internal.
         """
         lane = self._usual if sum(map(len, pieces)) <= USUAL_BYTES else self._large
-        read, data = load(await lane.ask(name, pieces))
-        if not read:
-            raise decode_error(data)
-        return bytes(data)
+        answer = await lane.ask(name, pieces)
+        if answer[:1] != READ:
+            raise decode_error(answer[1:])
+        return answer[1:]
+
+
+async def _slices(source: asyncio.StreamReader, size: int) -> memoryview:
+    """So many bytes, each copied once and none of them while others wait for long."""
+    found = memoryview(bytearray(size))
+    place = 0
+    while place < size:
+        piece = await source.read(min(_SLICE, size - place))
+        if not piece:
+            raise asyncio.IncompleteReadError(b"", size)
+        found[place : place + len(piece)] = piece
+        place += len(piece)
+    return found.toreadonly()
 
 
 def _fail(job: _Job, error: ServingError) -> None:

@@ -26,12 +26,12 @@ class LoopedLanes:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(lanes.open(), self._loop).result()
 
-    def ask(self, name: str, pieces: Sequence[bytes]) -> Future[bytes]:
+    def ask(self, name: str, pieces: Sequence[bytes]) -> Future[memoryview]:
         """Raises what `Lanes.ask` does, in the future alone."""
         with self._lock:
             if not self._closed:
                 return asyncio.run_coroutine_threadsafe(self._lanes.ask(name, pieces), self._loop)
-        refused: Future[bytes] = Future()
+        refused: Future[memoryview] = Future()
         refused.set_exception(ShuttingDown(STOPPING))
         return refused
 

@@ -18,7 +18,7 @@ from kimi_k2_serving.core import sampling as core_sampling
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidValue, MissingField
 from kimi_k2_serving.core.messages import Conversation
-from kimi_k2_serving.reading.crossing import dump, load, prompt_fields, prompt_of
+from kimi_k2_serving.reading.crossing import dump, json_text, load, prompt_fields, prompt_of
 from kimi_k2_serving.triton import inputs
 from kimi_k2_serving.triton.context import RequestContext
 from kimi_k2_serving.triton.inputs import Inputs
@@ -43,7 +43,7 @@ class Reading:
         return dump([self.stream, prompt_fields(self.prompt), self.job, self.serving])
 
     @classmethod
-    def decode(cls, data: bytes) -> Reading:
+    def decode(cls, data: bytes | memoryview) -> Reading:
         stream, prompt, job, serving = load(data)
         return cls(stream, prompt_of(prompt), job, serving)
 
@@ -62,7 +62,7 @@ class Reading:
         values: dict[str, Sequence[Any]] = {
             "input_ids": held.ids,
             "engine_stream": [self.stream],
-            "engine_sampling": [json.dumps(held.sampling)],
+            "engine_sampling": [json_text(held.sampling)],
             "request_context": [context.encode(seal, now)],
             **{name: [value] for name, value in self.serving.items()},
         }

@@ -99,7 +99,7 @@ class Preprocess:
             return
         read.add_done_callback(lambda read: self._go_on(lambda: self._was_read(read, reply)))
 
-    def _was_read(self, read: Future[bytes], reply: Reply) -> None:
+    def _was_read(self, read: Future[memoryview], reply: Reply) -> None:
         try:
             data = read.result()
             _refuse_cancelled(reply)

@@ -6,7 +6,6 @@ usage, `message_stop`. Blocks never overlap and their indices have no gaps; `pin
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Question, Step, whole
 from kimi_k2_serving.frontend.anthropic.request import read
 from kimi_k2_serving.frontend.anthropic.shapes import usage
-from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
+from kimi_k2_serving.frontend.exchange import Answer, Document, Reply, Stream
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.reports import remarks
@@ -74,7 +73,7 @@ async def create(service: Service, call: Call) -> Reply:
     reason, stop = stop_reason(answer.finish_reason, answer.stop)
     if reason == "tool_use" and all(block["type"] == "text" for block in content):
         reason = "end_turn"
-    return Document(
+    return Answer(
         {
             **head,
             "content": list(content),
@@ -127,31 +126,25 @@ def blocks(events: Iterable[Event]) -> list[Object]:
     writer = BlockWriter()
     result: list[Object] = []
     pieces: list[str] = []
-    for frame in (frame for event in events for frame in writer.feed(event)):
-        match frame:
-            case {"content_block": dict(block)}:
-                pieces = []
-                result.append(block)
-            case {"delta": {"text": str(piece)} | {"partial_json": str(piece)}}:
-                pieces.append(piece)
-            case {"type": "content_block_stop"}:
-                result[-1] = finished(result[-1], "".join(pieces))
+    for event in events:
+        is_whole = isinstance(event, ToolCallEnd) and event.complete
+        for frame in writer.feed(event):
+            match frame:
+                case {"content_block": dict(block)}:
+                    pieces = []
+                    result.append(block)
+                case {"delta": {"text": str(piece)} | {"partial_json": str(piece)}}:
+                    pieces.append(piece)
+                case {"type": "content_block_stop"}:
+                    result[-1] = finished(result[-1], "".join(pieces), is_whole=is_whole)
     return [block for block in result if block != EMPTY]
 
 
-def finished(block: Object, text: str) -> Object:
-    if block["type"] == "tool_use" and isinstance(given := parsed(text), dict):
-        return {**block, "input": given}
+def finished(block: Object, text: str, *, is_whole: bool) -> Object:
+    """Arguments that are a whole object are JSON by core's own scanner (`json_scan`), and are not decoded again."""
+    if block["type"] == "tool_use" and is_whole:
+        return {**block, "input": sse.verbatim(text)}
     return {"type": "text", "text": text}
-
-
-def parsed(arguments: str) -> Json:
-    """The model's JSON; None for what no decoder takes."""
-    try:
-        value: Json = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return None
-    return value
 
 
 async def frames(steps: AsyncIterator[Step], head: Object, origin: Origin) -> AsyncIterator[bytes]:

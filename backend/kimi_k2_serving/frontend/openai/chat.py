@@ -6,7 +6,7 @@ its finish reason and an empty delta, then usage where it was asked for, then `[
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from kimi_k2_serving.core.messages import Conversation, Json
 from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, required
 from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
-from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
+from kimi_k2_serving.frontend.exchange import Answer, Reply, Stream
 from kimi_k2_serving.frontend.openai import below
 from kimi_k2_serving.frontend.openai.shapes import ContentLogprobs, usage
 from kimi_k2_serving.frontend.origin import Origin
@@ -161,14 +161,23 @@ async def create(service: Service, call: Call) -> Reply:
     writer = Writer(service, request, found.origin)
     if request.stream:
         return Stream(writer.frames(steps, question))
-    return Document(writer.completion(await whole(steps, question)))
+    if request.top_logprobs is None:
+        return Answer(writer.completion(await whole(steps, question)))
+    tokens = [ContentLogprobs(service.model.vocabulary) for _ in range(question.choices)]
+    written: list[list[bytes]] = [[] for _ in tokens]
+
+    def write(step: Step) -> None:
+        if entries := tokens[step.choice].feed(step.logprobs):
+            written[step.choice].append(sse.members(entries))
+
+    return Answer(writer.completion(await whole(steps, question, write), list(map(sse.list_of, written))))
 
 
 async def show(service: Service, call: Call) -> Reply:
     """The prompt that `create` would send: as text for people, as ids for the engine."""
     found = await service.read(rendering, call)
     prompt = await service.prompt(found)
-    return Document(
+    return Answer(
         {
             "object": "chat.completion.render",
             "model": found.request(Asked).model,
@@ -193,17 +202,16 @@ class Writer:
             "model": request.model,
         }
 
-    def completion(self, answers: Whole) -> Json:
-        choices: list[Json] = []
-        for index, (answer, logprobs) in enumerate(zip(answers.answers, answers.logprobs, strict=True)):
-            choice: Object = {
+    def completion(self, answers: Whole, logprobs: Sequence[sse.Fragments] = ()) -> dict[str, Any]:
+        """`logprobs`: of each choice's tokens, where they were asked for."""
+        choices: list[dict[str, Any]] = []
+        for index, answer in enumerate(answers.answers):
+            choice: dict[str, Any] = {
                 "index": index,
                 "message": message(answer),
-                "logprobs": None,
+                "logprobs": {"content": logprobs[index], "refusal": None} if logprobs else None,
                 "finish_reason": answer.finish_reason.value,
             }
-            if self._request.top_logprobs is not None:
-                choice["logprobs"] = {"content": ContentLogprobs(self._vocabulary).feed(logprobs), "refusal": None}
             choices.append(choice)
         return {
             **self._head,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
 from kimi_k2_serving.core.events import TextDelta
@@ -13,9 +14,9 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.shapes import Object, as_flag, as_object, required
 from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
-from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
+from kimi_k2_serving.frontend.exchange import Answer, Reply, Stream
 from kimi_k2_serving.frontend.openai.chat import finish_reason
-from kimi_k2_serving.frontend.openai.shapes import legacy_logprobs, usage
+from kimi_k2_serving.frontend.openai.shapes import LegacyLogprobs, legacy_logprobs, usage
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.reports import remarks
@@ -97,7 +98,11 @@ async def create(service: Service, call: Call) -> Reply:
     writer = Writer(service, request, question, found.origin)
     if request.stream:
         return Stream(writer.frames(steps))
-    return Document(writer.completion(await whole(steps, question)))
+    if request.top_logprobs is None:
+        return Answer(writer.completion(await whole(steps, question)))
+    written = [LegacyLogprobs(service.model.vocabulary) for _ in range(question.choices)]
+    answers = await whole(steps, question, lambda step: written[step.choice].feed(step.logprobs))
+    return Answer(writer.completion(answers, [each.document() for each in written]))
 
 
 class Writer:
@@ -113,15 +118,14 @@ class Writer:
             "model": request.model,
         }
 
-    def completion(self, answers: Whole) -> Json:
-        choices: list[Json] = []
-        for index, (answer, logprobs) in enumerate(zip(answers.answers, answers.logprobs, strict=True)):
-            wanted = self._question.top_logprobs is not None
+    def completion(self, answers: Whole, logprobs: Sequence[dict[str, sse.Fragments]] = ()) -> dict[str, Any]:
+        choices: list[dict[str, Any]] = []
+        for index, answer in enumerate(answers.answers):
             choices.append(
                 {
                     "index": index,
                     "text": answer.content,
-                    "logprobs": legacy_logprobs(self._vocabulary, logprobs, 0) if wanted else None,
+                    "logprobs": logprobs[index] if logprobs else None,
                     "finish_reason": answer.finish_reason.value,
                 }
             )

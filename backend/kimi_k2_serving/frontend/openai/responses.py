@@ -27,7 +27,7 @@ from kimi_k2_serving.core.shapes import Object
 from kimi_k2_serving.engine.port import Usage
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Question, Step
-from kimi_k2_serving.frontend.exchange import Document, Reply, Stream
+from kimi_k2_serving.frontend.exchange import Answer, Reply, Stream
 from kimi_k2_serving.frontend.openai.responses_request import ResponsesRequest, read
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
@@ -81,7 +81,7 @@ async def create(service: Service, call: Call) -> Reply:
             for event in step.events:
                 writer.items.feed(event)
             last = step
-    return Document(writer.response(last.usage, last.report))
+    return Answer(writer.response(last.usage, last.report))
 
 
 class Writer:
@@ -134,15 +134,28 @@ class Writer:
                     yield self._frame({"type": "response.in_progress", "response": self.response(None)})
                 for event in step.events:
                     for each in self.items.feed(event):
-                        yield self._frame(each)
+                        if str(each["type"]).endswith(".done"):
+                            async for piece in self._large_frame(each):
+                                yield piece
+                        else:
+                            yield self._frame(each)
                 if step.last:
                     response = self.response(step.usage, step.report)
-                    yield self._frame({"type": f"response.{response['status']}", "response": response})
+                    last: Object = {"type": f"response.{response['status']}", "response": response}
+                    async for piece in self._large_frame(last):
+                        yield piece
 
     def _frame(self, value: Object) -> bytes:
-        frame = sse.event(str(value["type"]), {**value, "sequence_number": self._sequence})
+        return sse.event(str(value["type"]), self._numbered(value))
+
+    def _large_frame(self, value: Object) -> AsyncIterator[bytes]:
+        """Of an event that repeats all of an item."""
+        return sse.large_event(str(value["type"]), self._numbered(value))
+
+    def _numbered(self, value: Object) -> Object:
+        numbered: Object = {**value, "sequence_number": self._sequence}
         self._sequence += 1
-        return frame
+        return numbered
 
 
 def usage(counts: Usage) -> Object:

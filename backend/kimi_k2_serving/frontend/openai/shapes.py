@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.messages import Json
@@ -91,3 +92,25 @@ def legacy_logprobs(vocabulary: Vocabulary, logprobs: Sequence[TokenLogprob], of
         tops.append({token_text(vocabulary, token, names): value for token, value in each.top})
     values: list[Json] = [each.logprob for each in logprobs]
     return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+
+
+class LegacyLogprobs:
+    """`legacy_logprobs` of a whole answer, written as its tokens come."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._offset = 0
+        self._lists: dict[str, list[bytes]] = {
+            name: [] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+        }
+
+    def feed(self, logprobs: Sequence[TokenLogprob]) -> None:
+        if not logprobs:
+            return
+        found: dict[str, Any] = legacy_logprobs(self._vocabulary, logprobs, self._offset)
+        self._offset = found["text_offset"][-1] + len(found["tokens"][-1])
+        for name, pieces in self._lists.items():
+            pieces.append(sse.members(found[name]))
+
+    def document(self) -> dict[str, sse.Fragments]:
+        return {name: sse.list_of(pieces) for name, pieces in self._lists.items()}
