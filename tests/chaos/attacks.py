@@ -28,6 +28,9 @@ ALONE_SECONDS = 4.0
 ATTACK_SECONDS = 6.0
 # A small request beside the attack, sent to the end and waited for: the engine's turn and a new grammar's included.
 SMALL_SECONDS = 2.0
+# The demo's markers: random weights draw one now and then, and what follows is a call's header, of which nothing is
+# sent before its end.
+NO_CALLS = {str(4096 + place): -100 for place in range(11, 16)}
 USER = '[{"role":"user","content":"Tell me something."}]'
 
 
@@ -62,8 +65,10 @@ class Ensemble(Door):
     """Triton's own: what is JSON travels as a string."""
 
     def body(self, messages: str, **more: object) -> bytes:
-        strings = {name: json.dumps(value) if isinstance(value, list) else value for name, value in more.items()}
-        return json.dumps({"messages": messages, "max_tokens": 1, **strings}).encode()
+        rest = {"messages": messages, "max_tokens": 1, **more}
+        if "logit_bias" in rest:
+            rest["sampling_parameters"] = {"logit_bias": rest.pop("logit_bias")}
+        return json.dumps({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in rest.items()}).encode()
 
 
 def frontend(url: str) -> Door:
@@ -135,7 +140,7 @@ class Watch:
 
 def stream(door: Door, watch: Watch, over: threading.Event) -> None:
     """Streams one behind the other until it is over. A new one's first piece is no gap."""
-    request = door.body(USER, stream=True, max_tokens=1000, ignore_eos=True)
+    request = door.body(USER, stream=True, max_tokens=1000, ignore_eos=True, logit_bias=NO_CALLS)
     while not over.is_set():
         with contextlib.closing(_connect(door.url)) as connection:
             connection.request("POST", door.path, request, {"content-type": "application/json"})

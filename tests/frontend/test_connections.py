@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from kimi_k2_serving.frontend import connections
@@ -109,6 +110,67 @@ def test_a_head_that_does_not_come_ends_its_connection(tmp_path: Path) -> None:
             each.settimeout(deadline - time.monotonic())
             with suppress(ConnectionResetError):
                 assert each.recv(1 << 16) == b""
+
+
+def test_a_connection_that_asks_no_more_is_closed_and_one_that_does_is_kept(tmp_path: Path) -> None:
+    first = "import dataclasses, kimi_k2_serving.core.limits as l; "
+    first += "l.IDLE_SECONDS = dataclasses.replace(l.IDLE_SECONDS, value=2)"
+    with limited(tmp_path, first=first) as (url, _), ExitStack() as stack:
+        idle, busy = connect(stack, url, 2, b"")
+        assert ask(idle) == 200
+        begin = time.monotonic()
+        while time.monotonic() - begin < 3:
+            assert ask(busy) == 200
+            time.sleep(0.5)
+        idle.settimeout(5)
+        assert idle.recv(1) == b""
+        assert ask(busy) == 200
+
+
+def ask(sock: socket.socket, *headers: str) -> int:
+    """The status of one more request on a connection."""
+    lines = ["GET /v1/models HTTP/1.1", "host: localhost", *headers, "", ""]
+    sock.settimeout(20)
+    sock.sendall("\r\n".join(lines).encode())
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        piece = sock.recv(1 << 16)
+        assert piece, "the connection was closed"
+        answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    (length,) = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length:")]
+    while len(body) < length:
+        body += sock.recv(1 << 16)
+    return int(head.split()[1])
+
+
+def taken(url: str) -> int:
+    """How many connections the server has."""
+    port = int(url.rpartition(":")[2])
+    return sum(
+        each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port
+        for child in psutil.Process().children()
+        for each in child.net_connections("tcp")
+    )
+
+
+def test_descriptors_are_kept_back_for_those_who_have_a_key(tmp_path: Path) -> None:
+    """More than half of them may have shown a key, and none of those is closed for strangers, however many come."""
+    keys = tmp_path / "keys"
+    keys.write_text(KEY)
+    places = FEW - connections.RESERVED
+    with limited(tmp_path, "--api-key-file", str(keys)) as (url, _), ExitStack() as stack:
+        known: list[socket.socket] = []
+        while len(known) < 3 * places // 4:
+            known += connect(stack, url, 1, b"")
+            assert ask(known[-1], f"x-api-key: {KEY}") == 200
+        connect(stack, url, 3 * FEW, b"")
+        deadline = time.monotonic() + 20
+        while taken(url) > places:
+            # For a moment there are those that it has just taken and is about to close.
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert [ask(each, f"x-api-key: {KEY}") for each in known] == [200] * len(known)
 
 
 def test_a_public_route_reads_no_body(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from kimi_k2_serving.core.errors import NotFound, ServingError
-from kimi_k2_serving.frontend.process import main, parse
+from kimi_k2_serving.core.limits import IDLE_SECONDS
+from kimi_k2_serving.frontend.process import configuration, main, parse
 from tests.frontend.asking import chat
 
 SCRIPTED = "tests.frontend.serve_scripted"
@@ -84,6 +85,7 @@ def test_flags_and_environment_are_read(small_checkpoint: Path, tmp_path: Path) 
     assert (options.workers, options.policy.workers, options.grace) == (2, 2, 7)
     assert len(options.keys.keys) == 1
     assert options.engine.preset.name == "demo"
+    assert configuration(options).timeout_keep_alive == IDLE_SECONDS.value
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import fake_pb_utils as triton
+import pytest
 from test_engine_limits import LATE, ONE
 from test_engine_service import ask, error, service, until
 
-from kimi_k2_serving.engine.port import EngineState
+from kimi_k2_serving.engine.port import EngineState, Load
+from kimi_k2_serving.triton.metrics import Metrics, Own
 
 
 class Unread(triton.Request):
@@ -67,6 +69,42 @@ def test_a_thousand_refusals_take_a_moment_each_and_the_page_shows_it(tmp_path: 
         until(lambda: within("+Inf") == 1000)
         assert within("0.05") >= 990
         working.cancelled = waiting.cancelled = True
+
+
+def test_the_page_s_histogram_of_refusals_adds_up() -> None:
+    metrics = Metrics("m")
+    for seconds in (0.0005, 0.003, 0.2, 7.0):
+        metrics.refused("overloaded", seconds)
+
+    def page(name: str) -> dict[str | None, float]:
+        family = triton.MetricFamily.made[f"sglang_backend:refusal_seconds{name}"]
+        return {metric.labels.get("le"): metric.value for metric in family}
+
+    def flush() -> None:
+        metrics.flush(Load(), Own(waiting=0, prompt_tokens=0, ready=True))
+
+    flush()
+    # Each bucket holds those below it too, and the last one all.
+    buckets = {bound: count for bound, count in page("_bucket").items() if count}
+    assert buckets == {
+        "0.001": 1,
+        "0.002": 1,
+        "0.005": 2,
+        "0.01": 2,
+        "0.02": 2,
+        "0.05": 2,
+        "0.1": 2,
+        "0.5": 3,
+        "+Inf": 4,
+    }
+    assert page("_sum")[None] == pytest.approx(7.2035)
+    assert page("_count")[None] == 4
+    flush()
+    assert (page("_count")[None], page("_bucket")["+Inf"]) == (4, 4)
+    metrics.refused("engine_unavailable", 1.0)
+    flush()
+    assert (page("_sum")[None], page("_count")[None], page("_bucket")["+Inf"]) == (pytest.approx(8.2035), 5, 5)
+    metrics.close()
 
 
 def test_a_request_that_had_its_place_when_all_were_ended_is_ended_too(tmp_path: Path) -> None:

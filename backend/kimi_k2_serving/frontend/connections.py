@@ -49,8 +49,6 @@ class Connection(H11Protocol):
     """uvicorn's, with a clock for the head and its place among all connections of the process."""
 
     _head: asyncio.TimerHandle | None = None
-    _proven = False
-    _since = 0.0
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -64,16 +62,15 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._since = self.loop.time()
         self._watch()
         # Half of the places are for those who have shown a key; without keys every request shows one.
-        unproven = [each for each in self.connections if isinstance(each, Connection) and not each._proven]
-        if len(unproven) > most() // 2 or len(self.connections) > most():
-            waiting = [each for each in unproven if each._awaits_head and each is not self]
+        _unproven[self] = None
+        if len(_unproven) > most() // 2 or len(self.connections) > most():
             _full.say("too many connections; the oldest that waits without a request is closed")
-            oldest = min(waiting, key=lambda each: each._since, default=self)
+            oldest = next((each for each in _unproven if each._awaits_head), self)
             oldest.transport.abort()
             self.connections.discard(oldest)
+            _unproven.pop(oldest, None)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -81,6 +78,7 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        _unproven.pop(self, None)
         super().connection_lost(exc)
 
     @property
@@ -88,7 +86,7 @@ class Connection(H11Protocol):
         return self.conn.their_state is h11.IDLE
 
     def _prove(self) -> None:
-        self._proven = True
+        _unproven.pop(self, None)
 
     def _watch(self) -> None:
         if not self._awaits_head:
@@ -105,6 +103,10 @@ class Connection(H11Protocol):
         self._head = None
         if self._awaits_head:
             self.transport.close()
+
+
+# Of this process, oldest first: nobody's connection costs more the more of them there are.
+_unproven: dict[Connection, None] = {}
 
 
 class OncePerMinute:

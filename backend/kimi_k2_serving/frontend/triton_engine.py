@@ -38,7 +38,11 @@ CHANNEL = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     # For whole answers, which have no beats. Triton takes a ping for an attack if it comes within five minutes.
     ("grpc.keepalive_time_ms", 310_000),
+    # The second is gRPC's own for any ping, a minute if nobody says so, and the one that ends the call.
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    # Any number of them: after two gRPC would wait for something else to be sent, which a whole answer never does.
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 
