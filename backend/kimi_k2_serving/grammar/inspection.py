@@ -8,12 +8,13 @@ CHECK_SECONDS; what it has not done by then is a problem itself, `not checked`. 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from kimi_k2_serving.core.errors import Internal, Overloaded, ServingError
 from kimi_k2_serving.core.events import (
@@ -151,7 +152,8 @@ def check(worker: Worker, text: str, schema: Json, *, content: bool, seconds: fl
     lines: list[Line] = []
     # With no time left at all, an interval of 0 would switch the worker's alarm off.
     if seconds > 0:
-        rest = json.dumps([text, schema, content]).encode()
+        # Fast: a megabyte takes 1 ms, in which nobody else has the interpreter.
+        rest = msgspec.json.encode([text, schema, content])
         with suppress(Internal, Overloaded):
             lines = worker.ask({"kind": "validate", "budget": seconds}, rest, seconds=seconds, patience=seconds)
     found = lines[-1][1].get("problems") if lines else None
@@ -171,7 +173,7 @@ def problems(text: str, schema: Json, content: bool) -> list[str]:
 
 
 def _is_small(text: str, schema: Json) -> bool:
-    return len(text) <= SMALL and len(text) * len(json.dumps(schema)) <= SMALL_PRODUCT
+    return len(text) <= SMALL and len(text) * len(msgspec.json.encode(schema)) <= SMALL_PRODUCT
 
 
 def _name(content: bool) -> str:

@@ -22,6 +22,7 @@ from kimi_k2_serving.core.limits import OPEN_CONTEXT_BYTES, OPEN_CONTEXTS, SPENT
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.grammar.inspection import Inspector, Relaxed, Report
+from kimi_k2_serving.reading.crossing import json_text
 from kimi_k2_serving.triton.context import RequestContext, address_of, addressed, foreign
 from kimi_k2_serving.triton.seal import Seal
 from kimi_k2_serving.triton.table import CHAT_OUTPUTS, Tensor
@@ -238,7 +239,7 @@ def streamed(events: Sequence[Event]) -> Outputs:
     calls = [call for event in events if (part := delta(event)) for call in part.get("tool_calls") or ()]  # type: ignore[union-attr]
     outputs: Outputs = [(OUTPUTS["text_output"], [text])]
     if calls:
-        outputs.append((OUTPUTS["tool_calls"], [json.dumps(calls, ensure_ascii=False)]))
+        outputs.append((OUTPUTS["tool_calls"], [json_text(calls)]))
     for event in events:
         if isinstance(event, Finish):
             outputs.append((OUTPUTS["finish_reason"], [event.reason.value]))
@@ -256,5 +257,5 @@ def whole(events: Sequence[Event]) -> Outputs:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in answer.tool_calls
         ]
-        outputs.append((OUTPUTS["tool_calls"], [json.dumps(calls, ensure_ascii=False)]))
+        outputs.append((OUTPUTS["tool_calls"], [json_text(calls)]))
     return outputs
