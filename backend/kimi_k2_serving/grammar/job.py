@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import msgspec
+
 from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat, Tool, ToolChoice, ToolMode
 from kimi_k2_serving.grammar.bounds import Bounds
 
@@ -41,7 +43,8 @@ def encode(conversation: Conversation, bounds: Bounds) -> bytes:
 
 def decode(job: bytes) -> tuple[Conversation, Bounds]:
     """A conversation without messages that has the same constraint."""
-    data = json.loads(job)
+    # Ours, so any decoder will do, and a megabyte takes this one a third of the time that json has the interpreter.
+    data = msgspec.json.decode(job)
     (mode, name, allowed), (kind, schema, insists) = data["choice"], data["format"]
     conversation = Conversation(
         messages=(),
