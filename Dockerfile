@@ -39,7 +39,7 @@ COPY --chmod=0755 <<'EOF' /opt/kimi-k2/bin/kimi-k2-server
 set -eu
 umask 077
 : "${KIMI_K2_PRESET:?set it to the preset that fits this machine, for one b200-8}"
-closed='shared-memory,trace,logging:no header= opens this'
+closed='shared-memory,trace,logging:no header:opens=this'
 exec tritonserver \
   --model-repository=/models \
   --model-control-mode=none \

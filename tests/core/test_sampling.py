@@ -237,7 +237,7 @@ def test_a_grammar_is_bounded_text(name: str) -> None:
 def test_one_grammar_at_a_time(pair: tuple[str, str]) -> None:
     with pytest.raises(InvalidValue, match=r"give one of json_schema, regex, ebnf, structural_tag\Z") as caught:
         read(dict.fromkeys(pair, "a"), prefix="sampling_parameters.")
-    assert caught.value.field == "sampling_parameters"
+    assert caught.value.field == f"sampling_parameters.{pair[1]}"
 
 
 ROOM = Room(vocab_size=5000, context_length=100, prompt_tokens=93)

@@ -51,6 +51,15 @@ def test_a_frontend_that_died_is_started_again_after_a_pause_and_not_before(tmp_
     assert log.read_text() == "started\nstarted\n"
 
 
+def test_no_other_user_reads_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch(mode=0o644)
+    frontend = Frontend([sys.executable, "-c", ""], os.environ, log)
+    frontend.start()
+    until_dead(frontend)
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_frontend_that_runs_is_left_alone_until_it_is_asked_to_end(tmp_path: Path) -> None:
     frontend = Frontend([sys.executable, "-c", "import time; time.sleep(60)"], os.environ, tmp_path / "log")
     frontend.start()

@@ -106,6 +106,14 @@ HOSTILE_GRAMMARS: dict[str, tuple[str, str]] = {
         '{"type":"structural_tag","format":{"type":"token","token":999999999}}',
     ),
     "tag that is none": ("structural_tag", "{}"),
+    "tag of a schema that is itself": (
+        "structural_tag",
+        '{"type":"structural_tag","format":{"type":"json_schema","json_schema":{"$ref":"#"}}}',
+    ),
+    "tag of a grammar without end": (
+        "structural_tag",
+        '{"type":"structural_tag","format":{"type":"grammar","grammar":"root ::= root"}}',
+    ),
 }
 
 
@@ -116,6 +124,27 @@ def test_a_hostile_grammar_is_answered_and_kills_nothing(server: Server, name: s
     answer = httpx.post(server.generate("kimi_k2_engine"), json=body, timeout=60)
     assert answer.status_code in (200, 400), answer.text
     assert "internal" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"text_input": "", "max_tokens": 2}, "missing_field: input_ids: give one of text_input and input_ids"),
+        ({"text_input": "a", "input_ids": [1]}, "invalid_value: input_ids: give one of text_input and input_ids"),
+        (
+            {"text_input": "a", "sampling_parameters": r'{"a\u0000b":1}'},
+            r"unknown_field: a\0b: not a sampling parameter; known: ebnf",
+        ),
+        (
+            {"text_input": "a", "sampling_parameters": '{"regex":"a","ebnf":"b"}'},
+            "invalid_value: ebnf: give one of json_schema, regex, ebnf, structural_tag",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_said_by_its_field(server: Server, body: dict[str, Any], said: str) -> None:
+    answer = httpx.post(server.generate("kimi_k2_engine"), json=body, timeout=60)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith(said)
 
 
 def test_a_grammar_that_no_text_satisfies_ends_its_own_request_alone(server: Server) -> None:

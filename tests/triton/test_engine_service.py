@@ -199,7 +199,7 @@ def test_stopping_ends_every_request_with_one_error_and_removes_the_socket(tmp_p
     ("inputs", "parameters", "expected"),
     [
         ({}, "", "missing_field: input_ids: "),
-        ({"input_ids": [1], "text_input": "both"}, "", "missing_field: input_ids: "),
+        ({"input_ids": [1], "text_input": "both"}, "", "invalid_value: input_ids: "),
         ({"input_ids": [1, 256]}, "", "invalid_value: input_ids: "),
         ({"input_ids": [1] * 1000}, "", "context_length_exceeded: input_ids: the prompt has 1000 tokens"),
         ({"input_ids": [1], "max_tokens": 0}, "", "invalid_value: max_tokens: "),

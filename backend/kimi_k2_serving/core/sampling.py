@@ -123,8 +123,8 @@ def read(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
         checked = READERS[field.kind](value, field, where)
         if checked is not None:
             result[field.target] = checked
-    if sum(name in result for name in GRAMMARS) > 1:
-        raise InvalidValue(f"give one of {', '.join(GRAMMARS)}", field=prefix.rstrip("."))
+    if more := [name for name in GRAMMARS if name in result][1:]:
+        raise InvalidValue(f"give one of {', '.join(GRAMMARS)}", field=f"{prefix}{more[0]}")
     if result.get("top_k") == 0:
         # Both mean off in one API or another; SGLang knows only -1.
         result["top_k"] = -1

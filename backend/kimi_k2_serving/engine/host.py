@@ -26,7 +26,7 @@ TITLE = "sglang::host"
 LOST_BEATS = 100
 # How SGLang 0.5.23 begins to say that a grammar leaves no token to go on with.
 NO_TEXT = "Grammar accept_token failed"
-WRITTEN = {"json_schema", "regex", "ebnf"}
+WRITTEN = {"json_schema", "regex", "ebnf", "structural_tag"}
 logger = logging.getLogger(TITLE)
 
 
@@ -223,8 +223,8 @@ async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) ->
 
 
 def blamed(submit: wire.Submit, message: wire.Output | wire.Failed) -> wire.Output | wire.Failed:
-    """A grammar that a client wrote and that no text satisfies is the client's mistake; SGLang calls it its own. A
-    structural tag is written by this package, so there it would be ours.
+    """A grammar that no text satisfies is the mistake of the client who wrote it; SGLang calls it its own. The
+    structural tag of a chat is written by this package and has a text: what has none is refused before.
     """
     if isinstance(message, wire.Failed) and message.log.startswith(NO_TEXT) and WRITTEN & submit.sampling.keys():
         return wire.Failed(message.uid, 400, message.log)

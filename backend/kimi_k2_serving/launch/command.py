@@ -18,9 +18,9 @@ from kimi_k2_serving.launch.backends import Wheel
 from kimi_k2_serving.launch.cli import Options
 
 CLOSED = "shared-memory,trace,logging"
-# gRPC ends a request that has a header with a space in its name; Triton's HTTP drops the spaces before a value. Neither
-# alone is enough: HTTP takes such a name, and gRPC such a value.
-UNSENDABLE = f"{CLOSED}:no header= opens this"
+# A header's name that has a colon: to HTTP the first colon is the name's end, and gRPC ends a request whose header has
+# one, or a space, in its name. Triton splits this flag at its own first colon and at the equals sign.
+UNSENDABLE = f"{CLOSED}:no header:opens=this"
 # The backend ends what is left this long before Triton's own limit, so that the limit is never what cuts a request off.
 _UNLOAD_SECONDS = 3
 

@@ -5,6 +5,7 @@ It is one more descendant of `serve`: what ends and cleans up after Triton's pro
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -57,7 +58,9 @@ class Frontend:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        with self.log.open("ab") as log:
+        with open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
+            # One of before may be readable by others.
+            os.fchmod(log.fileno(), 0o600)
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,

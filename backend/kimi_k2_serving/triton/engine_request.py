@@ -87,10 +87,13 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
 
 
 def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[int]]:
-    text = inputs.value(given, "text_input")
+    # Some clients always send both, one of them empty.
+    text = inputs.value(given, "text_input") or None
     ids = inputs.ids(given, "input_ids")
-    if (text is None) == (ids is None):
-        raise MissingField("give exactly one of text_input and input_ids, not empty", field="input_ids")
+    if text is None and ids is None:
+        raise MissingField("give one of text_input and input_ids, not empty", field="input_ids")
+    if text is not None and ids is not None:
+        raise InvalidValue("give one of text_input and input_ids, not both", field="input_ids")
     if ids is None:
         assert text is not None
         return text, encoder.encode(text)

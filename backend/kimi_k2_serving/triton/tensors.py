@@ -95,8 +95,11 @@ def encode(tensor: Tensor, values: Sequence[Any]) -> Any:
 
 
 def failure(error: ServingError) -> Any:
-    """An error response with Triton's own code for it."""
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), triton_code(error)))
+    """An error response with Triton's own code for it. To Triton a NUL, which a client's own key may hold, is the end
+    of the text.
+    """
+    text = str(error).replace("\0", "\\0")
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, triton_code(error)))
 
 
 def triton_code(error: ServingError) -> Any:
