@@ -155,6 +155,8 @@ class Screen:
             self.note(f"[{answer.finish_reason.value}, {used}]", colour="2")
         if answer.enforcement is not None:
             self.note(f"[enforcement: {json.dumps(answer.enforcement, ensure_ascii=False)}]", colour="33")
+        for line in answer.notices:
+            self.note(f"[notice: {line}]", colour="33")
 
     def end_line(self) -> None:
         """An answer, whole or cut short, leaves the cursor at the beginning of a line."""
@@ -180,9 +182,11 @@ class JsonLines:
                 self._line({"type": "content", "text": text})
             case ToolCallDelta():
                 self._line({"type": "tool_call", **asdict(event)})
-            case Finished(reason, usage, enforcement):
+            case Finished(reason, usage, enforcement, notices):
                 counts = asdict(usage) if usage is not None else None
-                report = {} if enforcement is None else {"enforcement": enforcement}
+                report: dict[str, Any] = {} if enforcement is None else {"enforcement": enforcement}
+                if notices:
+                    report["notices"] = list(notices)
                 self._line({"type": "finished", "finish_reason": reason.value, "usage": counts, **report})
             case _:
                 assert_never(event)

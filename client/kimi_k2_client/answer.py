@@ -54,11 +54,13 @@ class Finished:
 
     `enforcement` is the server's report of what no grammar could hold, None where everything was held: `relaxed` lists
     `path: keyword`, `invalid` has `{"index", "problems"}` of calls, `invalid_content` the problems of content.
+    `notices` has a line `path: what` for each thing of the request that had no effect.
     """
 
     finish_reason: FinishReason
     usage: Usage | None = None
     enforcement: Mapping[str, Any] | None = None
+    notices: tuple[str, ...] = ()
 
 
 ChatEvent = ContentDelta | ToolCallDelta | Finished
@@ -67,13 +69,14 @@ TokensEvent = TokensDelta | Finished
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """`enforcement` as in `Finished`."""
+    """`enforcement` and `notices` as in `Finished`."""
 
     content: str
     tool_calls: tuple[ToolCall, ...]
     finish_reason: FinishReason
     usage: Usage | None
     enforcement: Mapping[str, Any] | None = None
+    notices: tuple[str, ...] = ()
 
     def message(self) -> dict[str, Any]:
         """The answer as the assistant message to append to the conversation, in OpenAI's shape."""
@@ -113,9 +116,9 @@ def collect(events: Iterable[ChatEvent]) -> ChatAnswer:
                 content.append(text)
             case ToolCallDelta():
                 _add(calls, event)
-            case Finished(reason, usage, enforcement):
+            case Finished(reason, usage, enforcement, notices):
                 whole = tuple(ToolCall(call.id, call.name, "".join(call.fragments)) for call in calls.values())
-                return ChatAnswer("".join(content), whole, reason, usage, enforcement)
+                return ChatAnswer("".join(content), whole, reason, usage, enforcement, notices)
             case _:
                 assert_never(event)
     raise lost()

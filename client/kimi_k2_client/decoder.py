@@ -42,6 +42,7 @@ class ChatDecoder:
         self._reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._enforcement: Mapping[str, Any] | None = None
+        self._notices: tuple[str, ...] = ()
 
     def feed(self, outputs: Outputs) -> list[ChatEvent]:
         events: list[ChatEvent] = []
@@ -55,12 +56,14 @@ class ChatDecoder:
             self._usage = _usage(usage)
         if report := _first(outputs, "enforcement", str):
             self._enforcement = _report(report)
+        if lines := _first(outputs, "notices", str):
+            self._notices = _lines(lines)
         return events
 
     def finish(self) -> list[ChatEvent]:
         if self._reason is None:
             raise lost()
-        return [Finished(self._reason, self._usage, self._enforcement)]
+        return [Finished(self._reason, self._usage, self._enforcement, self._notices)]
 
 
 class TokensDecoder:
@@ -163,6 +166,13 @@ def _report(text: str) -> Mapping[str, Any]:
     if not isinstance(report, dict):
         raise UnexpectedAnswer("enforcement is no JSON object")
     return report
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    lines = _parse("notices", text)
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise UnexpectedAnswer("notices is no list of lines")
+    return tuple(lines)
 
 
 def _cached_tokens(usage: Mapping[Any, Any]) -> int:

@@ -99,6 +99,13 @@ def test_what_no_grammar_held_comes_with_the_end_whole_and_streamed(peer: Peer) 
     assert last.enforcement == report
 
 
+def test_what_had_no_effect_comes_with_the_end_whole_and_streamed(peer: Peer) -> None:
+    tensor = {"notices": '["seed: has no effect"]'}
+    answer = peer.call(script([*WHOLE[:-1], {**WHOLE[-1], **tensor}]), "chat", "hi")
+    *_, last = peer.call(script([*STREAMED[:-1], {**STREAMED[-1], **tensor}]), "chat_stream", "hi")
+    assert answer.notices == last.notices == ("seed: has no effect",)
+
+
 def test_every_option_reaches_its_tensor(peer: Peer) -> None:
     wanted = script(WHOLE)
     peer.call(

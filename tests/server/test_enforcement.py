@@ -106,6 +106,16 @@ def test_nothing_is_reported_where_everything_was_held(server: Server) -> None:
     assert "enforcement" not in whole(server, chat_body(max_tokens=4))
 
 
+def test_what_had_no_effect_is_said_once_and_last_by_every_way_in(server: Server) -> None:
+    body = {"messages": json.dumps([{"role": "user", "content": "Hi", "novelty": 1}]), "seed": 7, "max_tokens": 4}
+    for parts in ([whole(server, body)], streamed(server, body), over_grpc(server, body)):
+        assert ["notices" in part for part in parts] == [False] * (len(parts) - 1) + [True]
+        seed, novelty = json.loads(parts[-1]["notices"])
+        assert seed.startswith("seed: has no effect")
+        assert novelty == "messages[0].novelty: ignored"
+    assert "notices" not in whole(server, chat_body(max_tokens=4))
+
+
 def test_our_client_reads_the_report(server: Server) -> None:
     with Client(f"grpc://127.0.0.1:{server.grpc}") as client:
         answer = client.chat("Hi", tools=TOOLS, tool_choice=CHOICE, max_tokens=2000)

@@ -100,9 +100,10 @@ def context(
     tools: tuple[str, ...] = ("look",),
     stops: tuple[str, ...] = (),
     relaxed: Relaxed | None = None,
+    notices: str | None = None,
     seal: Seal = SEAL,
 ) -> str:
-    return RequestContext(uid, stream, tools, 4, True, stops, json_of(relaxed)).encode(seal, 0.0)
+    return RequestContext(uid, stream, tools, 4, True, stops, json_of(relaxed), notices).encode(seal, 0.0)
 
 
 def merged(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -290,6 +291,16 @@ def test_what_no_grammar_held_is_reported_with_the_last_response_streamed_as_who
     # Reported, and delivered all the same.
     assert merged(parts) == json.loads(whole["tool_calls"])
     assert parts[-1]["finish_reason"] == whole["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("relaxed", [None, RELAXED])
+def test_notices_come_once_and_last(stream: bool, relaxed: Relaxed | None) -> None:
+    given, harness = context(stream=stream, relaxed=relaxed, notices='["seed: has no effect"]'), Harness()
+    parts = [harness.feed(given, TOOL_ANSWER[:9])] if stream else []
+    parts.append(harness.feed(LINE if stream else given, TOOL_ANSWER[9 * stream :], "stop"))
+    assert [part.get("notices") for part in parts] == [None] * (len(parts) - 1) + ['["seed: has no effect"]']
+    assert ("enforcement" in parts[-1]) == (relaxed is not None)
 
 
 def test_a_call_that_the_length_cut_off_is_not_judged() -> None:

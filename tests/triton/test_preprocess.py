@@ -142,6 +142,16 @@ def test_schemas_go_along_only_where_a_grammar_could_not_hold_them(step: Preproc
     assert json.loads(loose.relaxed)["tools"] == {"f": LOOSE}
 
 
+def test_what_has_no_effect_goes_along(step: Preprocess) -> None:
+    history = json.dumps([{"role": "user", "content": "hi", "novelty": 1}])
+    found = answer(ask(step, text_input="", messages=history, seed=7))
+    context = RequestContext.decode(found["request_context"], SEAL, time.monotonic())
+    assert context.notices is not None
+    seed, novelty = json.loads(context.notices)
+    assert seed.startswith("seed: has no effect")
+    assert novelty == "messages[0].novelty: ignored"
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -152,6 +162,7 @@ def test_schemas_go_along_only_where_a_grammar_could_not_hold_them(step: Preproc
             "invalid_schema: tools[0].function.parameters.type: ",
         ),
         ({"sampling_parameters": '{"regex": "a"}'}, "invalid_value: sampling_parameters.regex: "),
+        ({"response_format": '{"type": "text", "x": 1}'}, "unknown_field: response_format.x: "),
     ],
 )
 def test_what_is_wrong_is_one_error_that_names_the_field(

@@ -50,7 +50,7 @@ class Constrainer(Protocol):
 class ChatModel:
     """`names`: the ids under which it is served, the first is its own. `defaults`: sampling by SGLang's names.
 
-    `form`: the prompt's, as the checkpoint's own template has it.
+    `form`: the prompt's, as the checkpoint's own template has it. `heeds_seeds`: whether the engine draws by them.
     """
 
     names: tuple[str, ...]
@@ -59,6 +59,7 @@ class ChatModel:
     defaults: Mapping[str, Any]
     enforcer: Constrainer
     form: Form = FORM_0905
+    heeds_seeds: bool = False
 
     @classmethod
     def load(cls, config: EngineConfig, *, names: tuple[str, ...] = ()) -> ChatModel:
@@ -78,6 +79,7 @@ class ChatModel:
             defaults=recommended(found.path),
             enforcer=Enforcer(worker, bounds=bounds(config, form)),
             form=form,
+            heeds_seeds=bool(config.server_args.get("enable_deterministic_inference")),
         )
 
     @property

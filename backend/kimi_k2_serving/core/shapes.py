@@ -1,13 +1,14 @@
 """Typed access to decoded JSON: the value asked for, or an error that names its path.
 
-Knows nothing of chats. Messages never hold any of the client's text: a path is made of our own names and indices.
+Knows nothing of chats. Messages never hold any of the client's text: a path is made of our own names and indices, and
+of the name of an unknown key, cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, UnknownField
 from kimi_k2_serving.core.messages import Json
 
 Object = dict[str, Json]
@@ -52,3 +53,10 @@ def one_of(value: Json, choices: Collection[str], path: str) -> str:
     if text not in choices:
         raise InvalidValue(f"must be one of {', '.join(choices)}", field=path)
     return text
+
+
+def closed(source: Object, path: str, known: Collection[str]) -> None:
+    """Where nothing may be lost: raises UnknownField for a key that asks for something."""
+    for name, value in source.items():
+        if name not in known and value is not None:
+            raise UnknownField("is no field of this object", field=f"{path}.{name[:64]}")

@@ -98,10 +98,3 @@ def stream_options(body: Object) -> tuple[bool, bool]:
     path = "stream_options.continuous_usage_stats"
     continuous = as_flag(options.get("continuous_usage_stats"), path, default=False)
     return include or continuous, continuous
-
-
-def closed(source: Object, path: str, known: Collection[str]) -> None:
-    """Below the top level, where nothing may be lost: raises UnknownField for a key that asks for something."""
-    for name, value in source.items():
-        if name not in known and value is not None:
-            raise UnknownField("is no field of this object", field=f"{path}.{name[:64]}")

@@ -15,7 +15,7 @@ from kimi_k2_serving.grammar.inspection import Report
 def remarks(reports: Sequence[Report | None], origin: Origin) -> Object:
     """Both keys, each only where it has something to say; paths are those that the client sent."""
     told = [report and replace(report, relaxed=tuple(map(origin.place_of, report.relaxed))) for report in reports]
-    notices: Object = {"notices": list(origin.notices)} if origin.notices else {}
+    notices: Object = {"notices": list(origin.lines)} if origin.lines else {}
     return {**enforcement(told), **notices}
 
 

@@ -50,6 +50,7 @@ class Served:
     defaults: dict[str, Any]
     bounds: dict[str, Any]
     form: Form
+    heeds_seeds: bool
 
     @classmethod
     def of(cls, model: ChatModel, checkpoint: Path, bounds: Bounds) -> Served:
@@ -60,6 +61,7 @@ class Served:
             defaults=dict(model.defaults),
             bounds=asdict(bounds),
             form=model.form,
+            heeds_seeds=model.heeds_seeds,
         )
 
     def encode(self) -> bytes:
@@ -73,7 +75,15 @@ class Served:
         """It makes jobs for the enforcer of another process, and no constraint."""
         vocabulary = Vocabulary.load(Path(self.checkpoint), cache_bytes=CACHE_BYTES)
         enforcer = Jobs(Bounds(**self.bounds))
-        return ChatModel(self.names, vocabulary, self.context_length, self.defaults, enforcer, self.form)
+        return ChatModel(
+            names=self.names,
+            vocabulary=vocabulary,
+            context_length=self.context_length,
+            defaults=self.defaults,
+            enforcer=enforcer,
+            form=self.form,
+            heeds_seeds=self.heeds_seeds,
+        )
 
 
 class Jobs:

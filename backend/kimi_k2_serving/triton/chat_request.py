@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kimi_k2_serving.chat import below
 from kimi_k2_serving.chat.model import ChatModel
+from kimi_k2_serving.chat.notices import Notices
 from kimi_k2_serving.chat.prompt import Prompt
 from kimi_k2_serving.core import sampling as core_sampling
 from kimi_k2_serving.core.chat import read_conversation
@@ -38,14 +40,15 @@ class Reading:
     prompt: Prompt
     job: bytes
     serving: dict[str, int]
+    notices: list[str]
 
     def encode(self) -> bytes:
-        return dump([self.stream, prompt_fields(self.prompt), self.job, self.serving])
+        return dump([self.stream, prompt_fields(self.prompt), self.job, self.serving, self.notices])
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Reading:
-        stream, prompt, job, serving = load(data)
-        return cls(stream, prompt_of(prompt), job, serving)
+        stream, prompt, job, serving, notices = load(data)
+        return cls(stream, prompt_of(prompt), job, serving, notices)
 
     def outputs(self, held: Prompt, uid: str, seal: Seal, now: float) -> list[tuple[Tensor, Sequence[Any]]]:
         """The step's outputs; `held` is the prompt with its constraint. Raises LimitExceeded."""
@@ -58,6 +61,7 @@ class Reading:
             parallel=held.parallel,
             stops=held.stops,
             relaxed=None if held.relaxed is None else json.dumps(held.relaxed.encode()),
+            notices=json.dumps(self.notices, ensure_ascii=False) if self.notices else None,
         )
         values: dict[str, Sequence[Any]] = {
             "input_ids": held.ids,
@@ -73,10 +77,13 @@ def read(given: Inputs, model: ChatModel) -> Reading:
     """Raises InvalidRequest's leaves, each naming the field."""
     inputs.refuse_parameters(given, (tensor.name for tensor in ENSEMBLE_INPUTS))
     stream = inputs.flag(given, "stream", False)
-    conversation = read_chat(given)
+    notices = Notices()
+    conversation = read_chat(given, notices)
+    sampling = read_sampling(given)
+    notices.seeded(sampling, heeded=model.heeds_seeds)
     serving = {f"engine_{tensor.name}": inputs.value(given, tensor.name) for tensor in SERVING}
     try:
-        prompt = model.prompt(conversation, read_sampling(given))
+        prompt = model.prompt(conversation, sampling)
     except ContextLengthExceeded as error:
         if inputs.value(given, "messages") is None:
             error.field = "text_input"
@@ -86,6 +93,7 @@ def read(given: Inputs, model: ChatModel) -> Reading:
         prompt=prompt,
         job=model.enforcer.job(conversation),
         serving={name: value for name, value in serving.items() if value is not None},
+        notices=notices.lines,
     )
 
 
@@ -98,7 +106,7 @@ def read_sampling(given: Inputs) -> dict[str, Any]:
     return sampling
 
 
-def read_chat(given: Inputs) -> Conversation:
+def read_chat(given: Inputs, notices: Notices) -> Conversation:
     messages = inputs.json_value(given, "messages")
     # Some clients always send both, one of them empty.
     text = inputs.value(given, "text_input") or None
@@ -106,13 +114,16 @@ def read_chat(given: Inputs) -> Conversation:
         raise MissingField("give exactly one of messages and text_input, not empty", field="messages")
     if messages is None:
         messages = [{"role": "user", "content": text}]
-    return read_conversation(
-        messages=messages,
-        tools=inputs.json_value(given, "tools"),
-        tool_choice=read_tool_choice(given),
-        response_format=inputs.json_value(given, "response_format"),
-        parallel_tool_calls=inputs.flag(given, "parallel_tool_calls", True),
-    )
+    chat: dict[str, Any] = {
+        "messages": messages,
+        "tools": inputs.json_value(given, "tools"),
+        "tool_choice": read_tool_choice(given),
+        "response_format": inputs.json_value(given, "response_format"),
+    }
+    parallel = inputs.flag(given, "parallel_tool_calls", True)
+    conversation = read_conversation(**chat, parallel_tool_calls=parallel)
+    below.check(chat, notices)
+    return conversation
 
 
 def read_tool_choice(given: Inputs) -> Any:

@@ -1,4 +1,4 @@
-"""The ensemble's last step: the engine's ids in, content, tool calls, finish reason, usage and enforcement out.
+"""The ensemble's last step: the engine's ids in; content, tool calls, finish reason, usage and what is to be said out.
 
 An ensemble step is called once per engine response, so a parser's state lives here, from the first response to the
 last; one that never comes (the client left, the engine died) is dropped after `IDLE_SECONDS`. Anybody may call this: a
@@ -80,7 +80,10 @@ class Stream:
             "total_tokens": prompt_tokens + self._completion_tokens,
             "prompt_tokens_details": {"cached_tokens": cached_tokens},
         }
-        return [*outputs, (OUTPUTS["usage"], [json.dumps(usage)])]
+        outputs.append((OUTPUTS["usage"], [json.dumps(usage)]))
+        if self.context.notices is not None:
+            outputs.append((OUTPUTS["notices"], [self.context.notices]))
+        return outputs
 
 
 def parser(context: RequestContext, vocabulary: Vocabulary) -> ToolCallParser:

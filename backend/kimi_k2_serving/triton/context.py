@@ -36,10 +36,12 @@ class RequestContext:
     stops: tuple[str, ...]
     # `Relaxed` as JSON: decoded, it takes several times the memory.
     relaxed: str | None = None
+    # The output of that name, as it will be given.
+    notices: str | None = None
 
     @property
     def size(self) -> int:
-        return len(self.relaxed or "")
+        return len(self.relaxed or "") + len(self.notices or "")
 
     def encode(self, seal: Seal, now: float) -> str:
         """`now` is the machine's monotonic clock. Raises LimitExceeded: only schemas can make it large."""
@@ -73,6 +75,7 @@ class RequestContext:
             fields["parallel"],
             tuple(fields["stops"]),
             relaxed or None,
+            fields["notices"],
         )
 
 

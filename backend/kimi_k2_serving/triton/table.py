@@ -126,6 +126,7 @@ CHAT_OUTPUTS: tuple[Tensor, ...] = (
     series(
         "enforcement", "STRING", "JSON: what no grammar held and what is wrong with it; on the last, absent if all held"
     ),
+    series("notices", "STRING", "JSON: lines `path: what`, of what had no effect; on the last, absent if none"),
 )
 
 PREPROCESS_OUTPUTS: tuple[Tensor, ...] = (

@@ -17,7 +17,7 @@ from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, Unsupported
 from kimi_k2_serving.core.messages import Conversation, Json, Role
 from kimi_k2_serving.core.parts import joined, tool_part, tool_text
-from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, one_of, required
+from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, closed, one_of, required
 from kimi_k2_serving.frontend import fields
 from kimi_k2_serving.frontend.anthropic.tools import NAME_CHARACTERS, read_tool_choice, read_tools
 from kimi_k2_serving.frontend.origin import Origin
@@ -119,7 +119,7 @@ def read_format(source: Object, origin: Origin) -> Json:
         return None
     given = as_object(value, path)
     one_of(required(given, "type", path), ("json_schema",), f"{path}.type")
-    fields.closed(given, path, ("type", "schema", "name", "strict"))
+    closed(given, path, ("type", "schema", "name", "strict"))
     origin.place("response_format.json_schema", path)
     return {"type": "json_schema", "json_schema": {"schema": required(given, "schema", path)}}
 

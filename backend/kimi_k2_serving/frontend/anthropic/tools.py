@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from kimi_k2_serving.core.errors import Unsupported
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, one_of, required
-from kimi_k2_serving.frontend import fields
+from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, closed, one_of, required
 from kimi_k2_serving.frontend.origin import Origin
 
 # Anthropic's bound on a tool's name.
@@ -58,7 +57,7 @@ def read_tool_choice(value: Json) -> tuple[Json, bool]:
         return None, True
     source = as_object(value, "tool_choice")
     kind = one_of(required(source, "type", "tool_choice"), ("auto", "any", "tool", "none"), "tool_choice.type")
-    fields.closed(source, "tool_choice", ("type", "name", "disable_parallel_tool_use"))
+    closed(source, "tool_choice", ("type", "name", "disable_parallel_tool_use"))
     path = "tool_choice.disable_parallel_tool_use"
     parallel = not as_flag(source.get("disable_parallel_tool_use"), path, default=False)
     if kind == "tool":

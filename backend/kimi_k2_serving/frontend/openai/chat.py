@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from kimi_k2_serving.chat import below
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.deltas import delta, message
 from kimi_k2_serving.core.errors import Unsupported
@@ -20,7 +21,6 @@ from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, req
 from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
 from kimi_k2_serving.frontend.exchange import Answer, Reply, Stream
-from kimi_k2_serving.frontend.openai import below
 from kimi_k2_serving.frontend.openai.shapes import ContentLogprobs, usage
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
@@ -122,7 +122,7 @@ def read(service: Reader, body: Json) -> ChatRequest:
     origin = Origin()
     below.check(source, origin)
     sampling = fields.read_sampling(source)
-    origin.seeded(sampling)
+    origin.seeded(sampling, heeded=service.model.heeds_seeds)
     return ChatRequest(
         asked=Asked(
             model=model,

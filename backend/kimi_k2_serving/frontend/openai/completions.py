@@ -60,7 +60,7 @@ def reading(service: Reader, body: Json) -> Read:
     include, continuous = fields.stream_options(source)
     stream = as_flag(source.get("stream"), "stream", default=False)
     origin = Origin()
-    origin.seeded(sampling)
+    origin.seeded(sampling, heeded=service.model.heeds_seeds)
     return Read(
         Asked(model, n, stream, top, include, continuous),
         tuple(service.model.completion(ids, sampling) for ids in prompts),

@@ -8,7 +8,7 @@ from typing import Any
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import Unsupported
 from kimi_k2_serving.core.messages import Conversation, Json
-from kimi_k2_serving.core.shapes import Object, as_flag, as_object, as_string, one_of, required
+from kimi_k2_serving.core.shapes import Object, as_flag, as_object, as_string, closed, one_of, required
 from kimi_k2_serving.frontend import fields
 from kimi_k2_serving.frontend.openai.responses_input import NOTHING_STORED, read_input
 from kimi_k2_serving.frontend.openai.responses_tools import NAME_CHARACTERS, read_tool_choice, read_tools
@@ -118,7 +118,7 @@ def read_format(value: Json) -> Json:
     source = as_object(text["format"], "text.format")
     kinds = ("text", "json_object", "json_schema")
     kind = one_of(required(source, "type", "text.format"), kinds, "text.format.type")
-    fields.closed(source, "text.format", ("type", "name", "description", "schema", "strict"))
+    closed(source, "text.format", ("type", "name", "description", "schema", "strict"))
     if kind != "json_schema":
         return {"type": kind}
     schema: Object = {"schema": required(source, "schema", "text.format"), "strict": source.get("strict")}

@@ -4,10 +4,9 @@ listed as ignored, because nobody can take it back. Tools are shown to the model
 
 from __future__ import annotations
 
+from kimi_k2_serving.chat.notices import Notices
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object
-from kimi_k2_serving.frontend import fields
-from kimi_k2_serving.frontend.origin import Origin
+from kimi_k2_serving.core.shapes import Object, closed
 
 # Read, refused when they ask for something, or without a place in the prompt: see core/chat.
 MESSAGE = frozenset(
@@ -38,7 +37,7 @@ SCHEMA = ("name", "description", "schema", "strict")
 FUNCTION = frozenset({"name", "arguments", "index"})
 
 
-def check(body: Object, origin: Origin) -> None:
+def check(body: Object, notices: Notices) -> None:
     """`body` was read before, so only its shape is looked at. Raises UnknownField."""
     _steering(body.get("response_format"), "response_format", ("type", "json_schema"))
     _steering(_of(body.get("response_format"), "json_schema"), "response_format.json_schema", SCHEMA)
@@ -52,22 +51,22 @@ def check(body: Object, origin: Origin) -> None:
     messages = body.get("messages")
     for i, message in enumerate(messages if isinstance(messages, list) else ()):
         if isinstance(message, dict):
-            _message(message, f"messages[{i}]", origin)
+            _message(message, f"messages[{i}]", notices)
 
 
-def _message(message: Object, path: str, origin: Origin) -> None:
-    origin.ignore(message, path, MESSAGE)
+def _message(message: Object, path: str, notices: Notices) -> None:
+    notices.ignore(message, path, MESSAGE)
     calls = message.get("tool_calls")
     for j, call in enumerate(calls if isinstance(calls, list) else ()):
         if isinstance(call, dict):
-            origin.ignore(call, f"{path}.tool_calls[{j}]", CALL)
+            notices.ignore(call, f"{path}.tool_calls[{j}]", CALL)
             if isinstance(function := call.get("function"), dict):
-                origin.ignore(function, f"{path}.tool_calls[{j}].function", FUNCTION)
+                notices.ignore(function, f"{path}.tool_calls[{j}].function", FUNCTION)
 
 
 def _steering(value: Json, path: str, known: tuple[str, ...]) -> None:
     if isinstance(value, dict):
-        fields.closed(value, path, known)
+        closed(value, path, known)
 
 
 def _of(value: Json, key: str) -> Json:
