@@ -74,7 +74,6 @@ def test_p13_roles(role: str, read: Role) -> None:
         ([{"role": "_input", "content": "hi"}], InvalidValue, "messages[0].role"),
         ([{"role": "user"}], MissingField, "messages[0].content"),
         ([{"role": "system"}], MissingField, "messages[0].content"),
-        ([{"role": "tool", "tool_call_id": "c"}], MissingField, "messages[0].content"),
         ([{"role": "user", "content": 5}], InvalidType, "messages[0].content"),
         ([{"role": "user", "content": {"type": "text"}}], InvalidType, "messages[0].content"),
         ([{"role": "user", "content": ["hi"]}], InvalidType, "messages[0].content[0]"),
@@ -86,7 +85,7 @@ def test_p13_roles(role: str, read: Role) -> None:
         ([{"role": "user", "content": "hi", "name": "é" * 129}], LimitExceeded, "messages[0].name"),
         ([{"role": "tool", "content": "hi", "tool_call_id": 5}], InvalidType, "messages[0].tool_call_id"),
         ([{"role": "user", "content": "hi", "tool_calls": [{}]}], InvalidValue, "messages[0].tool_calls"),
-        ([USER, call(type="custom")], Unsupported, "messages[1].tool_calls[0].type"),
+        ([USER, call(type="computer")], Unsupported, "messages[1].tool_calls[0].type"),
         ([USER, call(type=5)], InvalidType, "messages[1].tool_calls[0].type"),
         ([USER, call(id=5)], InvalidType, "messages[1].tool_calls[0].id"),
         ([call(function=None)], InvalidType, "messages[0].tool_calls[0].function"),
@@ -185,6 +184,18 @@ def test_p10_arguments_are_verbatim_or_written_like_the_template(arguments: Json
 @pytest.mark.parametrize("kind", [None, "function", "builtin_function"])
 def test_p16_kinds_of_calls(kind: Json) -> None:
     assert message(call(type=kind)).tool_calls == (ToolCall("c", "f", "{}"),)
+
+
+def test_p16_a_custom_call_is_a_function_of_one_string() -> None:
+    custom: Json = {"id": "c", "type": "custom", "custom": {"name": "f", "input": "ü"}}
+    assert message({"role": "assistant", "tool_calls": [custom]}).tool_calls == (ToolCall("c", "f", '{"input": "ü"}'),)
+
+
+@pytest.mark.parametrize("custom", [None, {"input": "a"}, {"name": "", "input": "a"}])
+def test_p16_a_custom_call_has_a_name(custom: Json) -> None:
+    call: Json = {"id": "c", "type": "custom", "custom": custom}
+    _, path = refusal(messages=[USER, {"role": "assistant", "tool_calls": [call]}])
+    assert path.startswith("messages[1].tool_calls[0].custom")
 
 
 @pytest.mark.parametrize("identity", [None, ""])

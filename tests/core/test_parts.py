@@ -9,7 +9,7 @@ import pytest
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidRequest
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.parts import absent, tool_text
+from kimi_k2_serving.core.parts import absent, result_text, tool_text
 from tests.core.test_chat import USER, call
 
 TEXT: Json = {"type": "text", "text": "a"}
@@ -52,6 +52,31 @@ def test_p14_texts_join_with_nothing_between_and_the_rest_has_lines_of_its_own()
     image = absent("image_url")
     assert tool_text([TEXT, TEXT], "p") == "aa"
     assert tool_text([TEXT, IMAGE, TEXT, IMAGE, IMAGE], "p") == f"a\n{image}\na\n{image}\n{image}"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, ""),
+        ("a", "a"),
+        ([], ""),
+        (TEXT, "a"),
+        ([TEXT, "b"], "ab"),
+        ({"type": "search_result", "content": [TEXT]}, "a"),
+        ({"type": "circle", "größe": 1}, '{"type": "circle", "größe": 1}'),
+        ([{"a": 1}, TEXT], '[{"a": 1}, {"type": "text", "text": "a"}]'),
+        (5, "5"),
+        (False, "false"),
+    ],
+)
+def test_p14_a_result_of_any_json_is_read(content: Any, text: str) -> None:
+    assert result_text(content, "p") == text
+    (*_, last) = read_conversation(messages=[USER, call(), {**RESULT, "content": content}]).messages
+    assert last.content == text
+
+
+def test_p14_a_result_may_be_missing() -> None:
+    assert read_conversation(messages=[USER, call(), RESULT]).messages[-1].content == ""
 
 
 @pytest.mark.parametrize("last", [{**RESULT, "content": [IMAGE]}, {"role": "user", "content": [TEXT, IMAGE]}])

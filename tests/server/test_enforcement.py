@@ -107,7 +107,8 @@ def test_nothing_is_reported_where_everything_was_held(server: Server) -> None:
 
 
 def test_what_had_no_effect_is_said_once_and_last_by_every_way_in(server: Server) -> None:
-    body = {"messages": json.dumps([{"role": "user", "content": "Hi", "novelty": 1}]), "seed": 7, "max_tokens": 4}
+    body = {"messages": json.dumps([{"role": "user", "content": "Hi", "novelty": 1}]), "max_tokens": 4}
+    body["sampling_parameters"] = json.dumps({"seed": 7})
     for parts in ([whole(server, body)], streamed(server, body), over_grpc(server, body)):
         assert ["notices" in part for part in parts] == [False] * (len(parts) - 1) + [True]
         seed, novelty = json.loads(parts[-1]["notices"])

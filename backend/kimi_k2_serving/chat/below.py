@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from kimi_k2_serving.chat.notices import Notices
 from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.core.parts import TEXTS
 from kimi_k2_serving.core.shapes import Object, closed
 
 # Read, refused when they ask for something, or without a place in the prompt: see core/chat.
@@ -32,7 +33,13 @@ MESSAGE = frozenset(
         "provider_specific_fields",
     }
 )
-CALL = frozenset({"id", "type", "function", "index", "cache_control", "extra_content", "provider_specific_fields"})
+CALL = frozenset(
+    {"id", "type", "function", "custom", "index", "cache_control", "extra_content", "provider_specific_fields"}
+)
+PART = frozenset(
+    {"type", "text", "refusal", "tool_name", "cache_control", "annotations", "citations", "logprobs"}
+    | {"prompt_cache_breakpoint", "providerOptions", "provider_specific_fields"}
+)
 SCHEMA = ("name", "description", "schema", "strict")
 FUNCTION = frozenset({"name", "arguments", "index"})
 
@@ -56,12 +63,20 @@ def check(body: Object, notices: Notices) -> None:
 
 def _message(message: Object, path: str, notices: Notices) -> None:
     notices.ignore(message, path, MESSAGE)
+    parts(message.get("content"), f"{path}.content", notices)
     calls = message.get("tool_calls")
     for j, call in enumerate(calls if isinstance(calls, list) else ()):
         if isinstance(call, dict):
             notices.ignore(call, f"{path}.tool_calls[{j}]", CALL)
             if isinstance(function := call.get("function"), dict):
                 notices.ignore(function, f"{path}.tool_calls[{j}].function", FUNCTION)
+
+
+def parts(content: Json, path: str, notices: Notices) -> None:
+    """Keys of texts; of a part that is no text, much is always lost, and the prompt says so."""
+    for i, part in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind in TEXTS:
+            notices.ignore(part, f"{path}[{i}]", PART)
 
 
 def _steering(value: Json, path: str, known: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from kimi_k2_serving.core.chat_tools import NAME_CHARACTERS, read_tool_choice, r
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
 from kimi_k2_serving.core.limits import MESSAGES, NAME_BYTES, TOOL_CALLS_PER_MESSAGE
 from kimi_k2_serving.core.messages import Conversation, FormatKind, Json, Message, ResponseFormat, Role, ToolCall
-from kimi_k2_serving.core.parts import TEXTS, joined, tool_part, tool_text
+from kimi_k2_serving.core.parts import TEXTS, joined, result_text, tool_part, tool_text
 from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, one_of, required
 
 _ROLES = {
@@ -79,7 +79,8 @@ def _message(value: Json, path: str, *, from_tools: bool) -> Message:
         if source.get(key):
             raise Unsupported(reason, field=f"{path}.{key}")
     if role is not Role.ASSISTANT:
-        required(source, "content", path)
+        if role is not Role.TOOL:
+            required(source, "content", path)
         if source.get("tool_calls"):
             raise InvalidValue("only an assistant message has calls", field=f"{path}.tool_calls")
     return Message(
@@ -106,7 +107,9 @@ def _id(value: Json, path: str) -> str | None:
 
 def _content(value: Json, path: str, role: Role, *, from_tools: bool) -> str:
     """An assistant's and a tool's message are history and never refused for what they hold."""
-    if role in (Role.TOOL, Role.ASSISTANT) or (from_tools and role is Role.USER):
+    if role is Role.TOOL:
+        return result_text(value, path)
+    if role is Role.ASSISTANT or (from_tools and role is Role.USER):
         return tool_text(value, path)
     if value is None:
         return ""
@@ -136,6 +139,8 @@ def _tool_calls(value: Json, path: str) -> tuple[ToolCall, ...]:
 def _tool_call(value: Json, path: str) -> ToolCall:
     source = as_object(value, path)
     kind = source.get("type")
+    if kind == "custom":
+        return _custom_call(source, path)
     if kind is not None and as_string(kind, f"{path}.type") not in ("function", "builtin_function"):
         raise Unsupported("this model calls functions only", field=f"{path}.type")
     function = as_object(required(source, "function", path), f"{path}.function")
@@ -147,6 +152,16 @@ def _tool_call(value: Json, path: str) -> ToolCall:
         name=name,
         arguments=_arguments(function, f"{path}.function.arguments"),
     )
+
+
+def _custom_call(source: Object, path: str) -> ToolCall:
+    """Another server's: a tool whose input is plain text. Here it is a function of one string."""
+    custom = as_object(required(source, "custom", path), f"{path}.custom")
+    name = _name(required(custom, "name", f"{path}.custom"), f"{path}.custom.name")
+    if name is None:
+        raise InvalidValue("must not be empty", field=f"{path}.custom.name")
+    arguments = json.dumps({"input": custom.get("input")}, ensure_ascii=False)
+    return ToolCall(id=_id(source.get("id"), f"{path}.id") or "", name=name, arguments=arguments)
 
 
 def _arguments(function: Object, path: str) -> str:

@@ -103,7 +103,7 @@ def _tool(value: Json, path: str, name_characters: int) -> Tool:
     declaration = as_object(value, path)
     kind = as_string(required(declaration, "type", path), f"{path}.type")
     if kind not in ("function", "builtin_function"):
-        raise Unsupported("this model calls functions only", field=f"{path}.type")
+        raise Unsupported("this model calls functions only; declare a function", field=f"{path}.type")
     path = f"{path}.function"
     function = as_object(required(declaration, "function", path.rpartition(".")[0]), path)
     name = as_string(required(function, "name", path), f"{path}.name")

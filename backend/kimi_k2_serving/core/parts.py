@@ -6,6 +6,7 @@ parts of every dialect, because gateways mix them. Linear. Rule P14 of docs/kimi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from kimi_k2_serving.core.errors import InvalidType
@@ -37,13 +38,30 @@ _NAMES = {
 }
 
 
+# Beside those, what holds text of its own; an object of another type is what a tool returned, as JSON.
+_KNOWN = frozenset({*TEXTS, *_NAMES, "search_result", "resource", "resource_link"})
+
+
 def absent(kind: str) -> str:
     """The one sentence for what this model can't read."""
     return f"[{_NAMES.get(kind, 'something')} was here; this model reads text only]"
 
 
+def result_text(value: Json, path: str) -> str:
+    """What a tool returned: as `tool_text`, a part by itself, or any other JSON, which is its own text."""
+    if isinstance(value, dict) and (value.get("type") in _KNOWN):
+        value = [value]
+    elif not (value is None or isinstance(value, str) or (isinstance(value, list) and all(map(_is_part, value)))):
+        return json.dumps(value, ensure_ascii=False)
+    return tool_text(value, path)
+
+
+def _is_part(value: Json) -> bool:
+    return isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("type"), str))
+
+
 def tool_text(value: Json, path: str) -> str:
-    """A result's content: a string, null, or parts. Raises InvalidType or MissingField for no content at all."""
+    """Content of history: a string, null, or parts. Raises InvalidType or MissingField for no content at all."""
     if value is None:
         return ""
     if isinstance(value, str):

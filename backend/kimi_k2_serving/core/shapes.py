@@ -44,7 +44,7 @@ def as_flag(value: Json, path: str, *, default: bool) -> bool:
 def required(parent: Object, key: str, path: str) -> Json:
     """`parent[key]`, which has to be there and may be null."""
     if key not in parent:
-        raise MissingField(f"is required in {path or 'the request'}", field=f"{path}.{key}" if path else key)
+        raise MissingField("is required", field=f"{path}.{key}" if path else key)
     return parent[key]
 
 

@@ -71,12 +71,11 @@ STREAMING: Object = {
     ),
 }
 TEXT: Object = {"anyOf": [STRING, array(record({"type": {"enum": ["text"]}, "text": STRING}, ("type", "text")))]}
-# Of an assistant's or a tool's message, and of a user's behind one, parts may be of any type.
-PARTS: Object = {"anyOf": [STRING, array(ANY)]}
 CHAT_MESSAGE = record(
     {
         "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
-        "content": nullable(PARTS),
+        # Text or parts; of a tool's message, whatever it returned.
+        "content": ANY,
         "name": nullable(STRING),
         # Of an assistant's and a tool's message; no other's is looked at.
         "tool_calls": ANY,
@@ -121,7 +120,7 @@ RESPONSES: Object = {
     "model": STRING,
     "input": {"anyOf": [STRING, array(OBJECT, minItems=1)]},
     "instructions": nullable(STRING),
-    # Functions, namespaces of them, and what runs elsewhere and is left out.
+    # Functions, namespaces of them, custom tools, and what runs elsewhere and is left out.
     "tools": nullable(array(record({"type": STRING}, ("type",)))),
     "tool_choice": nullable({"anyOf": [{"enum": ["auto", "none", "required"]}, OBJECT]}),
     "parallel_tool_calls": FLAG,
@@ -138,7 +137,7 @@ COUNT: Object = {
         record(
             {
                 "role": {"enum": ["user", "assistant", "system", "ctx", "msg"]},
-                "content": {"anyOf": [STRING, array(record({"type": STRING}, ("type",)))]},
+                "content": nullable({"anyOf": [STRING, array(record({"type": STRING}, ("type",)))]}),
             },
             ("role", "content"),
         ),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from kimi_k2_serving.chat.model import ChatModel
+from kimi_k2_serving.chat.notices import MOST_NOTICES
 from kimi_k2_serving.chat.prompt import Prompt, held
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import Overloaded
@@ -25,7 +26,6 @@ from kimi_k2_serving.frontend.errors import ModelNotFound
 from kimi_k2_serving.frontend.hosts import Hosts
 from kimi_k2_serving.frontend.keys import Key, Keys
 from kimi_k2_serving.frontend.metrics import Metrics
-from kimi_k2_serving.frontend.origin import MOST_NOTICES
 from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.port import Engine
 from kimi_k2_serving.frontend.readers import SMALL_BYTES, Readers

@@ -16,7 +16,7 @@ from typing import Any
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, Unsupported
 from kimi_k2_serving.core.messages import Conversation, Json, Role
-from kimi_k2_serving.core.parts import joined, tool_part, tool_text
+from kimi_k2_serving.core.parts import joined, result_text, tool_part
 from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, closed, one_of, required
 from kimi_k2_serving.frontend import fields
 from kimi_k2_serving.frontend.anthropic.tools import NAME_CHARACTERS, read_tool_choice, read_tools
@@ -161,6 +161,7 @@ def read_messages(value: Json, origin: Origin, first: int) -> list[Json]:
         source = as_object(item, path)
         role = ROLES[one_of(required(source, "role", path), ROLES, f"{path}.role")]
         content = required(source, "content", path)
+        content = "" if content is None else content
         origin.ignore(source, path, MESSAGE)
         from_tools = role != "assistant" and (from_tools or (role == "user" and _has_result(content)))
         if isinstance(content, str):
@@ -189,10 +190,13 @@ def assistant(blocks: list[Json], path: str, add: Add, origin: Origin) -> None:
         source = as_object(block, where)
         kind = as_string(required(source, "type", where), f"{where}.type")
         if kind == "tool_use":
-            given = as_object(required(source, "input", where), f"{where}.input")
+            given = source.get("input")
+            if not isinstance(given, str):
+                # Some gateways leave out, or write as null, what has no arguments.
+                given = json.dumps(as_object(given if given is not None else {}, f"{where}.input"), ensure_ascii=False)
             function: Json = {
                 "name": as_string(required(source, "name", where), f"{where}.name"),
-                "arguments": json.dumps(given, ensure_ascii=False),
+                "arguments": given,
             }
             id_ = as_string(required(source, "id", where), f"{where}.id")
             origin.ignore(source, where, TOOL_USE)
@@ -226,7 +230,7 @@ def others(role: str, blocks: list[Json], path: str, add: Add, origin: Origin, *
         id_ = as_string(required(source, "tool_use_id", where), f"{where}.tool_use_id")
         origin.ignore(source, where, TOOL_RESULT)
         failed = as_flag(source.get("is_error"), f"{where}.is_error", default=False)
-        content = (FAILED if failed else "") + tool_text(source.get("content"), f"{where}.content")
+        content = (FAILED if failed else "") + result_text(source.get("content"), f"{where}.content")
         added = True
         ours = add({"role": "tool", "tool_call_id": id_, "content": content}, where)
         origin.place(f"{ours}.tool_call_id", f"{where}.tool_use_id")

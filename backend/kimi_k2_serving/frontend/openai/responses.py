@@ -28,6 +28,7 @@ from kimi_k2_serving.engine.port import Usage
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Question, Step
 from kimi_k2_serving.frontend.exchange import Answer, Reply, Stream
+from kimi_k2_serving.frontend.openai.freeform import CALL, FreeformInput
 from kimi_k2_serving.frontend.openai.responses_request import ResponsesRequest, read
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
@@ -179,6 +180,8 @@ class ItemWriter:
         self._uid = uid
         self._item: Object | None = None
         self._pieces: list[str] = []
+        # Of an open call of a custom tool.
+        self._freeform: FreeformInput | None = None
 
     def feed(self, event: Event) -> list[Object]:
         match event:
@@ -188,12 +191,9 @@ class ItemWriter:
                 place = {**self._place(), "content_index": 0}
                 return [*opened, {"type": "response.output_text.delta", **place, "delta": text, "logprobs": []}]
             case ToolCallStart(_, id_, name):
-                named = self._functions.get(name, {"name": name})
-                call: Object = {"type": "function_call", "call_id": id_, **named, "arguments": ""}
-                return [*self._stop("completed"), *self._start(f"fc_{self._uid}_{len(self.done)}", call)]
+                return [*self._stop("completed"), *self._start_call(id_, self._functions.get(name, {"name": name}))]
             case ArgumentsDelta(_, fragment):
-                self._pieces.append(fragment)
-                return [{"type": "response.function_call_arguments.delta", **self._place(), "delta": fragment}]
+                return self._continue_call(fragment)
             case ToolCallEnd(_, complete):
                 return self._stop("completed" if complete else "incomplete")
             case Finish(reason):
@@ -215,6 +215,20 @@ class ItemWriter:
         self._pieces = []
         return [{"type": "response.output_item.added", "output_index": len(self.done), "item": dict(self._item)}]
 
+    def _start_call(self, id_: str, named: Object) -> list[Object]:
+        if named.get("type") == CALL:
+            self._freeform = FreeformInput()
+            return self._start(f"ctc_{self._uid}_{len(self.done)}", {**named, "call_id": id_, "input": ""})
+        call: Object = {"type": "function_call", "call_id": id_, **named, "arguments": ""}
+        return self._start(f"fc_{self._uid}_{len(self.done)}", call)
+
+    def _continue_call(self, fragment: str) -> list[Object]:
+        kind = "response.function_call_arguments.delta"
+        if self._freeform is not None:
+            kind, fragment = "response.custom_tool_call_input.delta", self._freeform.feed(fragment)
+        self._pieces.append(fragment)
+        return [{"type": kind, **self._place(), "delta": fragment}] if fragment else []
+
     def _start_message(self) -> list[Object]:
         message: Object = {"type": "message", "role": "assistant", "content": []}
         started = [*self._stop("completed"), *self._start(f"msg_{self._uid}_{len(self.done)}", message)]
@@ -232,6 +246,9 @@ class ItemWriter:
                 {"type": "response.output_text.done", **at, "text": text, "logprobs": []},
                 {"type": "response.content_part.done", **at, "part": _part(text)},
             ]
+        elif item["type"] == CALL:
+            item = {**item, "status": status, "input": text}
+            ending = [{"type": "response.custom_tool_call_input.done", **place, "input": text}]
         else:
             item = {**item, "status": status, "arguments": text}
             ending = [
@@ -239,7 +256,7 @@ class ItemWriter:
             ]
         ending.append({"type": "response.output_item.done", "output_index": len(self.done), "item": item})
         self.done.append(item)
-        self._item = None
+        self._item = self._freeform = None
         return ending
 
 

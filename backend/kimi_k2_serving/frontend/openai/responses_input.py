@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 
+from kimi_k2_serving.chat import below
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.parts import absent, tool_text
+from kimi_k2_serving.core.parts import absent, result_text
 from kimi_k2_serving.core.shapes import Object, as_list, as_object, as_string, one_of, required
 from kimi_k2_serving.frontend.openai.responses_tools import full_name
 from kimi_k2_serving.frontend.origin import Origin
@@ -47,7 +48,9 @@ class _Reader:
         self._first = first
 
     def add(self, source: Object, path: str) -> None:
-        kind = source.get("type", "message")
+        kind = source.get("type")
+        if kind is None and "id" in source and "role" not in source:
+            kind = "item_reference"
         if kind is None or kind == "message":
             self._message(source, path)
         elif not isinstance(kind, str):
@@ -77,8 +80,9 @@ class _Reader:
         self._origin.ignore(source, path, MESSAGE)
         role = one_of(required(source, "role", path), ROLES, f"{path}.role")
         content = required(source, "content", path)
-        if not isinstance(content, str | list):
-            raise InvalidType("must be a string or an array of parts", field=f"{path}.content")
+        if content is not None and not isinstance(content, str | list):
+            raise InvalidType("must be a string, an array of parts, or null", field=f"{path}.content")
+        below.parts(content, f"{path}.content", self._origin)
         self._push({"role": role, "content": content}, path)
 
     def _call(self, source: Object, kind: str, path: str) -> None:
@@ -87,10 +91,9 @@ class _Reader:
         given = source.get("arguments")
         if kind == "function_call":
             name = as_string(required(source, "name", path), f"{path}.name")
-            given = as_string(required(source, "arguments", path), f"{path}.arguments")
         else:
             name = str(source.get("name") or kind.removesuffix("_call"))
-        if not isinstance(given, str):
+        if kind != "function_call" and not isinstance(given, str):
             kept = {key: source[key] for key in ("arguments", "input", "action") if source.get(key) is not None}
             given = json.dumps(kept, ensure_ascii=False)
         if isinstance(source.get("namespace"), str):
@@ -111,10 +114,7 @@ class _Reader:
     def _output(self, source: Object, path: str) -> None:
         self._origin.ignore(source, path, OUTPUT)
         output = source.get("output")
-        if source["type"] == "function_call_output":
-            output = required(source, "output", path)
-        if isinstance(output, dict):
-            output = [output]
-        text = tool_text(output, f"{path}.output") if output is not None else absent("")
+        known = output is not None or source["type"] in ("function_call_output", "custom_tool_call_output")
+        text = result_text(output, f"{path}.output") if known else absent("")
         ours = self._push({"role": "tool", "tool_call_id": required(source, "call_id", path), "content": text}, path)
         self._origin.place(f"{ours}.tool_call_id", f"{path}.call_id")

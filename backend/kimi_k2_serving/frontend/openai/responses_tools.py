@@ -1,15 +1,17 @@
 """The Responses API's tools -> chat's. Functions stand flat here, or in a namespace; chat nests each in an object.
 
-A namespace is a name before its functions' names. A tool that runs elsewhere (web_search, mcp, ...) can't be called
-from here: it is left out, and the answer says so.
+A namespace is a name before its functions' names; a custom tool is a function of one string. A tool that runs elsewhere
+(web_search, mcp, ...) can't be called from here: it is left out, and the answer says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kimi_k2_serving.core.errors import Unsupported
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.shapes import Object, as_list, as_object, as_string, required
+from kimi_k2_serving.frontend.openai import freeform
 from kimi_k2_serving.frontend.origin import Origin
 
 # A namespace's name and a function's, each as long as OpenAI has them.
@@ -22,8 +24,8 @@ NAMESPACE = ("type", "name", "description", "tools")
 
 @dataclass(slots=True)
 class Tools:
-    """`declared` is None where the request has no `tools`. `functions`, of namespaces: a name in the prompt -> the
-    `name` and `namespace` of its calls.
+    """`declared` is None where the request has no `tools`. `functions`, of namespaces and custom tools: a name in the
+    prompt -> what a call of it is made of, beside its id and arguments.
     """
 
     declared: list[Json] | None = None
@@ -40,6 +42,13 @@ class Tools:
             function["name"] = full_name(namespace, name)
             self.functions[full_name(namespace, name)] = {"name": name, "namespace": namespace}
         self.declared.append({"type": "function", "function": function})
+
+    def add_custom(self, source: Object, path: str, origin: Origin) -> None:
+        origin.ignore(source, path, (*freeform.KNOWN, *HINTS))
+        name = as_string(required(source, "name", path), f"{path}.name")
+        self.functions[name] = {"type": freeform.CALL, "name": name}
+        shown: Object = {name: source[name] for name in ("name", "description") if source.get(name) is not None}
+        self.add({**shown, "parameters": freeform.parameters(source.get("format"), path, origin)}, path, origin)
 
 
 def full_name(namespace: str, name: str) -> str:
@@ -59,6 +68,8 @@ def read_tools(value: Json, origin: Origin) -> Tools:
                 tools.add(source, path, origin)
             case "namespace":
                 _flatten(source, path, tools, origin)
+            case "custom":
+                tools.add_custom(source, path, origin)
             case _:
                 origin.leave_out(path)
     return tools
@@ -84,7 +95,7 @@ def read_tool_choice(value: Json, origin: Origin) -> Json:
         return _named(value)
     kept: list[Json] = []
     for i, item in enumerate(as_list(value["tools"], "tool_choice.tools")):
-        if isinstance(item, dict) and item.get("type") not in ("function", None):
+        if isinstance(item, dict) and item.get("type") not in ("function", "custom", None):
             origin.leave_out(f"tool_choice.tools[{i}]")
             continue
         origin.place(f"tool_choice.tools[{len(kept)}]", f"tool_choice.tools[{i}]")
@@ -93,7 +104,13 @@ def read_tool_choice(value: Json, origin: Origin) -> Json:
 
 
 def _named(choice: Object) -> Object:
+    """A function's or a custom tool's, as chat has it. Raises Unsupported for a tool that is not called from here."""
     namespace, name = choice.get("namespace"), choice.get("name")
+    if choice.get("type") == "custom":
+        choice = {**choice, "type": "function"}
+    elif choice.get("type") not in ("function", "auto", "none", "required", "allowed_tools", None):
+        detail = "this server runs no tools; name a function, or send auto, none or required"
+        raise Unsupported(detail, field="tool_choice.type")
     if isinstance(namespace, str) and isinstance(name, str):
         return {**choice, "name": full_name(namespace, name)}
     return choice
