@@ -45,6 +45,19 @@ async def test_a_custom_tool_is_called_with_plain_text_whole_and_streamed(http: 
 
 
 @pytest.mark.anyio
+async def test_a_namespace_may_hold_custom_tools(http: httpx.AsyncClient) -> None:
+    tools = [{"type": "namespace", "name": "files", "description": "", "tools": [FLAT_LOOK, CUSTOM]}]
+    command = COMMAND.replace("apply_patch", "files__apply_patch")
+    answer = (await http.post(PATH, json=ask(command, tools=tools))).json()
+    (item,) = answer["output"]
+    assert (item["type"], item["namespace"], item["name"]) == ("custom_tool_call", "files", "apply_patch")
+    assert item["input"] == PATCH
+    assert [line.partition(":")[0] for line in answer["notices"]] == ["tools[0].tools[1].format"]
+    history = [{"role": "user", "content": "a"}, item, {"type": "custom_tool_call_output", "call_id": item["call_id"]}]
+    assert (await http.post(PATH, json=ask(history, tools=tools))).status_code == 200
+
+
+@pytest.mark.anyio
 async def test_the_model_is_shown_a_function_of_one_string_and_its_own_calls(
     http: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:

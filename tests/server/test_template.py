@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import queue
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +19,7 @@ from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.render import Form
 from kimi_k2_serving.core.tokens import Vocabulary
 from tests.server.running import ROOT, environment, free_ports, running
+from tests.server.test_chat import inputs
 from tests.server.test_lifecycle import is_live, plain_triton, until
 from tests.support.template import NO_BREAK, TEMPLATE, change
 
@@ -35,6 +40,22 @@ def prompt_tokens(checkpoint: Path, form: Form) -> int:
     conversation = read_conversation(messages=[{"role": "user", "content": "Hello"}])
     vocabulary = Vocabulary.load(checkpoint)
     return len(vocabulary.encode_prompt(form.prompt(conversation).segments))
+
+
+@contextmanager
+def alone(folder: Path, settings: str) -> Iterator[Any]:
+    """A Triton with the ensemble's first step alone, ready: seconds, where the engine would take half a minute."""
+    repository = folder / "repository"
+    for model in (MODEL, "kimi_k2_engine"):
+        shutil.copytree(ROOT / "model_repository" / model, repository / model)
+    (repository / "kimi_k2_engine" / "1" / "engine.yaml").write_text(settings)
+    flags = ("--model-control-mode=explicit", f"--load-model={MODEL}")
+    with plain_triton(repository, *flags, log=folder / "log") as (process, port):
+        client = triton_grpc.InferenceServerClient(f"127.0.0.1:{port}")
+        until(lambda: process.poll() is not None or (is_live(client) and client.is_model_ready(MODEL)), 120)
+        assert process.poll() is None
+        yield client
+        client.close()
 
 
 def test_the_prompt_has_the_form_of_the_checkpoints_template(checkpoint: Path) -> None:
@@ -59,21 +80,22 @@ def test_a_foreign_template_is_refused_with_the_probe_the_rule_and_both_renderin
     assert said.endswith("take another template, or set strict_template: false in engine.yaml")
 
 
+def test_with_the_line_break_the_prompt_is_0905s(checkpoint: Path, tmp_path: Path) -> None:
+    with alone(tmp_path, f"checkpoint: {checkpoint}\n") as client:
+        found: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        client.start_stream(lambda result, error: found.put((result, error)))
+        client.async_stream_infer(MODEL, list(inputs({"text_input": "Hello"})))
+        result, error = found.get(timeout=60)
+        assert error is None, error
+        assert len(result.as_numpy("input_ids")) == prompt_tokens(checkpoint, Form())
+
+
 def test_an_operator_may_accept_a_foreign_template_and_is_told_of_the_difference(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     change(checkpoint, FOREIGN)
-    repository = tmp_path / "repository"
-    for model in ("kimi_k2_preprocess", "kimi_k2_engine"):
-        shutil.copytree(ROOT / "model_repository" / model, repository / model)
-    settings = repository / "kimi_k2_engine" / "1" / "engine.yaml"
-    settings.write_text(f"checkpoint: {checkpoint}\nstrict_template: false\n")
-    log = tmp_path / "log"
-    alone = ("--model-control-mode=explicit", "--load-model=kimi_k2_preprocess")
-    with plain_triton(repository, *alone, log=log) as (process, port):
-        client = triton_grpc.InferenceServerClient(f"127.0.0.1:{port}")
-        until(lambda: process.poll() is not None or (is_live(client) and client.is_model_ready(MODEL)), 120)
-        assert process.poll() is None
-        client.close()
-    assert "differs from rule P5 with a system message" in log.read_text()
-    assert "accepted by strict_template: false" in log.read_text()
+    with alone(tmp_path, f"checkpoint: {checkpoint}\nstrict_template: false\n"):
+        pass
+    log = (tmp_path / "log").read_text()
+    assert "differs from rule P5 with a system message" in log
+    assert "accepted by strict_template: false" in log

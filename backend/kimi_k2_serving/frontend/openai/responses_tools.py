@@ -43,12 +43,14 @@ class Tools:
             self.functions[full_name(namespace, name)] = {"name": name, "namespace": namespace}
         self.declared.append({"type": "function", "function": function})
 
-    def add_custom(self, source: Object, path: str, origin: Origin) -> None:
+    def add_custom(self, source: Object, path: str, origin: Origin, namespace: str | None = None) -> None:
         origin.ignore(source, path, (*freeform.KNOWN, *HINTS))
         name = as_string(required(source, "name", path), f"{path}.name")
-        self.functions[name] = {"type": freeform.CALL, "name": name}
-        shown: Object = {name: source[name] for name in ("name", "description") if source.get(name) is not None}
-        self.add({**shown, "parameters": freeform.parameters(source.get("format"), path, origin)}, path, origin)
+        shown: Object = {key: source[key] for key in ("name", "description") if source.get(key) is not None}
+        shown["parameters"] = freeform.parameters(source.get("format"), path, origin)
+        self.add(shown, path, origin, namespace)
+        full = name if namespace is None else full_name(namespace, name)
+        self.functions[full] = {"type": freeform.CALL, **self.functions.get(full, {"name": name})}
 
 
 def full_name(namespace: str, name: str) -> str:
@@ -81,10 +83,13 @@ def _flatten(source: Object, path: str, tools: Tools, origin: Origin) -> None:
     for i, item in enumerate(as_list(required(source, "tools", path), f"{path}.tools")):
         where = f"{path}.tools[{i}]"
         inner = as_object(item, where)
-        if as_string(required(inner, "type", where), f"{where}.type") == "function":
-            tools.add(inner, where, origin, namespace)
-        else:
-            origin.leave_out(where)
+        match as_string(required(inner, "type", where), f"{where}.type"):
+            case "function":
+                tools.add(inner, where, origin, namespace)
+            case "custom":
+                tools.add_custom(inner, where, origin, namespace)
+            case _:
+                origin.leave_out(where)
 
 
 def read_tool_choice(value: Json, origin: Origin) -> Json:
