@@ -66,6 +66,13 @@ async def test_a_past_call_without_an_input_has_no_arguments(
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+async def test_a_cache_hint_beside_the_conversation_is_nothing(http: httpx.AsyncClient, path: str) -> None:
+    body = {"input": user("a")} if path == "/v1/responses" else {"messages": user("a"), "max_tokens": 9}
+    asked = {"model": "kimi_k2", "cache_control": {"type": "ephemeral"}, **body}
+    assert (await http.post(path, json=asked)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
 async def test_null_content_is_none(http: httpx.AsyncClient, path: str) -> None:
     history = [*user("a"), {"role": "assistant", "content": None}, *user("say b")]
     body = {"input": history} if path == "/v1/responses" else {"messages": history, "max_tokens": 9}

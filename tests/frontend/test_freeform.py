@@ -45,6 +45,15 @@ async def test_a_custom_tool_is_called_with_plain_text_whole_and_streamed(http: 
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("form", "said"), [(None, []), ({"type": "text"}, []), ("x", ["left out"]), ({"type": "grammar"}, ["left out"])]
+)
+async def test_a_format_is_shown_or_said_to_be_left_out(http: httpx.AsyncClient, form: Any, said: list[str]) -> None:
+    answer = (await http.post(PATH, json=ask("say a", tools=[{**CUSTOM, "format": form}]))).json()
+    assert [line.split(": ")[1] for line in answer.get("notices", ())] == said
+
+
+@pytest.mark.anyio
 async def test_a_namespace_may_hold_custom_tools(http: httpx.AsyncClient) -> None:
     tools = [{"type": "namespace", "name": "files", "description": "", "tools": [FLAT_LOOK, CUSTOM]}]
     command = COMMAND.replace("apply_patch", "files__apply_patch")

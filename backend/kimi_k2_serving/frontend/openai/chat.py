@@ -48,6 +48,7 @@ KNOWN = frozenset(
 IGNORED = frozenset(
     {
         "user",
+        "cache_control",
         "safety_identifier",
         "metadata",
         "store",

@@ -12,6 +12,7 @@ from kimi_k2_serving.frontend.origin import Origin
 
 CALL = "custom_tool_call"
 KNOWN = ("type", "name", "description", "format")
+UNREAD = "left out: it is no grammar that could be shown to the model"
 UNHELD = "is shown to the model and not enforced"
 REPLACEMENT = "\ufffd"
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
@@ -24,6 +25,8 @@ def parameters(form: Json, path: str, origin: Origin) -> Json:
     if isinstance(form, dict) and isinstance(definition := form.get("definition"), str):
         origin.leave_out(f"{path}.format", UNHELD)
         meaning = f"{meaning} It follows this grammar ({form.get('syntax')}):\n{definition}"
+    elif form is not None and form != {"type": "text"}:
+        origin.leave_out(f"{path}.format", UNREAD)
     argument: Object = {"type": "string", "description": meaning}
     return {"type": "object", "properties": {"input": argument}, "required": ["input"], "additionalProperties": False}
 

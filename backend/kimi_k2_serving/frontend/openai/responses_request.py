@@ -36,6 +36,7 @@ IGNORED = frozenset(
         "store",
         "metadata",
         "user",
+        "cache_control",
         "safety_identifier",
         "reasoning",
         "include",
