@@ -17,7 +17,9 @@ from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.engine.config import EngineConfig, engine_of_preset, load_engine_config
 from kimi_k2_serving.frontend.process import parse
+from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import Constraint
+from kimi_k2_serving.reading.desk import Served
 from tests.support.demo import demo
 from tests.support.enforcer import LOOSE as COMMENT
 from tests.support.enforcer import InlineEnforcer, chat_model
@@ -77,6 +79,15 @@ def test_without_a_repository_the_preset_says_how_long_the_context_is(demo: Path
     config = parse(["--checkpoint", str(demo)], {}).engine
     assert config == engine_of_preset(demo, "demo", {})
     assert loaded(config).context_length == config.server_args["context_length"]
+
+
+@pytest.mark.parametrize(("engine", "heeded"), [("{}", False), ("{enable_deterministic_inference: true}", True)])
+def test_seeds_are_heeded_where_the_engine_draws_by_them(demo: Path, tmp_path: Path, engine: str, heeded: bool) -> None:
+    where = repository(tmp_path, engine)
+    model = loaded(parse(["--model-repository", str(where)], {"KIMI_K2_CHECKPOINT": str(demo)}).engine)
+    assert model.heeds_seeds is heeded
+    # A process that reads for others says the same.
+    assert Served.decode(Served.of(model, demo, Bounds.demo()).encode()).model().heeds_seeds is heeded
 
 
 def test_what_is_no_k2_checkpoint_is_refused_before_anything_is_started(tmp_path: Path) -> None:
