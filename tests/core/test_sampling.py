@@ -111,9 +111,11 @@ def test_null_asks_for_nothing() -> None:
     assert read({"max_tokens": 1, "max_new_tokens": None}) == {"max_new_tokens": 1}
 
 
-def test_one_parameter_under_two_names_is_refused() -> None:
+def test_one_parameter_under_two_names_has_one_value() -> None:
+    """Some gateways send both max_tokens and max_completion_tokens."""
+    assert read({"max_tokens": 1, "max_completion_tokens": 1}) == {"max_new_tokens": 1}
     with pytest.raises(InvalidValue, match="twice") as caught:
-        read({"max_tokens": 1, "max_new_tokens": 1})
+        read({"max_tokens": 1, "max_new_tokens": 2})
     assert caught.value.field == "max_new_tokens"
 
 

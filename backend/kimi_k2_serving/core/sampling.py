@@ -118,9 +118,9 @@ def read(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
             raise UnknownField(f"not a sampling parameter; known: {', '.join(sorted(FIELDS))}", field=where)
         if value is None:
             continue
-        if field.target in result:
-            raise InvalidValue("given twice, under two names", field=where)
         checked = READERS[field.kind](value, field, where)
+        if field.target in result and result[field.target] != checked:
+            raise InvalidValue("given twice, under two names and with two values", field=where)
         if checked is not None:
             result[field.target] = checked
     if more := [name for name in GRAMMARS if name in result][1:]:
