@@ -56,6 +56,16 @@ def test_an_address_that_others_reach_needs_a_decision(tmp_path: Path) -> None:
     assert not cli.parse(["--host", "10.0.0.1", "--api-key-file", str(tmp_path / "keys")]).loopback
 
 
+def test_keys_open_the_frontend_alone_for_they_guard_nothing_else(tmp_path: Path) -> None:
+    guarded = ["--host", "10.0.0.1", "--api-key-file", str(tmp_path / "keys")]
+    found = cli.parse(guarded)
+    assert {found.host_of(flag) for flag in found.ports if flag != "--frontend-port"} == {"127.0.0.1"}
+    assert found.host_of("--frontend-port") == "10.0.0.1"
+    assert cli.parse([*guarded, "--insecure"]).triton_host == "10.0.0.1"
+    for own in ("127.8.0.1", "127.0.0.1"):
+        assert cli.parse(["--host", own]).triton_host == own
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "localhost"])
 def test_a_loopback_address_needs_none(host: str) -> None:
     assert cli.parse(["--host", host]).loopback

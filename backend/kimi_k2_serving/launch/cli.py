@@ -70,6 +70,15 @@ class Options:
             return True
         return ipaddress.IPv4Address(self.host).is_loopback
 
+    @property
+    def triton_host(self) -> str:
+        """Where Triton's own ports are bound: no key guards them, so beyond this machine only if that was accepted."""
+        return self.host if self.host != "localhost" and (self.loopback or self.insecure) else "127.0.0.1"
+
+    def host_of(self, flag: str) -> str:
+        """The address of the port that `flag` sets."""
+        return self.host if flag == "--frontend-port" else self.triton_host
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -126,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     guard.add_argument(
         "--allowed-host", metavar="NAME", action="append", default=[], help="the frontend answers under this name too"
     )
-    guard.add_argument("--insecure", action="store_true", help="accept that anyone who reaches the ports may use them")
+    guard.add_argument("--insecure", action="store_true", help="open Triton's own ports there, too, without keys")
     life = parser.add_argument_group("start and stop")
     life.add_argument("--grace", metavar="S", type=_seconds, default=5, help="seconds for requests in flight (5)")
     life.add_argument("--prepare-only", action="store_true", help="install and build, start nothing")
@@ -161,6 +170,6 @@ def parse(argv: Sequence[str]) -> Options:
         raise Refusal(
             f"--host {options.host}",
             "Triton's own ports have no authentication and this address can be reached from outside",
-            "use a loopback address, or add --api-key-file FILE (guards the frontend only) or --insecure",
+            "add --api-key-file FILE (the frontend alone is opened there), or --insecure, or use a loopback address",
         )
     return options

@@ -44,7 +44,7 @@ class Command:
 
 
 def arguments(options: Options, *, server: Path, repository: Path, backends: Path) -> tuple[str, ...]:
-    host = "127.0.0.1" if options.host == "localhost" else options.host
+    host = options.triton_host
     flags = {
         "model-repository": str(repository),
         "backend-directory": str(backends),

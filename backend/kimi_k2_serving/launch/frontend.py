@@ -24,7 +24,7 @@ def arguments(options: Options, *, python: Path, checkpoint: Path, repository: P
     flags: dict[str, object] = {
         "--host": options.host,
         "--port": options.frontend_port,
-        "--grpc-url": f"{reachable(options.host)}:{options.grpc_port}",
+        "--grpc-url": f"{reachable(options.triton_host)}:{options.grpc_port}",
         "--checkpoint": checkpoint,
         "--model-repository": repository,
         "--workers": options.workers,

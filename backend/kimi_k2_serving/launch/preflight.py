@@ -44,16 +44,17 @@ def check(
         )
     if options.starts:
         check_ports(options, port_is_free)
-    if options.loopback:
+    if options.loopback or not options.insecure:
         return []
     return [f"serve: warning: {options.host} can be reached from outside and Triton's own ports have no authentication"]
 
 
 def check_ports(options: Options, port_is_free: Callable[[str, int], bool]) -> None:
     for flag, port in options.ports.items():
-        if not port_is_free(options.host, port):
+        host = options.host_of(flag)
+        if not port_is_free(host, port):
             raise Refusal(
-                f"{flag} {port}", f"something else listens on it at {options.host}", f"choose another with {flag} PORT"
+                f"{flag} {port}", f"something else listens on it at {host}", f"choose another with {flag} PORT"
             )
 
 

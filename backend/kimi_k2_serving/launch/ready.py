@@ -61,7 +61,7 @@ class Ready:
     seconds: float
 
     def curl(self) -> str:
-        where = reachable(self.options.host)
+        where = reachable(self.options.triton_host)
         body = json.dumps({"text_input": "Hello", "max_tokens": 32, "stream": True})
         return f"curl -sN http://{where}:{self.options.http_port}/v2/models/{MODEL}/generate_stream -d '{body}'"
 
@@ -72,10 +72,11 @@ class Ready:
             "checkpoint": str(self.checkpoint),
             "context_length": self.context,
             "engine": self.engine,
-            "host": self.options.host,
+            "host": self.options.triton_host,
             "http_port": self.options.http_port,
             "grpc_port": self.options.grpc_port,
             "metrics_port": self.options.metrics_port,
+            "frontend_host": self.options.host if self.options.frontend else None,
             "frontend_port": self.options.frontend_port if self.options.frontend else None,
             "log": str(self.log),
             "seconds": round(self.seconds, 1),
@@ -89,12 +90,12 @@ class Ready:
 
     def text(self) -> str:
         options = self.options
-        ports = f"HTTP {options.http_port}, gRPC {options.grpc_port}, metrics {options.metrics_port} at {options.host}"
+        triton = f"HTTP {options.http_port}, gRPC {options.grpc_port}, metrics {options.metrics_port}"
         rows = (
             ("model", f"{MODEL} ({self.checkpoint})"),
             ("context", f"{self.context:,} tokens" if self.context else "as the checkpoint says"),
             ("engine", self.engine),
-            ("ports", ports),
+            ("ports", f"{triton} at {options.triton_host}"),
             *self._apis(),
             ("log", str(self.log)),
             ("try", self.curl()),

@@ -230,11 +230,11 @@ def _wait_frontend(triton: Server, frontend: Frontend, options: Options, progres
 def _wait_ready(triton: Server, options: Options, model: Model, log: Path, progress: Progress) -> None:
     """Return when the model is ready. Raise Failure if Triton ends first."""
     opened: float | None = None
-    while not ready.is_ready(options.host, options.http_port, model.name):
+    while not ready.is_ready(options.triton_host, options.http_port, model.name):
         if (status := triton.wait(_PHASE_SECONDS)) is not None:
             raise Failure(f"Triton did not start: {server.ended(status).detail}; {log} says:\n{symptoms(log)}")
         progress.status(ready.phase(log))
-        if ready.answers(options.host, options.http_port, "/v2/health/ready"):
+        if ready.answers(options.triton_host, options.http_port, "/v2/health/ready"):
             opened = opened or time.monotonic()
             if time.monotonic() - opened > _READY_SECONDS:
                 raise Failure(f"Triton is up but {model.name} is not ready; {log} says:\n{symptoms(log)}")
