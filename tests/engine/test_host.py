@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -13,6 +15,7 @@ from typing import Any
 # As in the real host, where SGLang has imported it: that takes longer than the tests wait.
 import fastapi  # noqa: F401
 import msgspec
+import psutil
 import pytest
 
 from kimi_k2_serving.engine import host, wire
@@ -25,6 +28,26 @@ def version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sglang.version", SimpleNamespace(__version__="0"))
     # A tracker would look for the file when this process ends.
     monkeypatch.setattr("multiprocessing.resource_tracker.register", lambda *_: None)
+
+
+def test_a_parent_that_hangs_when_its_server_is_gone_is_ended_with_the_engine() -> None:
+    """As Triton's stub, in a call to a Triton that was killed."""
+    watch = "import sys; from kimi_k2_serving.engine import host; host.leave_with(*map(int, sys.argv[1:]))"
+    hang = (
+        "import os, signal, subprocess, sys\n"
+        "line = [sys.executable, '-c', sys.argv[1], sys.argv[2], str(os.getpid())]\n"
+        "print(subprocess.Popen(line, start_new_session=True).pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    server = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    line = [sys.executable, "-c", hang, watch, str(server.pid)]
+    parent = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+    with server, parent:
+        assert parent.stdout is not None
+        watcher = psutil.Process(int(parent.stdout.readline()))
+        server.kill()
+        assert parent.wait(30) == -signal.SIGKILL
+        watcher.wait(5)
 
 
 class Engine:

@@ -1,7 +1,8 @@
-"""The engine's own process: one SGLang `Engine` behind an inherited socket. `python -m kimi_k2_serving.engine.host FD`.
+"""The engine's own process: one SGLang `Engine` behind an inherited socket.
 
-It dies with its parent (PDEATHSIG, and the end of the socket's stream) and takes SGLang's processes with it: they
-share its process group. It knows nothing of Triton or of K2, and keeps no state but the generations in flight.
+`python -m kimi_k2_serving.engine.host SERVER FD PARENT`. It dies with its parent (PDEATHSIG, and the end of the
+socket's stream), and with the process SERVER that its parent serves (0: none), and takes SGLang's processes with it:
+they share its process group. It knows nothing of K2, and keeps no state but the generations in flight.
 """
 
 from __future__ import annotations
@@ -10,18 +11,23 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import sys
+import threading
+import time
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import setproctitle
 
-from kimi_k2_serving.engine import group, linux, wire
+from kimi_k2_serving.engine import group, linux, shared_memory, wire
 
 TITLE = "sglang::host"
+# What the parent has, once its server is gone, to end this engine in order.
+ORPHAN_SECONDS = 2.0
 # How often in a row the scheduler's state may not be readable before this process is of no use.
 LOST_BEATS = 100
 # How SGLang 0.5.23 begins to say that a grammar leaves no token to go on with.
@@ -33,9 +39,12 @@ logger = logging.getLogger(TITLE)
 def main(argv: list[str]) -> None:
     # The launcher sets this for all of Triton; under a plain tritonserver what SGLang makes in /dev/shm is private too.
     linux.keep_private()
-    bind_to_parent(int(argv[2]))
+    server, descriptor, parent = map(int, argv[1:])
+    bind_to_parent(parent)
     setproctitle.setproctitle(TITLE)
-    stream = socket.socket(fileno=int(argv[1]))
+    stream = socket.socket(fileno=descriptor)
+    if server:
+        threading.Thread(target=leave_with, args=(server, parent), name="server-watch", daemon=True).start()
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     # SGLang must be built on the main thread (its signal handlers) and before any loop runs (it sets the loop policy).
     start = receive_start(stream)
@@ -51,6 +60,20 @@ def bind_to_parent(parent: int) -> None:
     linux.die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
+
+
+def leave_with(server: int, parent: int) -> None:
+    """End with `server`, and end the parent, too, if it has not ended by itself: Triton 24.10's stub may hang for ever
+    in a call to the Triton that is gone, its interpreter held (seen once in some twenty kills). What the parent has in
+    /dev/shm nobody else would remove.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        select.select([os.pidfd_open(server)], [], [])
+    time.sleep(ORPHAN_SECONDS)
+    shared_memory.unlink(shared_memory.held(parent))
+    group.kill_workers(os.getpgrp(), spared=os.getpid())
+    # The kernel ends this process with it.
+    os.kill(parent, signal.SIGKILL)
 
 
 def end_group() -> None:

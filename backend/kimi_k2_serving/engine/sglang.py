@@ -22,9 +22,17 @@ RESERVED = ("model_path", "tokenizer_path", "trust_remote_code", "incremental_st
 
 
 def build(
-    config: EngineConfig, checkpoint: Checkpoint, *, cache: Path, runtime: Path, environ: Mapping[str, str]
+    config: EngineConfig,
+    checkpoint: Checkpoint,
+    *,
+    cache: Path,
+    runtime: Path,
+    environ: Mapping[str, str],
+    server: int = 0,
 ) -> SupervisedEngine:
-    """`runtime` holds the engine's sockets while it runs; `environ` is what the host process inherits."""
+    """`runtime` holds the engine's sockets while it runs; `environ` is what the host process inherits; the engine ends
+    with the process `server`, if that is not 0.
+    """
     # A grammar that no text satisfies leaves a row of logits without a finite number, and drawing from it ends the
     # scheduler for everybody. With finite ones that request alone fails.
     finite = {"SGLANG_SANITIZE_NAN_LOGITS": "1"}
@@ -32,7 +40,7 @@ def build(
     if checkpoint.is_k2:
         # SGLang then imports this one model class and not its 285.
         environment["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "kimi_k2_serving.engine.models"
-    command = [python(), "-m", "kimi_k2_serving.engine.host"]
+    command = [python(), "-m", "kimi_k2_serving.engine.host", str(server)]
     return SupervisedEngine(
         lambda: process.spawn(command, environment, runtime, nodes=int(config.server_args.get("nnodes", 1))),
         server_args(config, checkpoint, cache),

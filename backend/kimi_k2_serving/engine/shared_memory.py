@@ -59,6 +59,13 @@ def make_private(pid: int) -> None:
             (SHARED_MEMORY / entry.name).chmod(stat.S_IRUSR | stat.S_IWUSR)
 
 
+def unlink(entries: Iterable[Entry]) -> None:
+    """Take their names away, whoever still holds them: nobody else will."""
+    for entry in set(entries):
+        with suppress(OSError):
+            (SHARED_MEMORY / entry.name).unlink()
+
+
 def remove(entries: Iterable[Entry]) -> list[str]:
     """Unlink the files that these were, unless a living process still holds them; the names removed."""
     inodes = {entry.inode for entry in entries}

@@ -72,7 +72,7 @@ def configure(directory: Path, model: str) -> tuple[EngineService, str]:
     checkpoint = inspect(config.checkpoint)
     # Every model under one Triton process derives the same directory.
     runtime = settings.runtime_directory(os.getppid(), own)
-    engine = sglang.build(config, checkpoint, cache=own.cache, runtime=runtime, environ=environ)
+    engine = sglang.build(config, checkpoint, cache=own.cache, runtime=runtime, environ=environ, server=os.getppid())
     encoder = load_encoder(checkpoint, own.cache, parse_special=config.parse_special)
     serving = Serving(
         model=model,

@@ -135,10 +135,8 @@ def end_soon() -> None:
 
 def remove_shared_memory() -> None:
     """What Triton shares with this process alone, and nobody else is left to remove."""
-    for entry in set(shared_memory.held(os.getpid())):
-        if entry.name.startswith("triton_") and REGION in entry.name:
-            with contextlib.suppress(OSError):
-                (shared_memory.SHARED_MEMORY / entry.name).unlink()
+    held = shared_memory.held(os.getpid())
+    shared_memory.unlink(entry for entry in held if entry.name.startswith("triton_") and REGION in entry.name)
 
 
 def watched(pid: int) -> int | None:
