@@ -25,7 +25,7 @@ BUDGETS = {
     "grammar": 6,
     "launch": 3,
     "property": 3,
-    "server": 15,
+    "server": 16,
     "structure": 1,
     "triton": 2,
 }
