@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.server.running import Server, shared_memory
+from tests.server.running import Server, shared_memory, titles
 
 # The supervisor's line.
 RESTARTED = "the engine serves again after "
@@ -59,7 +59,7 @@ def metrics(server: Server) -> dict[str, float]:
 def staying(server: Server) -> list[psutil.Process]:
     """Triton and its stubs."""
     names = ("tritonserver", "triton_python_b")
-    return [each for each in server.processes() if each.name().startswith(names)]
+    return [each for each in server.processes() if titles(each).startswith(names)]
 
 
 def own_threads(process: psutil.Process) -> int:

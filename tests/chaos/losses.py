@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import subprocess
 import time
 from collections import Counter
 
@@ -13,7 +15,7 @@ import psutil
 from tests.chaos import inspect_server as inspecting
 from tests.chaos.load import BAD, ENGINE, Load, Outcome
 from tests.chaos.row import Row, quantiles
-from tests.server.running import Server
+from tests.server.running import Server, titles
 
 # A killed process is seen at once, a stopped one after the demo preset's stall_seconds.
 ERROR_SECONDS = 2.0
@@ -95,17 +97,23 @@ async def lose_a_process(server: Server, title: str, number: signal.Signals) -> 
 async def die_until_given_up(server: Server) -> tuple[str, int]:
     """Kill an idle engine until it stays down: the last words before `serve` ends, and how many deaths it took."""
     said, deaths, begin = "", 0, time.monotonic()
-    while GIVEN_UP not in said and time.monotonic() - begin < 480:
-        try:
+    while GIVEN_UP not in said and server.process.poll() is None and time.monotonic() - begin < 480:
+        # A process that is looked at may end meanwhile, and Triton may leave a probe without an answer.
+        with contextlib.suppress(httpx.TransportError, psutil.NoSuchProcess):
             said = (await asyncio.to_thread(probe, server)).text
-            hosts = [each for each in server.processes() if each.name() == "sglang::host"]
+            hosts = [each for each in server.processes() if "sglang::host" in titles(each)]
             if "text_output" in said and hosts:
                 hosts[0].send_signal(signal.SIGKILL)
                 deaths += 1
-        except (httpx.TransportError, psutil.NoSuchProcess):
-            break
         await asyncio.sleep(0.05)
     return said, deaths
+
+
+async def ended(server: Server, seconds: float) -> int | None:
+    """The exit status of `serve`; None if it has not ended by then."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return await asyncio.to_thread(server.process.wait, seconds)
+    return None
 
 
 async def crash_loop(server: Server) -> Row:
@@ -121,7 +129,7 @@ async def crash_loop(server: Server) -> Row:
     lost, late = lost_since(load, moment)
     refused = [each.seconds for each in load.outcomes if each.kind == "engine_unavailable"]
     said, more = await die_until_given_up(server)
-    status = await asyncio.to_thread(server.process.wait, 40)
+    status = await ended(server, 40)
     left = [each for each in processes if each.is_running()]
     row = Row(
         f"{number.name} {title}, a fifth death, then {more} while idle: crash loop",
@@ -129,7 +137,7 @@ async def crash_loop(server: Server) -> Row:
         load.counted(since=moment),
         f"{len(lost)} of {in_flight} in flight lost, last after {late:.2f} s; refusals {quantiles(refused)}: {said}; "
         f"serve ended with {status}",
-        leaks=", ".join(each.name() for each in left) or "none",
+        leaks=", ".join(titles(each) for each in left) or "none",
     )
     row.expect(0 < late < ERROR_SECONDS + STALL_SECONDS, "a stopped detokenizer must be noticed")
     row.expect(GIVEN_UP in said, "a refusal must say why")
@@ -144,14 +152,14 @@ async def lose_the_stub(server: Server) -> Row:
     begin = time.monotonic()
     processes = server.processes()
     server.named("kimi_k2_engine_0_0").send_signal(signal.SIGKILL)
-    status = await asyncio.to_thread(server.process.wait, 30)
+    status = await ended(server, 30)
     left = [each for each in processes if each.is_running()]
     row = Row(
         "SIGKILL the engine model's stub",
         1,
         Counter(),
         f"serve ended with {status} after {time.monotonic() - begin:.1f} s",
-        leaks=", ".join(each.name() for each in left) or "none",
+        leaks=", ".join(titles(each) for each in left) or "none",
     )
     row.expect(status == 1, "serve must end with 1")
     row.expect(not left, "no process may be left")

@@ -41,7 +41,7 @@ class Server:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def named(self, title: str) -> psutil.Process:
-        (found,) = [each for each in self.processes() if title in " ".join(each.cmdline()) or title in each.name()]
+        (found,) = [each for each in self.processes() if title in titles(each)]
         return found
 
     def restarts(self) -> float:
@@ -138,6 +138,14 @@ def end(process: subprocess.Popen[bytes], seconds: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def titles(process: psutil.Process) -> str:
+    """Its name and its command line; nothing if it ended meanwhile, which is not the server's end."""
+    try:
+        return " ".join([process.name(), *process.cmdline()])
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def shared_memory(processes: Iterable[psutil.Process]) -> set[Path]:
