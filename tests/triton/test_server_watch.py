@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kimi_k2_serving.engine import shared_memory
+from kimi_k2_serving.engine import linux, shared_memory
 from kimi_k2_serving.triton import server_watch
 
 
@@ -128,7 +128,7 @@ def test_a_process_that_gets_no_descriptor_for_its_parent_still_ends_with_it(
             raise OSError(failures.pop(), "no descriptor")
         return opened(pid)
 
-    monkeypatch.setattr(server_watch.os, "pidfd_open", pidfd_open)
+    monkeypatch.setattr(linux.os, "pidfd_open", pidfd_open)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
         watching = threading.Thread(target=lambda: asyncio.run(server_watch.ended(parent.pid)))
         watching.start()
@@ -139,7 +139,7 @@ def test_a_process_that_gets_no_descriptor_for_its_parent_still_ends_with_it(
         assert not watching.is_alive()
         parent.wait()
         failures.extend([errno.EMFILE] * 1000)
-        assert server_watch.watched(parent.pid) == server_watch.GONE
+        assert linux.watched(parent.pid) == linux.GONE
 
 
 def test_an_engine_that_fails_to_stop_does_not_keep_the_process(
@@ -176,7 +176,7 @@ def test_a_step_ends_with_its_parent_although_its_main_thread_hangs_and_takes_tr
         parent.kill()
         parent.wait()
         deadline = time.monotonic() + 10
-        while region.exists() or server_watch.watched(pid) != server_watch.GONE:
+        while region.exists() or linux.watched(pid) != linux.GONE:
             assert time.monotonic() < deadline
             # Where an earlier test has made this process a subreaper, the orphan is ours to collect.
             with contextlib.suppress(ChildProcessError):

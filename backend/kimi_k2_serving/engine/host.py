@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 import setproctitle
 
+from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import group, linux, shared_memory, wire
 
 TITLE = "sglang::host"
@@ -32,7 +32,6 @@ ORPHAN_SECONDS = 2.0
 LOST_BEATS = 100
 # How SGLang 0.5.23 begins to say that a grammar leaves no token to go on with.
 NO_TEXT = "Grammar accept_token failed"
-WRITTEN = {"json_schema", "regex", "ebnf", "structural_tag"}
 logger = logging.getLogger(TITLE)
 
 
@@ -67,8 +66,7 @@ def leave_with(server: int, parent: int) -> None:
     in a call to the Triton that is gone, its interpreter held (seen once in some twenty kills). What the parent has in
     /dev/shm nobody else would remove.
     """
-    with contextlib.suppress(ProcessLookupError):
-        select.select([os.pidfd_open(server)], [], [])
+    linux.wait_for_end(server)
     time.sleep(ORPHAN_SECONDS)
     shared_memory.unlink(shared_memory.held(parent))
     group.kill_workers(os.getpgrp(), spared=os.getpid())
@@ -249,7 +247,7 @@ def blamed(submit: wire.Submit, message: wire.Output | wire.Failed) -> wire.Outp
     """A grammar that no text satisfies is the mistake of the client who wrote it; SGLang calls it its own. The
     structural tag of a chat is written by this package and has a text: what has none is refused before.
     """
-    if isinstance(message, wire.Failed) and message.log.startswith(NO_TEXT) and WRITTEN & submit.sampling.keys():
+    if isinstance(message, wire.Failed) and message.log.startswith(NO_TEXT) and submit.sampling.keys() & set(GRAMMARS):
         return wire.Failed(message.uid, 400, message.log)
     return message
 

@@ -5,13 +5,13 @@ It is one more descendant of `serve`: what ends and cleans up after Triton's pro
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from kimi_k2_serving.engine import linux
 from kimi_k2_serving.launch import server
 from kimi_k2_serving.launch.cli import Options
 from kimi_k2_serving.launch.ready import reachable
@@ -58,9 +58,7 @@ class Frontend:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        with open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-            # One of before may be readable by others.
-            os.fchmod(log.fileno(), 0o600)
+        with linux.private_log(self.log) as log:
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,

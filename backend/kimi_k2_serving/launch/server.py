@@ -60,9 +60,8 @@ class Server:
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         self._save()
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        # An old log would keep the mode that it was made with.
         self._log.unlink(missing_ok=True)
-        with open(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as log:
+        with linux.private_log(self._log) as log:
             self._process = subprocess.Popen(
                 self._command.argv,
                 stdin=subprocess.DEVNULL,

@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
 import threading
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kimi_k2_serving.engine import shared_memory
+from kimi_k2_serving.engine import linux, shared_memory
 
 POLL_SECONDS = 0.25
 ANSWER_SECONDS = 2.0
@@ -31,7 +29,6 @@ ORPHAN_SECONDS = 3.0
 ALARM_SECONDS = 4
 # What Triton calls the memory that it shares with a stub.
 REGION = "_backend_shm_region_"
-GONE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +112,7 @@ def end_with(parent: int) -> None:
     """The same for a process without an event loop, which has nothing to stop: a thread of its own waits."""
 
     def watch() -> None:
-        while (descriptor := watched(parent)) is None:
-            time.sleep(POLL_SECONDS)
-        if descriptor != GONE:
-            select.select([descriptor], [], [])
+        linux.wait_for_end(parent)
         end_soon()
         try:
             remove_shared_memory()
@@ -139,22 +133,11 @@ def remove_shared_memory() -> None:
     shared_memory.unlink(entry for entry in held if entry.name.startswith("triton_") and REGION in entry.name)
 
 
-def watched(pid: int) -> int | None:
-    """A descriptor that is readable once the process is gone. GONE if it is already, None if none is to be had now."""
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return GONE
-    except OSError:
-        # Out of descriptors or memory, which may last: the process table is asked instead.
-        return None if Path(f"/proc/{pid}").exists() else GONE
-
-
 async def ended(pid: int) -> None:
     """Return once the process is gone."""
-    while (descriptor := watched(pid)) is None:  # noqa: ASYNC110 - descriptors come back unannounced
+    while (descriptor := linux.watched(pid)) is None:  # noqa: ASYNC110 - descriptors come back unannounced
         await asyncio.sleep(POLL_SECONDS)
-    if descriptor == GONE:
+    if descriptor == linux.GONE:
         return
     gone = asyncio.Event()
     loop = asyncio.get_running_loop()
