@@ -2,9 +2,10 @@
 
     scripts/bench corpora --checkpoint DIR [--only servers cluster] [--most 200]
 
-A row a corpus: conversations, seconds of a processor that the worker spent on each (every try counts, a try that the
-kernel ended with all of its budget), how many are relaxed in some part, how many have a tool that takes any object, and
-how many for time. Packages are fetched by pip and npm into a directory that is removed afterwards.
+Two rows a corpus, conversations of one tool and of several: how many, seconds of a processor that the worker spent on
+each (every try counts, a try that the kernel ended with all of its budget), how many are relaxed in some part, how many
+have a tool that takes any object, and how many for time. Packages are fetched by pip and npm into a directory that is
+removed afterwards.
 """
 
 from __future__ import annotations
@@ -77,11 +78,14 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     slowest: list[tuple[float, str]] = field(default_factory=list)
 
-    def row(self, name: str) -> str:
+    def show(self, name: str) -> None:
         ordered = sorted(self.seconds) or [0.0]
         p50, p95 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.95))
         counts = " | ".join(str(self.counts[each]) for each in ("relaxed", "free", "unreadable", "refused", "time"))
-        return f"| {name} | {len(self.seconds)} | {p50:.2f} | {p95:.2f} | {ordered[-1]:.2f} | {counts} |"
+        figures = " | ".join(f"{seconds:.2f}" for seconds in (p50, p95, ordered[-1]))
+        print(f"| {name} | {len(self.seconds)} | {figures} | {counts} |", flush=True)
+        for seconds, who in sorted(self.slowest, reverse=True)[:SLOWEST]:
+            print(f"    {seconds:.2f} s {who}", flush=True)
 
 
 def main() -> None:
@@ -99,12 +103,18 @@ def main() -> None:
             conversations = CORPORA[name](Path(directory))
             if len(conversations) > args.most:
                 conversations = Random(0).sample(conversations, args.most)
-            tally = Tally()
-            for tools in conversations:
-                _measure(enforcer, worker, Conversation((), tools, ToolChoice(ToolMode.AUTO)), tally)
-            print(tally.row(name), flush=True)
-            for seconds, who in sorted(tally.slowest, reverse=True)[:SLOWEST]:
-                print(f"    {seconds:.2f} s {who}", flush=True)
+            alone = [tools for tools in conversations if len(tools) == 1]
+            together = [tools for tools in conversations if len(tools) > 1]
+            for row, asked in ((f"{name}, one tool", alone), (f"{name}, several tools", together)):
+                if asked:
+                    _measure_all(enforcer, worker, asked).show(row)
+
+
+def _measure_all(enforcer: Enforcer, worker: Metered, conversations: published.Conversations) -> Tally:
+    tally = Tally()
+    for tools in conversations:
+        _measure(enforcer, worker, Conversation((), tools, ToolChoice(ToolMode.AUTO)), tally)
+    return tally
 
 
 def _measure(enforcer: Enforcer, worker: Metered, conversation: Conversation, tally: Tally) -> None:

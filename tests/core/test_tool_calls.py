@@ -65,6 +65,7 @@ def test_events_come_as_soon_as_they_are_sure() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_answer_is_not_bounded_in_size() -> None:
     """A5: a long header, deep arguments and long content pass whole."""
     name, deep, long = "n" * 100_000, '{"a":' * 50_000 + "{}" + "}" * 50_000, "x" * 300_000

@@ -65,6 +65,7 @@ def test_a_current_directory_is_left_alone_unless_forced(tmp_path: Path) -> None
     assert is_current(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FILES - {STAMP}))
 def test_a_changed_or_missing_file_makes_a_new_build(tmp_path: Path, demo: Path, name: str) -> None:
     target = tmp_path / "demo"

@@ -224,6 +224,7 @@ def test_two_real_processes_share_one_entry(published: Path, tmp_path: Path) -> 
     assert printed == {str(entry) for entry in (tmp_path / "cache" / "tokenizers").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_published_vocabulary_converts_and_encodes_the_golden_prompt(reference: Path, tmp_path: Path) -> None:
     found = inspect(reference)
     assert (found.is_k2, found.context_length, found.vocab_size, found.quantization) == (True, 262_144, 163_840, "fp8")

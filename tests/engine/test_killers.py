@@ -39,6 +39,7 @@ async def persistent(started: Started, first: int, tokens: int) -> Counter[str]:
     return ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_after", [0.0, 0.3])
 def test_a_killer_is_refused_in_the_end_and_the_innocent_beside_it_are_served(
     tmp_path: Path, kill_after: float
@@ -74,6 +75,7 @@ def test_a_killer_is_found_however_long_the_engine_takes_to_start(tmp_path: Path
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_killers_of_ever_new_content_never_put_the_engine_down_for_good(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path, step=0.01) as started:
@@ -114,6 +116,7 @@ def test_those_who_wait_for_their_turn_can_be_aborted_or_left_and_learn_of_a_dea
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_request_that_the_engine_has_lost_ends_by_itself_while_others_go_on(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path, step=0.02, queued=0) as started:
@@ -127,6 +130,7 @@ def test_a_request_that_the_engine_has_lost_ends_by_itself_while_others_go_on(tm
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_request_that_may_wait_in_the_engines_queue_is_not_given_up(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path, step=0.02, queued=1) as started:

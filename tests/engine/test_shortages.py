@@ -90,6 +90,7 @@ def test_a_restart_survives_a_call_that_fails_once(
     assert children() == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "thread"])
 def test_a_call_that_fails_for_ever_is_the_end_that_is_told_and_stop_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

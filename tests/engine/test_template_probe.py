@@ -56,6 +56,7 @@ def test_a_template_may_stand_in_the_tokenizers_settings(checkpoint: Path, named
     assert form_of(checkpoint, sorts=False) == Form(line_break=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "rule", "probe", "both"),
     [
@@ -99,6 +100,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_hostile_template_is_stopped_and_refused(
     checkpoint: Path, hostile: str, monkeypatch: pytest.MonkeyPatch

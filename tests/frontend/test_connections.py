@@ -56,6 +56,7 @@ def connect(stack: ExitStack, url: str, count: int, head: bytes) -> list[socket.
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [b"", b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nx: "])
 def test_idle_connections_leave_room_for_who_has_a_key(tmp_path: Path, head: bytes) -> None:
     keys = tmp_path / "keys"
@@ -70,6 +71,7 @@ def test_idle_connections_leave_room_for_who_has_a_key(tmp_path: Path, head: byt
         assert log.read_text().count("too many connections") == 1
 
 
+@pytest.mark.slow
 def test_connections_without_keys_are_bounded_too(tmp_path: Path) -> None:
     with limited(tmp_path) as (url, _), ExitStack() as stack:
         connect(stack, url, 3 * FEW, b"")
@@ -77,6 +79,7 @@ def test_connections_without_keys_are_bounded_too(tmp_path: Path) -> None:
         assert httpx.post(f"{url}/v1/chat/completions", json=chat("say ab"), timeout=20).status_code == 200
 
 
+@pytest.mark.slow
 def test_being_out_of_descriptors_is_said_once_and_passes(tmp_path: Path) -> None:
     """The bound is switched off: accept itself fails."""
     first = "import kimi_k2_serving.frontend.connections as c; c.most = lambda: 10**6"
@@ -88,6 +91,7 @@ def test_being_out_of_descriptors_is_said_once_and_passes(tmp_path: Path) -> Non
         assert httpx.get(f"{url}/health/live", timeout=20).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_head_that_does_not_come_ends_its_connection(tmp_path: Path) -> None:
     first = (
         "import dataclasses, kimi_k2_serving.frontend.connections as c; "

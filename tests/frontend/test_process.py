@@ -115,6 +115,7 @@ def test_wrong_files_end_with_code_2_and_one_line(tmp_path: Path, capsys: pytest
         parse(["--checkpoint", str(tmp_path), "--preset", "nobody"], {})
 
 
+@pytest.mark.slow
 def test_sigterm_lets_a_stream_finish_and_exits_cleanly() -> None:
     with process("--grace", "20", "--pause", "0.005") as (running, url):
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=chat("say " + "x" * 200, stream=True)) as answer:
@@ -129,6 +130,7 @@ def test_sigterm_lets_a_stream_finish_and_exits_cleanly() -> None:
         assert running.wait(10) in (0, -signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_when_the_grace_is_over_a_stream_ends_with_one_error() -> None:
     with process("--grace", "1", "--pause", "0.05") as (running, url):
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=chat("say " + "x" * 2000, stream=True)) as answer:
@@ -163,6 +165,7 @@ def test_a_socket_that_closes_ends_the_generation_before_its_first_token() -> No
         assert time.monotonic() - closed < 0.25
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_started_again_and_none_outlives_its_parent(demo: Path, tmp_path: Path) -> None:
     flags = ("--checkpoint", str(demo), "--workers", "2", "--grpc-url", f"127.0.0.1:{free_port()}")
     with process(*flags, module="kimi_k2_serving.frontend", temporary=str(tmp_path)) as (running, url):

@@ -115,6 +115,7 @@ def children() -> list[psutil.Process]:
 BODY = b'{"prompt":"a"}' + b" " * USUAL_BYTES
 
 
+@pytest.mark.slow
 async def test_a_reader_that_dies_fails_its_body_and_the_next_is_read(readers: Readers) -> None:
     assert (await readers.read(texts.tokenizing, BODY)).echo
     process = readers._large._process
@@ -128,6 +129,7 @@ async def test_a_reader_that_dies_fails_its_body_and_the_next_is_read(readers: R
     assert (await readers.read(texts.tokenizing, BODY)).echo
 
 
+@pytest.mark.slow
 async def test_one_that_takes_too_long_is_ended(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
     await readers.read(texts.tokenizing, BODY)
     monkeypatch.setattr(lane, "READ_SECONDS", replace(lane.READ_SECONDS, value=1))

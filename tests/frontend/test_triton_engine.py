@@ -229,6 +229,7 @@ async def test_two_missing_beats_are_the_end_of_the_engine() -> None:
         assert servicer.asked[-1]["heartbeat_ms"] == [200]
 
 
+@pytest.mark.slow
 async def test_beats_are_no_chunks_and_a_slow_reader_is_no_silence() -> None:
     beat: Answer = {"output_ids": []}
     last: Answer = {"output_ids": [8], "finish_reason": "stop"}

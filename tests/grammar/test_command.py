@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.command import kimi_k2, modules_after
 
 PARAMETERS = {"type": "object", "properties": {"day": {"type": "integer", "minimum": 1, "maximum": 7}}}
@@ -25,6 +27,7 @@ def test_schemas_tag_and_relaxations_are_printed(small_checkpoint: Path) -> None
     assert answer["relaxed"] == []
 
 
+@pytest.mark.slow
 def test_drawn_answers_are_validated(small_checkpoint: Path) -> None:
     options = ("--checkpoint", str(small_checkpoint), "--bounds", "demo", "--compile", "6")
     done = kimi_k2("grammar", *options, stdin=json.dumps(REQUEST).encode())

@@ -85,6 +85,7 @@ def test_what_is_given_up_of_a_negated_definition_says_so(prover: Prover) -> Non
     assert prover.constraint(wanted).relaxed == ("response_format.json_schema.schema.definitions.m: not",)
 
 
+@pytest.mark.slow
 def test_alternatives_that_were_left_out_make_no_schema_unsatisfiable(prover: Prover) -> None:
     """Each branch is dead by its third part, and those with a value left are beyond the first that are looked at."""
     dead = [{"minimum": i, "maximum": i, "multipleOf": 10_000} for i in range(1, 200)]

@@ -77,6 +77,7 @@ def judged(prover: Prover, case: dict[str, Any], draft: str) -> Iterator[tuple[s
         yield test["description"], taken, bool(constraint.relaxed)
 
 
+@pytest.mark.slow
 def test_what_the_suite_refuses_is_refused_and_what_it_accepts_is_accepted_or_listed(
     prover: Prover, suite: dict[str, list[dict[str, Any]]]
 ) -> None:

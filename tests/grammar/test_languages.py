@@ -58,6 +58,7 @@ def test_a_narrow_pattern_admits_only_what_python_finds(source: str) -> None:
     assert all(re.search(source, text) for text in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", PATTERNS)
 @settings(deadline=None)
 @given(text=st.text(alphabet="abxz019 -./@A\n漢", max_size=10))
@@ -124,6 +125,7 @@ def test_templates_name_variables() -> None:
 DECIMALS = st.decimals(min_value=-1000, max_value=1000, places=2).map(Fraction)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     low=st.none() | st.builds(Limit, DECIMALS, st.booleans()),

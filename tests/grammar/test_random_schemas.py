@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +64,7 @@ SCHEMAS = st.recursive(SCALARS, _containers, max_leaves=8)
 SHARED = SCHEMAS.filter(lambda each: "#/$defs/shared" not in json.dumps(each))
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(properties=st.dictionaries(NAMES, SCHEMAS, min_size=1, max_size=3), shared=SHARED, seed=st.integers(0, 9999))
 def test_every_drawn_call_validates(prover: Prover, properties: dict[str, Any], shared: Any, seed: int) -> None:

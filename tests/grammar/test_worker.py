@@ -103,6 +103,7 @@ def test_an_invalid_schema_is_refused_as_it_is_here(enforcer: Enforcer) -> None:
     assert caught.value.field == place
 
 
+@pytest.mark.slow
 def test_past_the_budget_the_schema_is_given_up_and_others_go_on(worker: WorkerProcess, enforcer: Enforcer) -> None:
     pid = worker.pid
     slow = enforcer.ask(request(tool(SMALL), tool(HUGE, name="huge"), tool(SMALL, name="h")))
@@ -112,6 +113,7 @@ def test_past_the_budget_the_schema_is_given_up_and_others_go_on(worker: WorkerP
     assert worker.pid == pid
 
 
+@pytest.mark.slow
 def test_past_the_budget_a_schema_that_the_client_insists_on_is_refused(enforcer: Enforcer) -> None:
     with pytest.raises(InvalidSchema) as caught:
         enforcer.constrain(request(tool(SMALL), tool(ENDLESS, name="endless", insists=True)))
@@ -227,6 +229,7 @@ def test_drawn_answers_reach_their_end(enforcer: Enforcer) -> None:
     assert 0 < walked.seconds < 2
 
 
+@pytest.mark.slow
 def test_a_schema_that_is_too_much_is_not_walked(enforcer: Enforcer) -> None:
     with pytest.raises(InvalidSchema) as caught:
         enforcer.walk(request(tool(HUGE), mode=ToolMode.REQUIRED), walks=1, most=10, seed=1)
@@ -256,6 +259,7 @@ def failing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return made
 
 
+@pytest.mark.slow
 def test_a_worker_whose_start_fails_once_is_there_a_moment_later(failing: Failing) -> None:
     failing.left = 1
     worker = WorkerProcess(None)

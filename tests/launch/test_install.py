@@ -78,6 +78,7 @@ def test_a_second_time_there_is_nothing_to_do(checkout: Layout) -> None:
     assert ensure(checkout) == []
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_done_again(checkout: Layout) -> None:
     ensure(checkout)
     (checkout.root / "pyproject.toml").write_text("[project]\nname = 'x'\n")
@@ -87,6 +88,7 @@ def test_only_what_changed_is_done_again(checkout: Layout) -> None:
     assert tests.endswith("test.txt")
 
 
+@pytest.mark.slow
 def test_an_interrupted_installation_goes_on_where_it_stopped(checkout: Layout) -> None:
     behave(checkout, 'case "$*" in *serve-cpu.txt) exit 1;; esac')
     with pytest.raises(Failure, match="installation failed"):
@@ -109,6 +111,7 @@ def test_no_torch_to_be_found_names_the_ways_out(checkout: Layout) -> None:
     assert message.count("\n") == 0
 
 
+@pytest.mark.slow
 def test_the_given_index_is_asked_only_after_pips_own(checkout: Layout) -> None:
     behave(checkout, NO_TORCH.replace("*torch.txt)", "*--index-url*) ;; *torch.txt)"))
     own, given, *_ = ensure(checkout, Torch(index="https://example.org/cpu"))

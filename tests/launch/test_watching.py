@@ -82,6 +82,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         each.clean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_everything(start: Start, number: signal.Signals) -> None:
     watched = start("obedient")
@@ -95,6 +96,7 @@ def test_a_signal_ends_everything(start: Start, number: signal.Signals) -> None:
     assert watched.nothing_is_left()
 
 
+@pytest.mark.slow
 def test_entries_of_others_stay(start: Start) -> None:
     watched = start("obedient")
     stranger = SHARED_MEMORY / f"{watched.name}-c"
@@ -104,6 +106,7 @@ def test_entries_of_others_stay(start: Start) -> None:
     assert watched.entries() == {stranger.name}
 
 
+@pytest.mark.slow
 def test_an_entry_that_was_there_before_stays_although_it_was_opened(start: Start) -> None:
     watched = start("obedient", borrow=True)
     watched.process.terminate()
@@ -111,6 +114,7 @@ def test_an_entry_that_was_there_before_stays_although_it_was_opened(start: Star
     assert watched.entries() == {f"{watched.name}-c"}
 
 
+@pytest.mark.slow
 def test_an_orphan_is_not_lost_sight_of(start: Start) -> None:
     watched = start("orphan")
     watched.process.terminate()
@@ -118,6 +122,7 @@ def test_an_orphan_is_not_lost_sight_of(start: Start) -> None:
     assert watched.nothing_is_left()
 
 
+@pytest.mark.slow
 def test_an_entry_made_again_by_another_stays(start: Start) -> None:
     watched = start("obedient")
     again = SHARED_MEMORY / f"{watched.name}-a"
@@ -128,6 +133,7 @@ def test_an_entry_made_again_by_another_stays(start: Start) -> None:
     assert watched.entries() == {again.name}
 
 
+@pytest.mark.slow
 def test_an_entry_that_another_process_holds_stays(start: Start) -> None:
     watched = start("obedient")
     with (SHARED_MEMORY / f"{watched.name}-a").open():
@@ -135,6 +141,7 @@ def test_an_entry_that_another_process_holds_stays(start: Start) -> None:
         assert watched.end()["removed"] == [f"{watched.name}-b"]
 
 
+@pytest.mark.slow
 def test_one_that_ignores_the_signal_is_killed_in_time(start: Start) -> None:
     watched = start("deaf")
     watched.process.terminate()
@@ -142,6 +149,7 @@ def test_one_that_ignores_the_signal_is_killed_in_time(start: Start) -> None:
     assert watched.nothing_is_left()
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(start: Start) -> None:
     watched = start("deaf")
     watched.process.terminate()
@@ -152,6 +160,7 @@ def test_a_second_signal_ends_it_at_once(start: Start) -> None:
     assert watched.nothing_is_left()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_nothing_is_left_after_a_kill_of_one_process(start: Start, victim: int) -> None:
     watched = start("obedient")
@@ -163,6 +172,7 @@ def test_nothing_is_left_after_a_kill_of_one_process(start: Start, victim: int) 
     assert watched.nothing_is_left()
 
 
+@pytest.mark.slow
 def test_an_end_of_its_own_is_told(start: Start) -> None:
     watched = start("short")
     assert watched.end()["status"] == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,6 +67,7 @@ OPTIONS: Any = st.fixed_dictionaries(
 REASONS: Any = st.sampled_from([FinishReason.STOP, FinishReason.LENGTH])
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(PARTS, OPTIONS, REASONS, st.lists(st.integers(0, 300)))
 def test_the_split_of_the_ids_changes_nothing(
@@ -89,6 +91,7 @@ def replayed(text: str, cuts: list[int], options: dict[str, Any], reason: Finish
     return events + stream.finish(reason)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(PARTS, OPTIONS, REASONS, st.lists(st.integers(0, 300)))
 def test_the_split_of_replayed_text_changes_nothing(
@@ -136,6 +139,7 @@ def accounts_for(events: list[Event], text: str) -> bool:
     return accounts_for(events[1:], text)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(PARTS, st.lists(st.integers(0, 300)))
 def test_no_text_of_an_answer_is_lost(parts: list[Part], cuts: list[int]) -> None:

@@ -242,6 +242,7 @@ class Generator:
         return Result({**message, **identity}, {**message, "tool_call_id": ours})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_ids_equal_the_published_templates(seed: int, reference: Path, vocabulary: Vocabulary) -> None:
     oracle = ReferenceTokenizer(reference, vocabulary)

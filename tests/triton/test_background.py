@@ -100,6 +100,7 @@ def test_metrics_that_fail_come_back(tmp_path: Path, said: list[str], times: int
     assert len(said) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["_settle", "_forget_finished", "_check_time"])
 def test_deadlines_and_cancellations_outlive_a_failing_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], what: str

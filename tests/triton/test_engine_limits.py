@@ -176,6 +176,7 @@ def test_an_abort_over_the_channel_ends_a_request_that_still_waits(tmp_path: Pat
         assert len(engine.generations) == 1
 
 
+@pytest.mark.slow
 def test_ten_thousand_cancels_at_random_moments_each_end_once_and_leave_nothing(tmp_path: Path) -> None:
     chance = random.Random(6)
     capacity = Capacity(requests=300, prompt_tokens=100_000, queue=10_000, queue_seconds=60)
@@ -339,6 +340,7 @@ def test_a_prompt_of_the_whole_context_costs_time_in_proportion(tmp_path: Path) 
         assert large < max(8 * 2.5 * small, 1.0), (small, large)
 
 
+@pytest.mark.slow
 def test_an_ended_requests_sender_is_let_go_at_once_without_a_garbage_collection(tmp_path: Path) -> None:
     gc.collect()
     gc.disable()

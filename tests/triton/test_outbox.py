@@ -36,6 +36,7 @@ class FreedSender(triton.Sender):
         return False
 
 
+@pytest.mark.slow
 def test_a_cancellation_is_never_asked_for_while_the_final_response_is_sent_or_after_it() -> None:
     with ThreadPoolExecutor(2) as workers:
         for _ in range(100):
