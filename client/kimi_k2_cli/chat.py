@@ -78,7 +78,7 @@ def converse(
 ) -> int:
     """One answer, or with no prompt on a terminal one after the other until the input ends. Returns the exit code."""
     screen = JsonLines(sys.stdout) if as_json else Screen.on(sys.stdout, sys.stderr)
-    conversation = Conversation(client, screen, options)
+    conversation = ChatSession(client, screen, options)
     if system is not None:
         conversation.messages.append({"role": "system", "content": system})
     if prompt is None and sys.stdin.isatty():
@@ -93,7 +93,7 @@ def converse(
     return 0
 
 
-def talk(conversation: Conversation, ask: Callable[[str], str]) -> int:
+def talk(conversation: ChatSession, ask: Callable[[str], str]) -> int:
     """The terminal conversation. A turn that fails or is cancelled is taken back, so that the next one can be sent."""
     while True:
         try:
@@ -202,7 +202,7 @@ class JsonLines:
 
 
 @dataclass(slots=True)
-class Conversation:
+class ChatSession:
     client: Client
     screen: Screen | JsonLines
     options: Mapping[str, Any]

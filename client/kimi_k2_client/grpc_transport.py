@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from kimi_k2_client.decoder import Outputs
 from kimi_k2_client.errors import KimiError, UnexpectedAnswer, lost, refusal, timed_out, unreachable
-from kimi_k2_client.request import Datatype, Request, Tensor
+from kimi_k2_client.request import Datatype, InputTensor, Request
 from kimi_k2_client.transport import READY_TIMEOUT, Model
 
 # Reconnecting is quick so that waiting for a server to come up sees it; messages are as long as the server allows.
@@ -154,7 +154,7 @@ def _call(request: Request) -> dict[str, Any]:
     return {"model_name": request.model, "inputs": [_infer_input(tensor) for tensor in request.tensors]}
 
 
-def _infer_input(tensor: Tensor) -> Any:
+def _infer_input(tensor: InputTensor) -> Any:
     values: list[Any] = list(tensor.values)
     if tensor.datatype is Datatype.BYTES:
         values = [str(value).encode() for value in values]

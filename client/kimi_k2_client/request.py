@@ -33,7 +33,7 @@ class Datatype(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class InputTensor:
     """A one-dimensional input; `is_scalar` says that its shape is [1] by contract."""
 
     name: str
@@ -47,7 +47,7 @@ class Request:
     """`stream` is how the answer is asked for: in pieces, or as exactly one response."""
 
     model: str
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[InputTensor, ...]
     stream: bool
 
 
@@ -122,7 +122,7 @@ def _sampling_tensors(
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
     sampling_parameters: Mapping[str, Any] | None = None,
-) -> list[Tensor]:
+) -> list[InputTensor]:
     scalars = (
         ("stream", Datatype.BOOL, stream),
         ("max_tokens", Datatype.INT32, max_tokens),
@@ -138,7 +138,7 @@ def _sampling_tensors(
     return tensors
 
 
-def _document(name: str, value: object) -> Tensor:
+def _document(name: str, value: object) -> InputTensor:
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
@@ -146,13 +146,13 @@ def _document(name: str, value: object) -> Tensor:
     return _scalar(name, Datatype.BYTES, text)
 
 
-def _scalar(name: str, datatype: Datatype, value: Scalar) -> Tensor:
-    return Tensor(name, datatype, (_checked(name, datatype, value),), is_scalar=True)
+def _scalar(name: str, datatype: Datatype, value: Scalar) -> InputTensor:
+    return InputTensor(name, datatype, (_checked(name, datatype, value),), is_scalar=True)
 
 
-def _vector(name: str, datatype: Datatype, values: Sequence[Scalar]) -> Tensor:
+def _vector(name: str, datatype: Datatype, values: Sequence[Scalar]) -> InputTensor:
     checked = tuple(_checked(f"{name}[{position}]", datatype, value) for position, value in enumerate(values))
-    return Tensor(name, datatype, checked, is_scalar=False)
+    return InputTensor(name, datatype, checked, is_scalar=False)
 
 
 def _checked(field: str, datatype: Datatype, value: Scalar) -> Scalar:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kimi_k2_serving.chat.model import ChatModel, recommended
-from kimi_k2_serving.chat.prompt import Prompt, held
+from kimi_k2_serving.chat.prompt import PreparedPrompt, held
 from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidValue
 from kimi_k2_serving.core.messages import Conversation, Message, Role, Tool, ToolChoice, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
@@ -43,7 +43,7 @@ def model(small_vocabulary: Vocabulary) -> ChatModel:
     return chat_model(small_vocabulary)
 
 
-def asked(model: ChatModel, conversation: Conversation, given: dict[str, Any]) -> Prompt:
+def asked(model: ChatModel, conversation: Conversation, given: dict[str, Any]) -> PreparedPrompt:
     """With its constraint."""
     constraint = model.enforcer.ask_job(model.enforcer.job(conversation)).result()
     return held(model.prompt(conversation, given), constraint, conversation)

@@ -170,7 +170,7 @@ class Interrupted:
 def test_ctrl_c_cancels_the_generation_and_not_the_conversation() -> None:
     wanted = script(HELLO)
     with client(wanted) as talking:
-        talk = chat.Conversation(talking, Interrupted(), {})  # type: ignore[arg-type]
+        talk = chat.ChatSession(talking, Interrupted(), {})  # type: ignore[arg-type]
         assert chat.talk(talk, typed("one", "two")) == 0
     assert wanted.abandoned.is_set()
     assert conversation(wanted) == [{"role": "user", "content": "two"}]

@@ -15,8 +15,8 @@ from kimi_k2_serving.core.errors import (
     ServingError,
     ShuttingDown,
 )
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, Usage
-from kimi_k2_serving.engine.session import Abort, Action, Deliver, Fail, Finish, Phase, Session, Submit
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
+from kimi_k2_serving.engine.session import Action, Phase, SendChunk, SendError, SendLast, Session, StartRun, StopRun
 
 INTERRUPTIONS = (Cancelled("x"), DeadlineExceeded("x"), ShuttingDown("x"), Overloaded("x"), Internal("x"))
 LOSSES = (EngineLost("x"), Overloaded("x"), Internal("x"))
@@ -35,16 +35,16 @@ class Life(RuleBasedStateMachine):
         for action in actions:
             assert not self.endings(), "something after the ending"
             match action:
-                case Submit():
+                case StartRun():
                     assert self.run == "none", "submitted twice"
                     self.run = "open"
-                case Abort():
+                case StopRun():
                     assert self.run == "open", "aborted what does not run"
                     self.run = "over"
             self.done.append(action)
 
     def endings(self) -> list[Action]:
-        return [action for action in self.done if isinstance(action, Finish | Fail)]
+        return [action for action in self.done if isinstance(action, SendLast | SendError)]
 
     @rule()
     def admit(self) -> None:
@@ -52,13 +52,13 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def token(self) -> None:
-        actions = self.session.receive(Chunk((1,), "a", Usage()))
+        actions = self.session.receive(Chunk((1,), "a", TokenUsage()))
         assert bool(actions) == (self.run == "open")
         self.perform(actions)
 
     @rule(reason=st.sampled_from(EndReason))
     def last_token(self, reason: EndReason) -> None:
-        actions = self.session.receive(Chunk((1,), "a", Usage(), End(reason)))
+        actions = self.session.receive(Chunk((1,), "a", TokenUsage(), End(reason)))
         assert bool(actions) == (self.run == "open")
         if actions:
             self.run = "over"
@@ -67,7 +67,7 @@ class Life(RuleBasedStateMachine):
     @rule(error=st.sampled_from(LOSSES))
     def crash(self, error: ServingError) -> None:
         actions = self.session.lose(error)
-        assert actions == ([Fail(error)] if self.run == "open" else [])
+        assert actions == ([SendError(error)] if self.run == "open" else [])
         if actions:
             self.run = "over"
         self.perform(actions)
@@ -98,9 +98,9 @@ TestLife.settings = settings(max_examples=300, stateful_step_count=30)
 
 def test_a_life_without_incident_is_submitted_delivered_and_finished() -> None:
     session = Session()
-    first, last = Chunk((1,), "a", Usage()), Chunk((2,), "b", Usage(), End(EndReason.STOP))
+    first, last = Chunk((1,), "a", TokenUsage()), Chunk((2,), "b", TokenUsage(), End(EndReason.STOP))
     assert [session.admit(), session.receive(first), session.receive(last)] == [
-        [Submit()],
-        [Deliver(first)],
-        [Finish(last)],
+        [StartRun()],
+        [SendChunk(first)],
+        [SendLast(last)],
     ]

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 
 from kimi_k2_serving.core import errors
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, Usage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, TokenUsage
 from kimi_k2_serving.frontend.port import Health, Run
 
 ERRORS = {
@@ -135,7 +135,7 @@ class ScriptedEngine:
             yield Chunk(
                 (token,),
                 "",
-                Usage(len(run.input_ids), 1, CACHED),
+                TokenUsage(len(run.input_ids), 1, CACHED),
                 End(reason) if last else None,
                 self._logprobs(run, token),
             )

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kimi_k2_serving.chat.prompt import Prompt
+from kimi_k2_serving.chat.prompt import PreparedPrompt
 from kimi_k2_serving.core.deltas import collect
 from kimi_k2_serving.core.errors import EngineLost, Internal
 from kimi_k2_serving.core.events import Event, Finish, FinishReason
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, Usage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
 from kimi_k2_serving.frontend.answer import Question, Step, _together, steps, whole
 from kimi_k2_serving.frontend.anthropic.messages import blocks
 from kimi_k2_serving.frontend.openai.responses import ItemWriter
@@ -57,14 +57,16 @@ class Given:
         pass
 
 
-def chat(stops: tuple[str, ...] = ()) -> Prompt:
-    return Prompt([1, 2], {}, stops, tools=("look",), first_call=0)
+def chat(stops: tuple[str, ...] = ()) -> PreparedPrompt:
+    return PreparedPrompt([1, 2], {}, stops, tools=("look",), first_call=0)
 
 
 def chunks(ids: list[int], cuts: list[int], reason: EndReason = EndReason.STOP) -> list[Chunk]:
     edges = [0, *sorted(cut % (len(ids) + 1) for cut in cuts), len(ids)]
     parts = [tuple(ids[a:b]) for a, b in itertools.pairwise(edges)]
-    return [Chunk(part, "", Usage()) for part in parts[:-1]] + [Chunk(parts[-1], "", Usage(2, 0, 1), End(reason))]
+    return [Chunk(part, "", TokenUsage()) for part in parts[:-1]] + [
+        Chunk(parts[-1], "", TokenUsage(2, 0, 1), End(reason))
+    ]
 
 
 async def collected(engine: Given, vocabulary: Vocabulary, question: Question) -> list[Step]:
@@ -121,7 +123,7 @@ async def failing(vocabulary: Vocabulary, given_chunks: list[Chunk], kind: type[
 
 
 def test_an_answer_that_breaks_off_is_an_error_and_never_a_short_answer(small_vocabulary: Vocabulary) -> None:
-    asyncio.run(failing(small_vocabulary, [Chunk((65,), "", Usage())], EngineLost))
+    asyncio.run(failing(small_vocabulary, [Chunk((65,), "", TokenUsage())], EngineLost))
     asyncio.run(failing(small_vocabulary, [], EngineLost))
 
 

@@ -20,7 +20,7 @@ from kimi_k2_serving.core.events import (
     ToolCallStart,
 )
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, Usage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, TokenUsage
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Gathered
 from kimi_k2_serving.frontend.app import create_app
@@ -52,7 +52,7 @@ class LargeEngine(ScriptedEngine):
             last = start + size >= len(self.ids)
             top = tuple((other, -0.5) for other in range(run.top_logprobs or 0))
             logprobs = tuple(TokenLogprob(token, -0.25, top) for token in ids) if run.top_logprobs is not None else ()
-            yield Chunk(ids, "", Usage(1, 1, 0), End(EndReason.STOP) if last else None, logprobs)
+            yield Chunk(ids, "", TokenUsage(1, 1, 0), End(EndReason.STOP) if last else None, logprobs)
             await asyncio.sleep(0)
 
 

@@ -26,7 +26,7 @@ from tritonclient.utils import InferenceServerException
 
 from kimi_k2_serving.core import limits
 from kimi_k2_serving.core.sampling import ALIASES, FIELDS, GRAMMARS, Field, Kind
-from kimi_k2_serving.triton.table import ENGINE_INPUTS, Tensor
+from kimi_k2_serving.triton.table import ENGINE_INPUTS, TensorSpec
 from tests.server.running import Server, running
 from tests.support import tally
 
@@ -113,7 +113,7 @@ def sampling_parameters() -> st.SearchStrategy[str]:
     return both.map(lambda given: json.dumps(given))
 
 
-def tensor_values(tensor: Tensor) -> st.SearchStrategy[Any]:
+def tensor_values(tensor: TensorSpec) -> st.SearchStrategy[Any]:
     """Values of the tensor's own type: Triton refuses any other before the model sees them."""
     kind = tensor.data_type.removeprefix("TYPE_")
     name = ALIASES.get(tensor.name, tensor.name)

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 
-from kimi_k2_serving.grammar.lanes import EXPENSIVE, Lanes, guess, known, marked
+from kimi_k2_serving.grammar.lanes import EXPENSIVE, CompileLanes, guess, known, marked
 
 COSTLY = EXPENSIVE + 1
 
@@ -29,7 +29,7 @@ def noting(done: list[str], name: str, last: threading.Event) -> Callable[[], No
 
 
 def test_expensive_jobs_leave_one_lane_to_the_cheap() -> None:
-    lanes, gate, begun = Lanes(2), threading.Event(), threading.Semaphore(0)
+    lanes, gate, begun = CompileLanes(2), threading.Event(), threading.Semaphore(0)
 
     def held() -> None:
         begun.release()
@@ -50,7 +50,7 @@ def test_expensive_jobs_leave_one_lane_to_the_cheap() -> None:
 
 def test_cheap_goes_before_expensive_but_not_for_ever() -> None:
     clock, gate, last = Clock(), threading.Event(), threading.Event()
-    lanes = Lanes(1, clock=clock)
+    lanes = CompileLanes(1, clock=clock)
     started = threading.Event()
 
     def held() -> None:
@@ -71,7 +71,7 @@ def test_cheap_goes_before_expensive_but_not_for_ever() -> None:
 
 
 def test_what_has_not_begun_when_it_ends_never_does() -> None:
-    lanes, gate, started = Lanes(1), threading.Event(), threading.Event()
+    lanes, gate, started = CompileLanes(1), threading.Event(), threading.Event()
     done: list[str] = []
 
     def held() -> None:

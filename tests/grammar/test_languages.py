@@ -15,7 +15,7 @@ from xgrammar import GrammarMatcher
 
 from kimi_k2_serving.grammar import automaton, ebnf, formats, numbers, pattern
 from kimi_k2_serving.grammar.automaton import Automaton
-from kimi_k2_serving.grammar.shapes import Limit, Number
+from kimi_k2_serving.grammar.shapes import Number, RangeEnd
 from kimi_k2_serving.grammar.validate import exactly
 from tests.grammar.prover import Prover
 
@@ -128,16 +128,16 @@ DECIMALS = st.decimals(min_value=-1000, max_value=1000, places=2).map(Fraction)
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
-    low=st.none() | st.builds(Limit, DECIMALS, st.booleans()),
-    high=st.none() | st.builds(Limit, DECIMALS, st.booleans()),
+    low=st.none() | st.builds(RangeEnd, DECIMALS, st.booleans()),
+    high=st.none() | st.builds(RangeEnd, DECIMALS, st.booleans()),
     integer=st.sampled_from([True, None, False]),
     multiples=st.frozensets(st.sampled_from([Fraction(3), Fraction(1, 4), Fraction(7), Fraction(1, 100)]), max_size=2),
     excluded=st.frozensets(st.sampled_from([Fraction(0), Fraction(5), Fraction(1, 2)]), max_size=2),
     seed=st.integers(0, 1000),
 )
 def test_every_number_of_a_language_keeps_its_bounds(
-    low: Limit | None,
-    high: Limit | None,
+    low: RangeEnd | None,
+    high: RangeEnd | None,
     integer: bool | None,
     multiples: frozenset[Fraction],
     excluded: frozenset[Fraction],
@@ -160,7 +160,7 @@ def test_every_number_of_a_language_keeps_its_bounds(
 @settings(max_examples=60, deadline=None)
 @given(value=st.integers(-(10**15), 10**15), low=st.integers(-999, 999), size=st.integers(0, 10**6))
 def test_integer_ranges_are_exact(value: int, low: int, size: int) -> None:
-    found = numbers.language(Number(True, Limit(Fraction(low)), Limit(Fraction(low + size))))
+    found = numbers.language(Number(True, RangeEnd(Fraction(low)), RangeEnd(Fraction(low + size))))
     for candidate in (value, low, low + size, low - 1, low + size + 1, 0):
         assert found.accepts(str(candidate)) == (low <= candidate <= low + size)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kimi_k2_serving.core.errors import Internal, Overloaded, ShuttingDown
 from kimi_k2_serving.grammar.constraint import Constraint
-from kimi_k2_serving.grammar.outcomes import MOST_BYTES, Outcomes, Refusal
+from kimi_k2_serving.grammar.outcomes import MOST_BYTES, Outcomes, RememberedError
 
 
 def test_outcomes_are_bounded_in_bytes_and_those_used_last_stay() -> None:
@@ -23,5 +23,5 @@ def test_outcomes_are_bounded_in_bytes_and_those_used_last_stay() -> None:
 def test_an_error_that_is_not_the_schema_s_is_not_kept() -> None:
     outcomes = Outcomes(lambda: 0.0)
     for number, kind in enumerate((Internal, Overloaded, ShuttingDown)):
-        outcomes.add(bytes([number]), Refusal(kind, "x"))
+        outcomes.add(bytes([number]), RememberedError(kind, "x"))
     assert len(outcomes) == 0

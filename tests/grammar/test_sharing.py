@@ -12,11 +12,11 @@ from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar.automaton import build
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import constrain
-from kimi_k2_serving.grammar.ebnf import EMPTY, Alt, Expression, Ref, Repeat, Seq, Text, references
+from kimi_k2_serving.grammar.ebnf import EMPTY, Alt, Expression, Ref, Repeat, Seq, TerminalText, references
 from kimi_k2_serving.grammar.sharing import shared
 from tests.grammar.prover import request, tool
 
-A, B = Text("a"), Text("b")
+A, B = TerminalText("a"), TerminalText("b")
 
 
 def test_equal_rules_become_one_and_what_is_needed_once_goes_where_it_is_needed() -> None:

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from kimi_k2_serving.triton.engine_model import complete_config, refuse_several_instances
-from kimi_k2_serving.triton.table import ENGINE_INPUTS, ENGINE_OUTPUTS, MODELS, Tensor
+from kimi_k2_serving.triton.table import ENGINE_INPUTS, ENGINE_OUTPUTS, MODELS, TensorSpec
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"
@@ -21,7 +21,7 @@ def config_of(model: str) -> Any:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def row(tensor: Tensor) -> tuple[str, str, tuple[int, ...], bool]:
+def row(tensor: TensorSpec) -> tuple[str, str, tuple[int, ...], bool]:
     return tensor.name, tensor.data_type, tensor.dims, tensor.optional
 
 

@@ -16,7 +16,7 @@ from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.admission import Capacity
 from kimi_k2_serving.engine.fake import ScriptedEngine, Step, Wait
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, Usage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, TokenUsage
 from kimi_k2_serving.triton.engine_service import EngineService, Serving
 from kimi_k2_serving.triton.server_watch import TritonServer
 
@@ -36,7 +36,11 @@ class Bytes:
 def chunk(text: str, *, end: EndReason | None = None, matched: str | int | None = None) -> Chunk:
     ids = tuple(text.encode())
     return Chunk(
-        ids, text, Usage(7, len(ids), 3), End(end, matched) if end else None, tuple(TokenLogprob(i, -0.5) for i in ids)
+        ids,
+        text,
+        TokenUsage(7, len(ids), 3),
+        End(end, matched) if end else None,
+        tuple(TokenLogprob(i, -0.5) for i in ids),
     )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from kimi_k2_serving.core.errors import Cancelled
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, Usage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
 from kimi_k2_serving.triton.engine_response import OUTPUTS
 from kimi_k2_serving.triton.outbox import Outbox
 
@@ -87,7 +87,7 @@ class Life(RuleBasedStateMachine):
     def put(self, text: str, last: bool) -> None:
         self.expected += text
         self.last_put = last
-        self.outbox.put(Chunk((), text, Usage(1), End(EndReason.STOP) if last else None))
+        self.outbox.put(Chunk((), text, TokenUsage(1), End(EndReason.STOP) if last else None))
         time.sleep(TURN_SECONDS)
 
     @rule()

@@ -22,7 +22,7 @@ from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.reading.desk import Served
-from kimi_k2_serving.reading.lane import SMALL_BYTES, USUAL_BYTES, Lanes
+from kimi_k2_serving.reading.lane import SMALL_BYTES, USUAL_BYTES, ReaderLanes
 from kimi_k2_serving.reading.loop import LoopedLanes
 from kimi_k2_serving.triton.context import RequestContext
 from kimi_k2_serving.triton.preprocess import READER, Preprocess
@@ -47,7 +47,7 @@ def served(model: ChatModel, checkpoint: Path) -> bytes:
 
 @pytest.fixture
 def lanes(model: ChatModel, small_checkpoint: Path) -> Iterator[LoopedLanes]:
-    found = LoopedLanes(Lanes(READER, served(model, small_checkpoint)))
+    found = LoopedLanes(ReaderLanes(READER, served(model, small_checkpoint)))
     yield found
     found.close()
 
@@ -161,7 +161,7 @@ def test_a_stop_answers_whoever_is_being_read_at_once_and_leaves_nothing(
     model: ChatModel, small_checkpoint: Path
 ) -> None:
     descriptors, children = len(os.listdir("/proc/self/fd")), set(psutil.Process().children())
-    lanes = LoopedLanes(Lanes(READER, served(model, small_checkpoint)))
+    lanes = LoopedLanes(ReaderLanes(READER, served(model, small_checkpoint)))
     step = Preprocess(model, Seal(b"k" * 32), lanes)
     answer(ask(step, messages=USER + LARGE))
     answer(ask(step, messages=USER + PADDING))

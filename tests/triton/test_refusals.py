@@ -12,7 +12,7 @@ from test_engine_limits import LATE, ONE
 from test_engine_service import ask, error, service, until
 
 from kimi_k2_serving.engine.port import EngineState, Load
-from kimi_k2_serving.triton.metrics import Metrics, Own
+from kimi_k2_serving.triton.metrics import EngineMetrics, Own
 
 
 class Unread(triton.Request):
@@ -72,7 +72,7 @@ def test_a_thousand_refusals_take_a_moment_each_and_the_page_shows_it(tmp_path: 
 
 
 def test_the_page_s_histogram_of_refusals_adds_up() -> None:
-    metrics = Metrics("m")
+    metrics = EngineMetrics("m")
     for seconds in (0.0005, 0.003, 0.2, 7.0):
         metrics.refused("overloaded", seconds)
 

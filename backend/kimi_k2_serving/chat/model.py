@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kimi_k2_serving.chat.parsers import Parser, TextParser
-from kimi_k2_serving.chat.prompt import Prompt
+from kimi_k2_serving.chat.prompt import PreparedPrompt
 from kimi_k2_serving.core import sampling as core_sampling
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.core.messages import Conversation, ToolMode
@@ -93,7 +93,7 @@ class ChatModel:
     def close(self) -> None:
         self.enforcer.close()
 
-    def prompt(self, conversation: Conversation, given: Mapping[str, Any]) -> Prompt:
+    def prompt(self, conversation: Conversation, given: Mapping[str, Any]) -> PreparedPrompt:
         """`given`: sampling parameters by SGLang's names. Raises InvalidRequest's leaves."""
         rendered = self.form.prompt(conversation)
         ids = self.vocabulary.encode_prompt(rendered.segments)
@@ -107,7 +107,7 @@ class ChatModel:
         allowed = tuple(
             tool.name for tool in conversation.tools if choice.allowed is None or tool.name in choice.allowed
         )
-        return Prompt(
+        return PreparedPrompt(
             ids=ids,
             sampling=sampling,
             stops=stops,
@@ -125,16 +125,16 @@ class ChatModel:
         rendered = self.form.prompt(conversation)
         return len(self.vocabulary.encode_prompt(rendered.segments))
 
-    def completion(self, ids: Sequence[int], given: Mapping[str, Any]) -> Prompt:
+    def completion(self, ids: Sequence[int], given: Mapping[str, Any]) -> PreparedPrompt:
         """A prompt that is no chat. Raises InvalidValue for ids outside the vocabulary."""
         if not ids:
             raise InvalidValue("must not be empty", field="prompt")
         if min(ids) < 0 or max(ids) >= self.vocabulary.size:
             raise InvalidValue(f"ids must lie in 0 to {self.vocabulary.size - 1}", field="prompt")
         sampling = self._sampling(given, len(ids), "prompt")
-        return Prompt(ids=ids, sampling=sampling, stops=tuple(sampling.get("stop", ())))
+        return PreparedPrompt(ids=ids, sampling=sampling, stops=tuple(sampling.get("stop", ())))
 
-    def parser(self, prompt: Prompt) -> Parser:
+    def parser(self, prompt: PreparedPrompt) -> Parser:
         if prompt.first_call is None:
             return TextParser(self.vocabulary, prompt.stops)
         return ToolCallParser(

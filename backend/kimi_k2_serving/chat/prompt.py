@@ -12,7 +12,7 @@ from kimi_k2_serving.grammar.inspection import Relaxed
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class PreparedPrompt:
     """`first_call` is None for a completion without a chat, whose answer holds no calls; `tools` may be called.
 
     `sampling` is by SGLang's names, the grammar included; `stops` are the reader's to match where the engine's are not
@@ -28,7 +28,7 @@ class Prompt:
     relaxed: Relaxed | None = None
 
 
-def held(prompt: Prompt, constraint: Constraint, conversation: Conversation) -> Prompt:
+def held(prompt: PreparedPrompt, constraint: Constraint, conversation: Conversation) -> PreparedPrompt:
     """The prompt with its constraint. Of the conversation only what determined the constraint is read."""
     sampling = dict(prompt.sampling)
     if constraint.structural_tag is not None:

@@ -24,7 +24,7 @@ LOGIT_STD = 2.5
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class WeightTensor:
     """A tensor to draw: uniform around `mean` with standard deviation `std`, stored as bfloat16 or float32."""
 
     name: str
@@ -34,9 +34,9 @@ class Tensor:
     dtype: str = "BF16"
 
 
-def tensors(shape: Architecture) -> Iterator[Tensor]:
+def tensors(shape: Architecture) -> Iterator[WeightTensor]:
     """Every tensor of the model, in file order."""
-    yield Tensor("model.embed_tokens.weight", (shape.vocabulary, shape.hidden), 1.0)
+    yield WeightTensor("model.embed_tokens.weight", (shape.vocabulary, shape.hidden), 1.0)
     for layer in range(shape.layers):
         prefix = f"model.layers.{layer}"
         yield _norm(f"{prefix}.input_layernorm", shape.hidden)
@@ -47,10 +47,10 @@ def tensors(shape: Architecture) -> Iterator[Tensor]:
         else:
             yield from _experts(f"{prefix}.mlp", shape)
     yield _norm("model.norm", shape.hidden)
-    yield Tensor("lm_head.weight", (shape.vocabulary, shape.hidden), LOGIT_STD / math.sqrt(shape.hidden))
+    yield WeightTensor("lm_head.weight", (shape.vocabulary, shape.hidden), LOGIT_STD / math.sqrt(shape.hidden))
 
 
-def _attention(prefix: str, shape: Architecture) -> Iterator[Tensor]:
+def _attention(prefix: str, shape: Architecture) -> Iterator[WeightTensor]:
     yield _linear(f"{prefix}.q_a_proj", shape.query_rank, shape.hidden)
     yield _norm(f"{prefix}.q_a_layernorm", shape.query_rank)
     yield _linear(f"{prefix}.q_b_proj", shape.heads * (shape.nope_head + shape.rope_head), shape.query_rank)
@@ -60,30 +60,30 @@ def _attention(prefix: str, shape: Architecture) -> Iterator[Tensor]:
     yield _linear(f"{prefix}.o_proj", shape.hidden, shape.heads * shape.value_head)
 
 
-def _experts(prefix: str, shape: Architecture) -> Iterator[Tensor]:
+def _experts(prefix: str, shape: Architecture) -> Iterator[WeightTensor]:
     yield _linear(f"{prefix}.gate", shape.experts, shape.hidden)
     # The bias that balances the load: added to the sigmoid's scores for the choice of experts, not for their weights.
-    yield Tensor(f"{prefix}.gate.e_score_correction_bias", (shape.experts,), 0.01, dtype="F32")
+    yield WeightTensor(f"{prefix}.gate.e_score_correction_bias", (shape.experts,), 0.01, dtype="F32")
     for expert in range(shape.experts):
         yield from _feed_forward(f"{prefix}.experts.{expert}", shape, shape.expert_intermediate)
     yield from _feed_forward(f"{prefix}.shared_experts", shape, shape.shared_experts * shape.expert_intermediate)
 
 
-def _feed_forward(prefix: str, shape: Architecture, intermediate: int) -> Iterator[Tensor]:
+def _feed_forward(prefix: str, shape: Architecture, intermediate: int) -> Iterator[WeightTensor]:
     yield _linear(f"{prefix}.gate_proj", intermediate, shape.hidden)
     yield _linear(f"{prefix}.up_proj", intermediate, shape.hidden)
     yield _linear(f"{prefix}.down_proj", shape.hidden, intermediate)
 
 
-def _linear(name: str, rows: int, columns: int) -> Tensor:
-    return Tensor(f"{name}.weight", (rows, columns), 1.0 / math.sqrt(columns))
+def _linear(name: str, rows: int, columns: int) -> WeightTensor:
+    return WeightTensor(f"{name}.weight", (rows, columns), 1.0 / math.sqrt(columns))
 
 
-def _norm(name: str, width: int) -> Tensor:
-    return Tensor(f"{name}.weight", (width,), 0.05, mean=1.0)
+def _norm(name: str, width: int) -> WeightTensor:
+    return WeightTensor(f"{name}.weight", (width,), 0.05, mean=1.0)
 
 
-def write(path: Path, wanted: Iterable[Tensor], *, seed: int = SEED) -> int:
+def write(path: Path, wanted: Iterable[WeightTensor], *, seed: int = SEED) -> int:
     """Write the tensors, drawn from one stream in their order; return the number of parameters.
 
     The format: a length (8 bytes, little endian), a JSON header padded with spaces to a multiple of 8, the data.
@@ -110,7 +110,7 @@ def write(path: Path, wanted: Iterable[Tensor], *, seed: int = SEED) -> int:
     return parameters
 
 
-def _data(tensor: Tensor, bits: np.random.PCG64) -> bytes:
+def _data(tensor: WeightTensor, bits: np.random.PCG64) -> bytes:
     # 24 random bits fit a float32 exactly; a uniform distribution of half-width w has the deviation w / sqrt(3).
     integers = bits.random_raw(math.prod(tensor.shape)) >> np.uint64(40)
     unit = integers.astype(np.float32) * np.float32(2.0**-23) - np.float32(1.0)

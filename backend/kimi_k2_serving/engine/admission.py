@@ -32,7 +32,7 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class AdmissionDecision:
     """`refusal` is None for a request that may work now."""
 
     ticket: int
@@ -89,7 +89,7 @@ class Admission:
         self._waiting[ticket] = Waiting(prompt_tokens, now)
         heapq.heappush(self._order, (-priority, ticket))
 
-    def settle(self, now: float) -> list[Decision]:
+    def settle(self, now: float) -> list[AdmissionDecision]:
         """Everything that can be decided now. Call it after each event and, for the queue's time limit, often."""
         return [*self._expired(now), *self._grants()]
 
@@ -101,7 +101,7 @@ class Admission:
             self._prompt_tokens -= self._granted.pop(ticket)
             self._endings.append(now)
 
-    def _expired(self, now: float) -> list[Decision]:
+    def _expired(self, now: float) -> list[AdmissionDecision]:
         decisions = []
         while self._waiting:
             ticket, oldest = next(iter(self._waiting.items()))
@@ -109,10 +109,10 @@ class Admission:
                 break
             del self._waiting[ticket]
             self._inside.discard(ticket)
-            decisions.append(Decision(ticket, self._overloaded()))
+            decisions.append(AdmissionDecision(ticket, self._overloaded()))
         return decisions
 
-    def _grants(self) -> list[Decision]:
+    def _grants(self) -> list[AdmissionDecision]:
         decisions = []
         while self._order:
             ticket = self._order[0][1]
@@ -123,7 +123,7 @@ class Admission:
                 del self._waiting[ticket]
                 self._granted[ticket] = waiting.prompt_tokens
                 self._prompt_tokens += waiting.prompt_tokens
-                decisions.append(Decision(ticket))
+                decisions.append(AdmissionDecision(ticket))
             heapq.heappop(self._order)
         return decisions
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kimi_k2_serving.core.errors import EngineUnavailable, ServingError
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, EngineInfo, EngineState, Generation, Load, Usage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, EngineInfo, EngineState, Generation, Load, TokenUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class ScriptedEngine:
         try:
             for step in self._scripts[generation.input_ids[0]]:
                 if aborted.is_set():
-                    yield Chunk((), "", Usage(), End(EndReason.ABORT))
+                    yield Chunk((), "", TokenUsage(), End(EndReason.ABORT))
                     return
                 match step:
                     case Chunk():

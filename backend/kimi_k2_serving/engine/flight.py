@@ -8,14 +8,14 @@ import logging
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, Internal, InvalidValue, Overloaded, ServingError
 from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import wire
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob, Usage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob, TokenUsage
 
 logger = logging.getLogger(__name__)
 
 Answer = wire.Output | wire.Failed | ServingError
 
 
-class Flight:
+class GenerationInFlight:
     """`turn` is set to whether it begins, or to why not. `answers` holds no more than the generation has outputs, one
     for every id at the most: its length is bounded by the context's. To be made on the loop.
     """
@@ -44,7 +44,7 @@ def read(answer: Answer, generation: Generation) -> Chunk:
             return Chunk(
                 ids=tuple(answer.ids),
                 text=answer.text,
-                usage=Usage(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens),
+                usage=TokenUsage(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens),
                 end=ending(answer),
                 logprobs=tuple(
                     TokenLogprob(token_id, value, tuple((other, each) for each, other in top))

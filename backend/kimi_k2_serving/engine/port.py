@@ -61,7 +61,7 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class TokenUsage:
     """Token counts so far; `completion` counts every id that was sent, stop tokens included."""
 
     prompt: int = 0
@@ -92,7 +92,7 @@ class Chunk:
 
     ids: tuple[int, ...]
     text: str
-    usage: Usage
+    usage: TokenUsage
     end: End | None = None
     logprobs: tuple[TokenLogprob, ...] = field(default=())
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 CPU_SECONDS = 0.5
 
 
-class Progress:
+class StallDetector:
     def __init__(self, stall_seconds: float, now: float) -> None:
         self._stall_seconds = stall_seconds
         self._moved = now
@@ -49,7 +49,7 @@ class Progress:
         return now - min(self._moved, self._ran) >= self._stall_seconds
 
 
-class Silence:
+class SilenceDetector:
     """Which requests get no output while the engine moves for others: those of `seconds` without one, counted while the
     scheduler has nobody waiting. One that waits in its queue is silent by right, and which one that is nobody says.
     """

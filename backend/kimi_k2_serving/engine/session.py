@@ -23,35 +23,35 @@ class Phase(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Submit:
+class StartRun:
     """Start the engine's run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Abort:
+class StopRun:
     """End the engine's run: nobody wants the rest."""
 
 
 @dataclass(frozen=True, slots=True)
-class Deliver:
+class SendChunk:
     chunk: Chunk
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class SendLast:
     """The last chunk goes out, with the final flag."""
 
     chunk: Chunk
 
 
 @dataclass(frozen=True, slots=True)
-class Fail:
+class SendError:
     """The error goes out, with the final flag."""
 
     error: ServingError
 
 
-Action = Submit | Abort | Deliver | Finish | Fail
+Action = StartRun | StopRun | SendChunk | SendLast | SendError
 
 
 class Session:
@@ -63,23 +63,23 @@ class Session:
         if self.phase is not Phase.WAITING:
             return []
         self.phase = Phase.RUNNING
-        return [Submit()]
+        return [StartRun()]
 
     def receive(self, chunk: Chunk) -> list[Action]:
         """The engine has sent something."""
         if self.phase is not Phase.RUNNING:
             return []
         if chunk.end is None:
-            return [Deliver(chunk)]
+            return [SendChunk(chunk)]
         self.phase = Phase.ENDED
-        return [Finish(chunk)]
+        return [SendLast(chunk)]
 
     def lose(self, error: ServingError) -> list[Action]:
         """The engine has ended the run with an error: refused, failed or dead. There is nothing left to abort."""
         if self.phase is not Phase.RUNNING:
             return []
         self.phase = Phase.ENDED
-        return [Fail(error)]
+        return [SendError(error)]
 
     def interrupt(self, error: ServingError) -> list[Action]:
         """An end from our side: bad input, overload, cancellation, deadline, a reader that does not read, shutdown."""
@@ -87,4 +87,4 @@ class Session:
             return []
         running = self.phase is Phase.RUNNING
         self.phase = Phase.ENDED
-        return [Abort(), Fail(error)] if running else [Fail(error)]
+        return [StopRun(), SendError(error)] if running else [SendError(error)]

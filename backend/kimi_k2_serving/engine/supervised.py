@@ -24,7 +24,7 @@ from kimi_k2_serving.core.errors import (
     ServingError,
 )
 from kimi_k2_serving.engine import wire
-from kimi_k2_serving.engine.flight import Flight, read
+from kimi_k2_serving.engine.flight import GenerationInFlight, read
 from kimi_k2_serving.engine.port import (
     Chunk,
     End,
@@ -33,11 +33,11 @@ from kimi_k2_serving.engine.port import (
     EngineState,
     Generation,
     Load,
-    Usage,
+    TokenUsage,
     merged,
 )
 from kimi_k2_serving.engine.process import HostProcess
-from kimi_k2_serving.engine.progress import Progress, Silence
+from kimi_k2_serving.engine.progress import SilenceDetector, StallDetector
 from kimi_k2_serving.engine.suspects import CRASHES, WINDOW, Suspects
 
 logger = logging.getLogger(__name__)
@@ -83,13 +83,13 @@ class SupervisedEngine:
         self._info: EngineInfo | None = None
         self._host: HostProcess | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, GenerationInFlight] = {}
         self._suspects = Suspects()
         self._spawned_at = 0.0
         # Seconds of service before the engine's last start, and when that was done.
         self._service = self._ready_at = 0.0
-        self._progress = Progress(stall_seconds, 0.0)
-        self._silence = Silence(silent_seconds, 0.0)
+        self._progress = StallDetector(stall_seconds, 0.0)
+        self._silence = SilenceDetector(silent_seconds, 0.0)
         self._load = Load()
 
     @property
@@ -126,14 +126,14 @@ class SupervisedEngine:
         uid = generation.uid
         if uid in self._flights:
             raise Internal("two generations with one uid")
-        flight = self._flights[uid] = Flight()
+        flight = self._flights[uid] = GenerationInFlight()
         self._suspects.arrive(uid, generation, self._served())
         host = None
         ended = served = False
         try:
             self._settle()
             if not await flight.turn:
-                yield Chunk((), "", Usage(prompt=len(generation.input_ids)), End(EndReason.ABORT))
+                yield Chunk((), "", TokenUsage(prompt=len(generation.input_ids)), End(EndReason.ABORT))
                 return
             host = self._host
             if flight.answers.empty():
@@ -227,7 +227,7 @@ class SupervisedEngine:
             raise EngineUnavailable("the engine ended while it was starting; see its log")
         await asyncio.to_thread(host.observe)
         host.watch()
-        self._progress = Progress(self._stall_seconds, self._clock())
+        self._progress = StallDetector(self._stall_seconds, self._clock())
         self._ready_at = self._clock()
         self._state = EngineState.READY
         return EngineInfo(

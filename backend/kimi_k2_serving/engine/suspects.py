@@ -96,7 +96,7 @@ class Death:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class TrialDecision:
     """`refusal` is None for a request that begins now."""
 
     uid: str
@@ -122,7 +122,7 @@ class Suspects:
         self._turns[uid] = Turn(generation, now)
         self._line.append(uid)
 
-    def settle(self, now: float, *, moving: bool = True) -> list[Decision]:
+    def settle(self, now: float, *, moving: bool = True) -> list[TrialDecision]:
         """Who begins now, who is refused. To be asked after every event, and often while anyone waits. `moving`: the
         engine works; a trial gives way to others only then, as they would hang with it.
         """
@@ -138,7 +138,7 @@ class Suspects:
                     break
                 if refusal is not None:
                     del self._turns[self._line[0]]
-                decisions.append(Decision(self._line[0], refusal))
+                decisions.append(TrialDecision(self._line[0], refusal))
             self._line.popleft()
         return decisions
 

@@ -12,12 +12,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from kimi_k2_serving.chat.model import ChatModel
-from kimi_k2_serving.chat.prompt import Prompt
+from kimi_k2_serving.chat.prompt import PreparedPrompt
 from kimi_k2_serving.core.deltas import Answer, collect
 from kimi_k2_serving.core.errors import EngineLost, Internal, InvalidValue
 from kimi_k2_serving.core.events import ArgumentsDelta, Event, FinishReason, TextDelta
-from kimi_k2_serving.engine.port import Chunk, EndReason, TokenLogprob, Usage
-from kimi_k2_serving.frontend.port import Engine, Run
+from kimi_k2_serving.engine.port import Chunk, EndReason, TokenLogprob, TokenUsage
+from kimi_k2_serving.frontend.port import EngineClient, Run
 from kimi_k2_serving.grammar.inspection import Inspector, Report
 
 # Ids that are parsed before others have their turn, by themselves and with log-probabilities, which are written out.
@@ -38,7 +38,7 @@ class Step:
     choice: int
     events: tuple[Event, ...]
     logprobs: tuple[TokenLogprob, ...]
-    usage: Usage
+    usage: TokenUsage
     last: bool
     report: Report | None = None
 
@@ -47,7 +47,7 @@ class Step:
 class Question:
     """What is asked of the engine. Choice i is of prompt i // n and has seed + i % n, modulo 2^63."""
 
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[PreparedPrompt, ...]
     n: int = 1
     stream: bool = False
     top_logprobs: int | None = None
@@ -58,9 +58,9 @@ class Question:
     def choices(self) -> int:
         return len(self.prompts) * self.n
 
-    def usage(self, steps: dict[int, Step]) -> Usage:
+    def usage(self, steps: dict[int, Step]) -> TokenUsage:
         """Prompts once each, as they are billed; completions of all choices. `steps`: the latest of each choice."""
-        return Usage(
+        return TokenUsage(
             prompt=sum(len(prompt.ids) for prompt in self.prompts),
             completion=sum(step.usage.completion for step in steps.values()),
             cached=sum(steps[i * self.n].usage.cached for i in range(len(self.prompts)) if i * self.n in steps),
@@ -73,12 +73,14 @@ class Whole:
 
     events: tuple[tuple[Event, ...], ...]
     answers: tuple[Answer, ...]
-    usage: Usage
+    usage: TokenUsage
     reports: tuple[Report | None, ...]
 
 
-def steps(model: ChatModel, engine: Engine, question: Question, *, new_uid: Callable[[], str]) -> AsyncIterator[Step]:
-    """Close the iterator to end the generations. Raises what `Engine.generate` does."""
+def steps(
+    model: ChatModel, engine: EngineClient, question: Question, *, new_uid: Callable[[], str]
+) -> AsyncIterator[Step]:
+    """Close the iterator to end the generations. Raises what `EngineClient.generate` does."""
     runs = [_run(question, choice, new_uid()) for choice in range(question.choices)]
     each = [
         _choice(model, engine, question.prompts[choice // question.n], run, choice, len(runs))
@@ -161,12 +163,12 @@ def _run(question: Question, choice: int, uid: str) -> Run:
 
 
 async def _choice(
-    model: ChatModel, engine: Engine, prompt: Prompt, run: Run, choice: int, share: int
+    model: ChatModel, engine: EngineClient, prompt: PreparedPrompt, run: Run, choice: int, share: int
 ) -> AsyncIterator[Step]:
     """One of `share` that are read at the same time."""
     parser = model.parser(prompt)
     inspector = None if prompt.relaxed is None else Inspector(prompt.relaxed)
-    usage = Usage(prompt=len(prompt.ids))
+    usage = TokenUsage(prompt=len(prompt.ids))
     async with aclosing(_sliced(engine.generate(run), share)) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
             try:

@@ -18,7 +18,7 @@ from kimi_k2_serving.frontend import openapi
 from kimi_k2_serving.frontend.anthropic import messages
 from kimi_k2_serving.frontend.anthropic.shapes import AnthropicEnvelope
 from kimi_k2_serving.frontend.errors import RouteNotFound
-from kimi_k2_serving.frontend.exchange import Document, Endpoint, Envelope, Handler, Reply, Text
+from kimi_k2_serving.frontend.exchange import Endpoint, Envelope, Handler, JsonDocument, PlainText, Reply
 from kimi_k2_serving.frontend.openai import chat, completions, responses, texts
 from kimi_k2_serving.frontend.openai.shapes import OpenAIEnvelope, ResponsesEnvelope
 from kimi_k2_serving.frontend.service import Call, Service
@@ -29,7 +29,7 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 async def live(service: Service, call: Call) -> Reply:
     """This process answers."""
-    return Document({"status": "live"})
+    return JsonDocument({"status": "live"})
 
 
 async def ready(service: Service, call: Call) -> Reply:
@@ -37,15 +37,15 @@ async def ready(service: Service, call: Call) -> Reply:
     health = await service.engine.health()
     if not health.ready:
         raise EngineUnavailable(health.reason, retry_after=5.0)
-    return Document({"status": "ready"})
+    return JsonDocument({"status": "ready"})
 
 
 async def metrics(service: Service, call: Call) -> Reply:
-    return Text(service.metrics.text(), PROMETHEUS)
+    return PlainText(service.metrics.text(), PROMETHEUS)
 
 
 async def document(service: Service, call: Call) -> Reply:
-    return Document(openapi.document(service.model.names, secured=bool(service.keys.keys)))
+    return JsonDocument(openapi.document(service.model.names, secured=bool(service.keys.keys)))
 
 
 async def missing(service: Service, call: Call) -> Reply:

@@ -51,32 +51,32 @@ class Envelope(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class JsonDocument:
     body: Json
     status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LargeDocument:
     """A document as large as a client likes: it is written and sent in pieces. `body` as `sse.parts` takes it."""
 
     body: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class PlainText:
     body: bytes
     media_type: str
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class EventStream:
     """`frames` are server-sent events; it is closed whatever happens."""
 
     frames: AsyncIterator[bytes]
 
 
-Reply = Document | Answer | Text | Stream
+Reply = JsonDocument | LargeDocument | PlainText | EventStream
 Handler = Callable[[Call], Awaitable[Reply]]
 
 
@@ -216,13 +216,13 @@ class Endpoint:
 
     async def _answer(self, handler: Handler, call: Call, sender: Sender) -> None:
         match await handler(call):
-            case Document(body, status):
+            case JsonDocument(body, status):
                 await sender.document(status, sse.encode(body), "application/json")
-            case Answer(body):
+            case LargeDocument(body):
                 await sender.answer([piece async for piece in sse.gathered(sse.parts(body))])
-            case Text(text, media_type):
+            case PlainText(text, media_type):
                 await sender.document(200, text, media_type)
-            case Stream(frames):
+            case EventStream(frames):
                 paced = sse.paced(frames, seconds=self._service.policy.keep_alive, idle=self._envelope.idle)
                 async with aclosing(paced):  # type: ignore[type-var]
                     async for piece in paced:

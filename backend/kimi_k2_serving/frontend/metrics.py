@@ -13,7 +13,7 @@ from kimi_k2_serving.grammar.inspection import Report
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900)
 
 
-class Metrics:
+class FrontendMetrics:
     """`shared`: the series of all workers, from the multi-process directory."""
 
     def __init__(self, *, shared: bool = False) -> None:

@@ -36,7 +36,7 @@ class Health:
     reason: str = ""
 
 
-class Engine(Protocol):
+class EngineClient(Protocol):
     """Every method is called on one event loop."""
 
     def generate(self, run: Run) -> AsyncIterator[Chunk]:

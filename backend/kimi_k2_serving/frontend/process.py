@@ -37,7 +37,7 @@ from kimi_k2_serving.frontend.app import create_app
 from kimi_k2_serving.frontend.connections import Connection, raise_limit, watch_accepts
 from kimi_k2_serving.frontend.hosts import Hosts, is_loopback
 from kimi_k2_serving.frontend.keys import Keys
-from kimi_k2_serving.frontend.metrics import Metrics
+from kimi_k2_serving.frontend.metrics import FrontendMetrics
 from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.reader import Description
 from kimi_k2_serving.frontend.readers import Readers
@@ -50,7 +50,7 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class FrontendOptions:
     """The flags, checked. `engine` is what the engine model was told, as far as it is known here; `names`: served model
     ids, the first is the model's own; `grace` in seconds.
     """
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> FrontendOptions:
     """Ends the process with code 2 and one line for flags that are wrong. Raises ServingError for files that are."""
     parser = _parser()
     given = parser.parse_args(argv)
@@ -123,7 +123,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
     if not 0 < given.anthropic_temperature <= 2:
         parser.error("--anthropic-temperature must be more than 0 and at most 2")
-    return Options(
+    return FrontendOptions(
         host=given.host,
         port=given.port,
         grpc_url=given.grpc_url,
@@ -149,13 +149,13 @@ def _engine(repository: Path | None, checkpoint: Path, preset: str, environ: Map
     return load_engine_config(repository / "kimi_k2_engine" / "1" / "engine.yaml", told)
 
 
-def application(options: Options) -> ASGIApp:
+def application(options: FrontendOptions) -> ASGIApp:
     """One worker's application."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     _end_with_parent()
     model = ChatModel.load(options.engine, names=options.names)
     engine = TritonEngine(options.grpc_url)
-    metrics = Metrics(shared=options.workers > 1)
+    metrics = FrontendMetrics(shared=options.workers > 1)
     described = Description.of(model, options.engine.checkpoint, bounds(options.engine, model.form), options.policy)
     readers = Readers(msgspec.json.encode(described))
     service = Service(model, engine, options.keys, options.policy, metrics, readers=readers, hosts=options.hosts)
@@ -186,7 +186,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def configuration(options: Options) -> uvicorn.Config:
+def configuration(options: FrontendOptions) -> uvicorn.Config:
     return uvicorn.Config(
         functools.partial(application, options),
         factory=True,
@@ -207,7 +207,7 @@ def configuration(options: Options) -> uvicorn.Config:
     )
 
 
-def serve(options: Options) -> None:
+def serve(options: FrontendOptions) -> None:
     raise_limit()
     config = configuration(options)
     if options.workers == 1:

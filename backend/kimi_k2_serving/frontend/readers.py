@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 from kimi_k2_serving.frontend.reading import Read, Reading, decode, name
-from kimi_k2_serving.reading.lane import SMALL_BYTES, USUAL_BYTES, Lanes
+from kimi_k2_serving.reading.lane import SMALL_BYTES, USUAL_BYTES, ReaderLanes
 
 __all__ = ["SMALL_BYTES", "USUAL_BYTES", "Readers"]
 
 
-class Readers(Lanes):
+class Readers(ReaderLanes):
     """`description` is what `reader` takes."""
 
     def __init__(self, description: bytes, *, python: str = sys.executable) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from kimi_k2_serving.chat.model import ChatModel
-from kimi_k2_serving.chat.prompt import Prompt
+from kimi_k2_serving.chat.prompt import PreparedPrompt
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.origin import Origin
@@ -40,7 +40,7 @@ class Read:
     """
 
     asked: object = None
-    prompts: tuple[Prompt, ...] = ()
+    prompts: tuple[PreparedPrompt, ...] = ()
     job: bytes = b""
     echo: Mapping[str, bytes | memoryview] = field(default_factory=dict)
     origin: Origin = field(default_factory=Origin)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.chat.notices import MOST_NOTICES
-from kimi_k2_serving.chat.prompt import Prompt, held
+from kimi_k2_serving.chat.prompt import PreparedPrompt, held
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import Overloaded
 from kimi_k2_serving.core.events import CallRejected
@@ -25,9 +25,9 @@ from kimi_k2_serving.frontend.answer import Question, Step
 from kimi_k2_serving.frontend.errors import ModelNotFound
 from kimi_k2_serving.frontend.hosts import Hosts
 from kimi_k2_serving.frontend.keys import Key, Keys
-from kimi_k2_serving.frontend.metrics import Metrics
+from kimi_k2_serving.frontend.metrics import FrontendMetrics
 from kimi_k2_serving.frontend.policy import Policy
-from kimi_k2_serving.frontend.port import Engine
+from kimi_k2_serving.frontend.port import EngineClient
 from kimi_k2_serving.frontend.readers import SMALL_BYTES, Readers
 from kimi_k2_serving.frontend.reading import Read, Reading
 from kimi_k2_serving.grammar import job as jobs
@@ -81,10 +81,10 @@ def _uid() -> str:
 @dataclass(slots=True)
 class Service:
     model: ChatModel
-    engine: Engine
+    engine: EngineClient
     keys: Keys = field(default_factory=Keys)
     policy: Policy = field(default_factory=Policy)
-    metrics: Metrics = field(default_factory=Metrics)
+    metrics: FrontendMetrics = field(default_factory=FrontendMetrics)
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
     new_uid: Callable[[], str] = _uid
@@ -132,7 +132,7 @@ class Service:
         call.record.notices = tuple(found.origin.left_out[:MOST_NOTICES])
         return found
 
-    async def prompt(self, read: Read) -> Prompt:
+    async def prompt(self, read: Read) -> PreparedPrompt:
         """Its prompt with the constraint, for which no thread waits. A client that leaves waits for it no longer."""
         (prompt,) = read.prompts
         if not read.job:

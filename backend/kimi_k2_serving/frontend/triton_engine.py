@@ -17,7 +17,7 @@ import msgspec
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, Internal, Overloaded, ServingError, Unavailable
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, Usage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, TokenUsage
 from kimi_k2_serving.frontend.errors import from_engine
 from kimi_k2_serving.frontend.port import Health, Run
 
@@ -85,7 +85,7 @@ class TritonEngine:
     async def generate(self, run: Run) -> AsyncIterator[Chunk]:
         began = False
         call = self._stub.ModelStreamInfer()
-        silence = Silence(call, self._beat * BEATS if run.stream else None)
+        silence = SilenceTimeout(call, self._beat * BEATS if run.stream else None)
         try:
             await call.write(request(run, beat=self._beat))
             await call.done_writing()
@@ -114,7 +114,7 @@ class TritonEngine:
             call.cancel()
 
 
-class Silence:
+class SilenceTimeout:
     """Cancels a call that says nothing for `seconds` while its reader waits for it; None is for ever."""
 
     def __init__(self, call: Any, seconds: float | None) -> None:
@@ -209,7 +209,7 @@ def read(response: Any) -> Chunk:
     ids = array("i")
     ids.frombytes(raw.get("output_ids", b""))
     reason = _string(raw, "finish_reason")
-    usage = Usage(completion=len(ids), cached=_number(raw, "num_cached_tokens"))
+    usage = TokenUsage(completion=len(ids), cached=_number(raw, "num_cached_tokens"))
     end = None if reason is None else End(EndReason(reason), _string(raw, "stop_reason"))
     return Chunk(tuple(ids), "", usage, end, _logprobs(_string(raw, "logprobs"), ids))
 

@@ -19,10 +19,10 @@ from kimi_k2_serving.grammar.arrays import Arrays
 from kimi_k2_serving.grammar.automaton import Automaton, TooLarge
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.components import components
-from kimi_k2_serving.grammar.ebnf import EMPTY, NOTHING, Expression, OneOf, Ref, Repeat, Seq, Text
+from kimi_k2_serving.grammar.ebnf import EMPTY, NOTHING, Expression, OneOf, Ref, Repeat, Seq, TerminalText
 from kimi_k2_serving.grammar.normal_form import NormalForm
 from kimi_k2_serving.grammar.objects import Objects
-from kimi_k2_serving.grammar.schema import Document, TooMuch
+from kimi_k2_serving.grammar.schema import SchemaDocument, TooMuch
 from kimi_k2_serving.grammar.shapes import Array, Demand, Goal, Number, Object, Shape, String, Values
 
 # A recursive schema that needs more levels than this to end at all is refused.
@@ -31,7 +31,7 @@ ROOT: Goal = frozenset({Demand(())})
 ANYTHING: Goal = frozenset()
 
 
-class Writer:
+class RuleWriter:
     """Collects rules; `relaxed` lists `path: keyword` of all that the rules do not hold."""
 
     def __init__(self, bounds: Bounds, *, sort_keys: bool = False, passes: float = strings.PASSES) -> None:
@@ -60,13 +60,13 @@ class Writer:
 
     def _white_space(self) -> Expression:
         blank = OneOf(((0x09, 0x09), (0x20, 0x20)))
-        options: list[Expression] = [EMPTY, Text(" ")]
+        options: list[Expression] = [EMPTY, TerminalText(" ")]
         if self.bounds.indent is not None:
-            options.append(Seq((Text("\n"), Repeat(blank, 0, self.bounds.indent))))
+            options.append(Seq((TerminalText("\n"), Repeat(blank, 0, self.bounds.indent))))
         return ebnf.alt(options)
 
     def empty_object(self) -> Expression:
-        return Text("{}")
+        return TerminalText("{}")
 
     def any_object(self) -> Expression:
         if "any_object" not in self.rules:
@@ -88,7 +88,7 @@ class Writer:
         except RecursionError:
             raise TooMuch("nests too deeply through its references", field=path) from None
 
-    def _document(self, document: Document, *, objects: bool, ordered: bool) -> Expression:
+    def _document(self, document: SchemaDocument, *, objects: bool, ordered: bool) -> Expression:
         self._documents += 1
         form = NormalForm(document)
         sort_keys = self.sort_keys and ordered
@@ -117,7 +117,7 @@ class Writer:
     def key(self, name: str) -> Expression:
         if name not in self._keys:
             self._keys[name] = f"k{len(self._keys)}"
-            self.rules[self._keys[name]] = Text(json.dumps(name, ensure_ascii=False) + ":")
+            self.rules[self._keys[name]] = TerminalText(json.dumps(name, ensure_ascii=False) + ":")
         return Ref(self._keys[name])
 
     def scalar(self, shape: Number | String) -> tuple[Expression, tuple[str, ...]]:
@@ -129,7 +129,7 @@ class Writer:
                 case Number():
                     body = self._number(shape, name, given_up)
                 case String():
-                    body = Seq((Text('"'), self._string(shape, name, given_up)))
+                    body = Seq((TerminalText('"'), self._string(shape, name, given_up)))
             self._scalars[shape] = (body, tuple(given_up))
         return self._scalars[shape]
 
@@ -192,7 +192,7 @@ class _Page(Objects, Arrays):
 
     def __init__(
         self,
-        writer: Writer,
+        writer: RuleWriter,
         form: NormalForm,
         prefix: str,
         sort_keys: bool,

@@ -11,7 +11,7 @@ from math import prod
 
 from kimi_k2_serving.grammar import ebnf
 from kimi_k2_serving.grammar.containers import COMMA, STATES, WS, Containers, following
-from kimi_k2_serving.grammar.ebnf import EMPTY, NOTHING, Expression, Ref, Seq, Text
+from kimi_k2_serving.grammar.ebnf import EMPTY, NOTHING, Expression, Ref, Seq, TerminalText
 from kimi_k2_serving.grammar.shapes import Array, Contains, Goal, Values
 
 # Orders of the distinct values of an enumeration are all allowed up to this many, ascending ones only beyond.
@@ -66,7 +66,7 @@ class Arrays(Containers):
             element = NOTHING if goal is None else self.goal(goal, parent, level)
             inside = Seq((COMMA if i else EMPTY, element, inside))
             inside = inside if i < shape.least else ebnf.optional(inside)
-        return Seq((Text("["), WS, inside, WS, Text("]")))
+        return Seq((TerminalText("["), WS, inside, WS, TerminalText("]")))
 
     def _containing(
         self, shape: Array, wanted: tuple[Contains, ...], most: int | None, parent: Goal, level: int
@@ -88,14 +88,14 @@ class Arrays(Containers):
             written.add(state)
             options: list[Expression] = []
             if index >= shape.least and all(n >= each.least for n, each in zip(counts, wanted, strict=True)):
-                options.append(Seq((WS, Text("]"))))
+                options.append(Seq((WS, TerminalText("]"))))
             for element, following_counts in self._matching(shape, wanted, state, most, parent, level):
                 # Beyond `last` only "some" matters; an element is written with its comma wherever it is not the first.
                 target = (min(index + 1, max(last, 1)), following_counts)
                 waiting.append(target)
                 options.append(Seq((COMMA if index else EMPTY, element, Ref(_state(name, *target)))))
             self.rules[_state(name, *state)] = ebnf.alt(options)
-        return Seq((Text("["), WS, Ref(_state(name, *start))))
+        return Seq((TerminalText("["), WS, Ref(_state(name, *start))))
 
     def _matching(
         self,
@@ -154,23 +154,23 @@ class Arrays(Containers):
         if self.bounds.max_items is not None:
             most = max(least, min(most, self.bounds.max_items))
         if len(values) <= _PERMUTED:
-            return Seq((Text("["), WS, self._any_order(self._fresh(), values, least, most, (), {})))
+            return Seq((TerminalText("["), WS, self._any_order(self._fresh(), values, least, most, (), {})))
         name = self._fresh()
         cap = max(1, least) if most >= len(values) else most
         for index in range(len(values), -1, -1):
             for taken in range(min(index, cap) + 1):
                 options: list[Expression] = []
                 if index == len(values):
-                    options = [Seq((WS, Text("]")))] if taken >= least else []
+                    options = [Seq((WS, TerminalText("]")))] if taken >= least else []
                 else:
                     options.append(Ref(f"{name}_{index + 1}_{taken}"))
                     if taken < most or most >= len(values):
                         comma = COMMA if taken else EMPTY
                         options.append(
-                            Seq((comma, Text(values[index]), Ref(f"{name}_{index + 1}_{min(taken + 1, cap)}")))
+                            Seq((comma, TerminalText(values[index]), Ref(f"{name}_{index + 1}_{min(taken + 1, cap)}")))
                         )
                 self.rules[f"{name}_{index}_{taken}"] = ebnf.alt(options)
-        return Seq((Text("["), WS, Ref(f"{name}_0_0")))
+        return Seq((TerminalText("["), WS, Ref(f"{name}_0_0")))
 
     def _any_order(
         self,
@@ -185,12 +185,12 @@ class Arrays(Containers):
         key = frozenset(taken)
         if key not in known:
             known[key] = Ref(f"{name}_{'_'.join(map(str, sorted(key)))}x")
-            options: list[Expression] = [Seq((WS, Text("]")))] if len(taken) >= least else []
+            options: list[Expression] = [Seq((WS, TerminalText("]")))] if len(taken) >= least else []
             for i, value in enumerate(values):
                 if i not in key and len(taken) < most:
                     comma = COMMA if taken else EMPTY
                     rest = self._any_order(name, values, least, most, (*taken, i), known)
-                    options.append(Seq((comma, Text(value), rest)))
+                    options.append(Seq((comma, TerminalText(value), rest)))
             self.rules[f"{name}_{'_'.join(map(str, sorted(key)))}x"] = ebnf.alt(options)
         return known[key]
 

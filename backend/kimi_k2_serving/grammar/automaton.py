@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from kimi_k2_serving.grammar.ebnf import MAX_CODE_POINT, Alt, Expression, Interval, OneOf, Repeat, Seq, Text
+from kimi_k2_serving.grammar.ebnf import MAX_CODE_POINT, Alt, Expression, Interval, OneOf, Repeat, Seq, TerminalText
 
 STATES = 3_000
 
@@ -152,7 +152,7 @@ class _Threads:
     def add(self, body: Expression, start: int) -> int:
         """Append `body` after `start`; returns the state after it."""
         match body:
-            case Text(text):
+            case TerminalText(text):
                 for character in text:
                     start = self._step(start, ((ord(character), ord(character)),))
                 return start

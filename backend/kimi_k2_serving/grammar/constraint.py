@@ -21,7 +21,7 @@ from kimi_k2_serving.core.limits import TOOL_CALLS_PER_ANSWER
 from kimi_k2_serving.core.messages import Conversation, FormatKind, Json, Tool, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar import ebnf, job, schema
-from kimi_k2_serving.grammar.arguments import Writer
+from kimi_k2_serving.grammar.arguments import RuleWriter
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.job import UNREADABLE
 from kimi_k2_serving.grammar.repeats import expanded
@@ -33,7 +33,7 @@ __all__ = ["Bounds", "Constraint", "constrain"]
 
 # A model counts calls over the conversation; ids are issued again by the parser, so the digits only have to end.
 _INDEX = ebnf.alt(
-    (ebnf.Text("0"), ebnf.Seq((ebnf.OneOf(((0x31, 0x39),)), ebnf.Repeat(ebnf.OneOf(((0x30, 0x39),)), 0, 2))))
+    (ebnf.TerminalText("0"), ebnf.Seq((ebnf.OneOf(((0x31, 0x39),)), ebnf.Repeat(ebnf.OneOf(((0x30, 0x39),)), 0, 2))))
 )
 
 TOO_LONG = "takes too long to compile to a grammar; simplify it"
@@ -75,7 +75,7 @@ def constrain(
     answer = conversation.response_format
     if not conversation.tools and answer.kind is FormatKind.TEXT:
         return Constraint(None)
-    writer = Writer(bounds, sort_keys=bounds.sort_keys or vocabulary.sort_tool_keys, passes=effort.passes)
+    writer = RuleWriter(bounds, sort_keys=bounds.sort_keys or vocabulary.sort_tool_keys, passes=effort.passes)
     mode = conversation.tool_choice.mode if conversation.tools else ToolMode.NONE
     options: list[ebnf.Expression] = []
     if mode in (ToolMode.AUTO, ToolMode.NONE):
@@ -94,7 +94,7 @@ def constrain(
     return Constraint(json.dumps(tag), tuple(writer.relaxed))
 
 
-def _content(conversation: Conversation, vocabulary: Vocabulary, writer: Writer, effort: Effort) -> ebnf.Expression:
+def _content(conversation: Conversation, vocabulary: Vocabulary, writer: RuleWriter, effort: Effort) -> ebnf.Expression:
     """Text without control ids, or the JSON that the response format asks for."""
     answer = conversation.response_format
     match answer.kind:
@@ -117,14 +117,14 @@ def _content(conversation: Conversation, vocabulary: Vocabulary, writer: Writer,
 
 
 def _section(
-    conversation: Conversation, vocabulary: Vocabulary, writer: Writer, bounds: Bounds, effort: Effort
+    conversation: Conversation, vocabulary: Vocabulary, writer: RuleWriter, bounds: Bounds, effort: Effort
 ) -> ebnf.Expression:
     choice = conversation.tool_choice
     single = choice.mode is ToolMode.NAMED or not conversation.parallel_tool_calls
     most = 1 if single else bounds.max_calls or TOOL_CALLS_PER_ANSWER.value
     marker = ebnf.Token(vocabulary.control("<|tool_call_argument_begin|>"))
     bodies = [
-        ebnf.Seq((ebnf.Text(f"functions.{tool.name}:"), _INDEX, marker, _arguments(tool, i, writer, effort)))
+        ebnf.Seq((ebnf.TerminalText(f"functions.{tool.name}:"), _INDEX, marker, _arguments(tool, i, writer, effort)))
         for i, tool in enumerate(conversation.tools)
         if choice.allows(tool.name)
     ]
@@ -146,7 +146,7 @@ def _section(
     )
 
 
-def _arguments(tool: Tool, position: int, writer: Writer, effort: Effort) -> ebnf.Expression:
+def _arguments(tool: Tool, position: int, writer: RuleWriter, effort: Effort) -> ebnf.Expression:
     """A tool without parameters takes `{}`; one that is not strict takes any JSON object. So does one whose schema
     can't be read or is too much work, unless the client insists on it.
     """

@@ -8,12 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from kimi_k2_serving.grammar.bounds import Bounds
-from kimi_k2_serving.grammar.ebnf import EMPTY, Expression, Ref, Repeat, Seq, Text
+from kimi_k2_serving.grammar.ebnf import EMPTY, Expression, Ref, Repeat, Seq, TerminalText
 from kimi_k2_serving.grammar.normal_form import NormalForm, describe
 from kimi_k2_serving.grammar.shapes import Goal, Number, String
 
 WS = Ref("ws")
-COMMA = Seq((Text(","), WS))
+COMMA = Seq((TerminalText(","), WS))
 # Rules that counting the members of one object or array may take.
 STATES = 8_000
 

@@ -25,7 +25,7 @@ _UTF8_RUNS: tuple[tuple[int, int, int], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TerminalText:
     """Exactly these characters."""
 
     text: str
@@ -78,7 +78,7 @@ class Ref:
     rule: str
 
 
-Expression = Text | OneOf | Token | TokensExcept | Seq | Alt | Repeat | Ref
+Expression = TerminalText | OneOf | Token | TokensExcept | Seq | Alt | Repeat | Ref
 
 EMPTY = Seq(())
 NOTHING = Alt(())
@@ -124,7 +124,7 @@ def _productive(rules: Mapping[str, Expression], needs: Mapping[str, list[str]])
 
 def _finishes(body: Expression, found: set[str]) -> bool:
     match body:
-        case Text() | OneOf() | Token() | TokensExcept():
+        case TerminalText() | OneOf() | Token() | TokensExcept():
             return True
         case Seq(parts):
             return all(_finishes(part, found) for part in parts)
@@ -174,7 +174,7 @@ def _needs(rules: Mapping[str, Expression], root: str) -> dict[str, list[str]]:
 
 def _prune(body: Expression, alive: frozenset[str]) -> Expression:
     match body:
-        case Text() | OneOf() | Token() | TokensExcept():
+        case TerminalText() | OneOf() | Token() | TokensExcept():
             return body
         case Seq(parts):
             kept = tuple([_prune(part, alive) for part in parts])
@@ -219,7 +219,7 @@ def write(rules: Mapping[str, Expression]) -> str:
 
 def _text(body: Expression, *, outer: bool = False) -> str:
     match body:
-        case Text(text):
+        case TerminalText(text):
             return '"' + "".join(map(_literal, text)) + '"'
         case OneOf(intervals):
             return "[" + "".join(_range(*piece) for piece in _pieces(intervals)) + "]"

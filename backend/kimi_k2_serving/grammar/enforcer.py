@@ -24,8 +24,8 @@ from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import Constraint
-from kimi_k2_serving.grammar.lanes import EXPENSIVE, Lanes, guess
-from kimi_k2_serving.grammar.outcomes import Outcome, Outcomes, Refusal
+from kimi_k2_serving.grammar.lanes import EXPENSIVE, CompileLanes, guess
+from kimi_k2_serving.grammar.outcomes import Outcome, Outcomes, RememberedError
 from kimi_k2_serving.grammar.worker_process import Worker
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Enforcer:
         self.worker = worker
         self._bounds = bounds
         self.budget = budget
-        self._lanes = Lanes(LANES)
+        self._lanes = CompileLanes(LANES)
         self._lock = threading.Lock()
         self._outcomes = Outcomes(clock)
         self._waiting: dict[bytes, list[Future[Constraint]]] = {}
@@ -112,7 +112,7 @@ class Enforcer:
                         # No thread is to be had: who asks for this next must not wait for a job that nobody does.
                         logger.exception("a lane could not be started")
                         del self._waiting[key]
-                        outcome = Refusal(Overloaded, "too busy for a new schema; retry in 1 s")
+                        outcome = RememberedError(Overloaded, "too busy for a new schema; retry in 1 s")
         if outcome is not None:
             _settle(future, outcome)
         return future
@@ -143,14 +143,14 @@ class Enforcer:
         self.worker.close()
         self._lanes.shutdown()
         for future in waiting:
-            _settle(future, Refusal(ShuttingDown, "the server is stopping; send the request again"))
+            _settle(future, RememberedError(ShuttingDown, "the server is stopping; send the request again"))
 
-    def _refusal(self, key: bytes) -> Refusal | None:
+    def _refusal(self, key: bytes) -> RememberedError | None:
         """Called with the lock held."""
         if self._closed:
-            return Refusal(ShuttingDown, "the server is stopping; send the request again")
+            return RememberedError(ShuttingDown, "the server is stopping; send the request again")
         if key not in self._waiting and len(self._waiting) >= MOST_WAITING:
-            return Refusal(Overloaded, "too many new schemas at once; retry in 1 s")
+            return RememberedError(Overloaded, "too many new schemas at once; retry in 1 s")
         return None
 
     def _work(self, key: bytes, job: bytes, cost: float) -> None:
@@ -170,10 +170,10 @@ class Enforcer:
             else:
                 outcome, passing = self._outcome(job)
         except ServingError as error:
-            outcome = Refusal.of(error)
+            outcome = RememberedError.of(error)
         except Exception:
             logger.exception("a constraint failed")
-            outcome = Refusal(Internal, "an internal error; see the server's log")
+            outcome = RememberedError(Internal, "an internal error; see the server's log")
         with self._lock:
             self._outcomes.add(key, outcome, passing=passing)
             waiting = self._waiting.pop(key, [])
@@ -197,7 +197,7 @@ class Enforcer:
         if answer is None:
             answer = self._tried(job, time.monotonic() + MOST_SECONDS, RELAXED_SECONDS, free=places)
         if answer is None:
-            return Refusal(Overloaded, "the machine is too busy to compile a grammar; retry in 1 s"), True
+            return RememberedError(Overloaded, "the machine is too busy to compile a grammar; retry in 1 s"), True
         return _read(answer), True
 
     def _tried(self, job: bytes, deadline: float, seconds: float, **more: Any) -> dict[str, Any] | None:
@@ -241,17 +241,17 @@ def _read(answer: dict[str, Any]) -> Outcome:
     return Constraint(answer["structural_tag"], tuple(answer["relaxed"]))
 
 
-def _refusal(error: dict[str, str]) -> Refusal:
+def _refusal(error: dict[str, str]) -> RememberedError:
     kind = _ERRORS.get(error["code"])
     if kind is None:
-        return Refusal(Internal, "an internal error; see the server's log")
-    return Refusal(kind, error["detail"], error["field"])
+        return RememberedError(Internal, "an internal error; see the server's log")
+    return RememberedError(kind, error["detail"], error["field"])
 
 
 def _settle(future: Future[Constraint], outcome: Outcome) -> None:
     if not future.set_running_or_notify_cancel():
         return
-    if isinstance(outcome, Refusal):
+    if isinstance(outcome, RememberedError):
         future.set_exception(outcome.error())
     else:
         future.set_result(outcome)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from kimi_k2_serving.grammar.lanes import Lanes, known
+from kimi_k2_serving.grammar.lanes import CompileLanes, known
 from kimi_k2_serving.grammar.yielding import step_back
 
 COMPILES = 2
@@ -22,7 +22,7 @@ class Compiles:
     """Thread-safe."""
 
     def __init__(self) -> None:
-        self._lanes = Lanes(COMPILES, prepare=step_back)
+        self._lanes = CompileLanes(COMPILES, prepare=step_back)
 
     def submit(self, function: Callable[..., Any], key: tuple[str, str], *rest: Any) -> Future[Any]:
         """`key`: the kind of a grammar and its text."""

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.grammar.schema import Document, Pointer
+from kimi_k2_serving.grammar.schema import Pointer, SchemaDocument
 from kimi_k2_serving.grammar.shapes import (
     Array,
     ArrayPart,
     Contains,
     Demand,
     Goal,
-    Limit,
     Number,
     Object,
     ObjectPart,
+    RangeEnd,
     Scopes,
     Shape,
     String,
@@ -62,7 +62,7 @@ def allows(schema: Members, kind: str) -> bool:
     return kind in names or (kind == "number" and "integer" in names)
 
 
-def conjuncts(document: Document, schema: Members, pointer: Pointer) -> list[Demand]:
+def conjuncts(document: SchemaDocument, schema: Members, pointer: Pointer) -> list[Demand]:
     """Demands that hold whenever this schema does."""
     found = []
     if "$ref" in schema:
@@ -74,7 +74,7 @@ def conjuncts(document: Document, schema: Members, pointer: Pointer) -> list[Dem
 
 
 def choices(
-    document: Document, schema: Members, pointer: Pointer, shape: Shape, *, whole: bool = False
+    document: SchemaDocument, schema: Members, pointer: Pointer, shape: Shape, *, whole: bool = False
 ) -> list[Branch]:
     """Ways to satisfy the applicators of a schema: all of them, or the first BRANCHES.
 
@@ -141,9 +141,9 @@ def _number(shape: Number, schema: Members) -> Number | None:
             return None
         match keyword:
             case "minimum" | "exclusiveMinimum":
-                narrowed = narrowed.above(Limit(exactly(value), keyword == "exclusiveMinimum"))
+                narrowed = narrowed.above(RangeEnd(exactly(value), keyword == "exclusiveMinimum"))
             case "maximum" | "exclusiveMaximum":
-                narrowed = narrowed.below(Limit(exactly(value), keyword == "exclusiveMaximum"))
+                narrowed = narrowed.below(RangeEnd(exactly(value), keyword == "exclusiveMaximum"))
             case "multipleOf":
                 narrowed = replace(narrowed, multiples=narrowed.multiples | {exactly(value)})
     return narrowed
@@ -242,7 +242,7 @@ def unbroken(schema: Members, kind: str) -> bool:
     return any(word in schema for word in _UNBREAKABLE[kind]) or "additionalProperties" in schema or "oneOf" in schema
 
 
-def breaks(document: Document, kind: str, shape: Shape, schema: Members, pointer: Pointer) -> Iterator[Branch]:
+def breaks(document: SchemaDocument, kind: str, shape: Shape, schema: Members, pointer: Pointer) -> Iterator[Branch]:
     """Ways to break a schema, each by one keyword. Sound, not complete: see `unbroken`."""
     for demand in conjuncts(document, schema, pointer):
         yield Branch(shape, (replace(demand, holds=not demand.holds),))
@@ -282,10 +282,10 @@ def _break_number(shape: Number, schema: Members) -> Iterator[Branch]:
         yield from _branch(replace(shape, excluded=shape.excluded | numbers))
     for keyword in ("minimum", "exclusiveMinimum"):
         if keyword in schema:
-            yield from _branch(shape.below(Limit(exactly(schema[keyword]), keyword == "minimum")))
+            yield from _branch(shape.below(RangeEnd(exactly(schema[keyword]), keyword == "minimum")))
     for keyword in ("maximum", "exclusiveMaximum"):
         if keyword in schema:
-            yield from _branch(shape.above(Limit(exactly(schema[keyword]), keyword == "maximum")))
+            yield from _branch(shape.above(RangeEnd(exactly(schema[keyword]), keyword == "maximum")))
     if "multipleOf" in schema:
         yield Branch(replace(shape, not_multiples=shape.not_multiples | {exactly(schema["multipleOf"])}))
 

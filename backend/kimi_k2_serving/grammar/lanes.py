@@ -41,7 +41,7 @@ def known(tag: str) -> float:
     return 0.0 if _GRAMMAR + json.dumps(_CHEAP)[1:-1] in tag[:_HEAD] else 10 * EXPENSIVE
 
 
-class Lanes:
+class CompileLanes:
     """Threads that run what is submitted; they start with the first job, each with `prepare`."""
 
     def __init__(

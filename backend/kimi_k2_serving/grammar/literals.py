@@ -7,7 +7,7 @@ from itertools import permutations
 
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.grammar import ebnf
-from kimi_k2_serving.grammar.ebnf import EMPTY, Expression, Ref, Seq, Text
+from kimi_k2_serving.grammar.ebnf import EMPTY, Expression, Ref, Seq, TerminalText
 
 # Members of an object that may come in any order; more come as they are listed.
 _MEMBERS = 3
@@ -18,22 +18,22 @@ _EXACT = 2**53
 def spelled(value: Json) -> Expression:
     match value:
         case float() if value == int(value) and abs(value) <= _EXACT:
-            return ebnf.alt((Text(str(int(value))), Text(json.dumps(value))))
+            return ebnf.alt((TerminalText(str(int(value))), TerminalText(json.dumps(value))))
         case list() if value:
             return _between("[", [spelled(each) for each in value], "]")
         case dict() if value:
             members = [
-                Seq((Text(json.dumps(name, ensure_ascii=False) + ":"), Ref("ws"), spelled(each)))
+                Seq((TerminalText(json.dumps(name, ensure_ascii=False) + ":"), Ref("ws"), spelled(each)))
                 for name, each in value.items()
             ]
             orders = permutations(members) if len(members) <= _MEMBERS else [members]
             return ebnf.alt(_between("{", list(order), "}") for order in orders)
         case _:
-            return Text(json.dumps(value, ensure_ascii=False))
+            return TerminalText(json.dumps(value, ensure_ascii=False))
 
 
 def _between(opening: str, members: list[Expression], closing: str) -> Expression:
-    parts: list[Expression] = [Text(opening), Ref("ws")]
+    parts: list[Expression] = [TerminalText(opening), Ref("ws")]
     for i, member in enumerate(members):
-        parts += [Seq((Text(","), Ref("ws"))) if i else EMPTY, member]
-    return Seq((*parts, Ref("ws"), Text(closing)))
+        parts += [Seq((TerminalText(","), Ref("ws"))) if i else EMPTY, member]
+    return Seq((*parts, Ref("ws"), TerminalText(closing)))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.grammar import keywords
 from kimi_k2_serving.grammar.keywords import Branch
-from kimi_k2_serving.grammar.schema import NAMED, Document, Pointer, TooMuch
+from kimi_k2_serving.grammar.schema import NAMED, Pointer, SchemaDocument, TooMuch
 from kimi_k2_serving.grammar.shapes import Array, Demand, Goal, Number, Object, Scopes, Shape, String, Values
 from kimi_k2_serving.grammar.validate import Judge
 
@@ -29,7 +29,7 @@ _STRUCTURED: dict[str, Shape] = {"number": Number(), "string": String(), "array"
 class NormalForm:
     """The alternatives of goals of one document, remembered."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: SchemaDocument) -> None:
         self.document = document
         self.relaxed: dict[str, None] = {}
         # Whether some alternatives were left out: then none that is left means nothing.
@@ -252,7 +252,7 @@ def goal_of(shape: Object, name: str) -> Goal:
     return merged
 
 
-def describe(document: Document, pointer: Pointer) -> str:
+def describe(document: SchemaDocument, pointer: Pointer) -> str:
     """`path: keyword` of a place, for reports; of a schema that has a name, and is negated elsewhere, `not`."""
     steps = list(pointer)
     while steps and isinstance(steps[-1], int):

@@ -12,8 +12,8 @@ from math import gcd, lcm
 
 from kimi_k2_serving.grammar import automaton
 from kimi_k2_serving.grammar.automaton import Automaton, TooLarge
-from kimi_k2_serving.grammar.ebnf import EMPTY, Expression, OneOf, Repeat, Seq, Text, alt, optional
-from kimi_k2_serving.grammar.shapes import Limit, Number
+from kimi_k2_serving.grammar.ebnf import EMPTY, Expression, OneOf, Repeat, Seq, TerminalText, alt, optional
+from kimi_k2_serving.grammar.shapes import Number, RangeEnd
 
 # Integers stay within 64 bits; decimals within what a double holds exactly in decimal (DBL_DIG).
 INTEGER_DIGITS = 18
@@ -26,13 +26,15 @@ _NONZERO = OneOf(((0x31, 0x39),))
 
 def free(integer: bool) -> Expression:
     """Any number: digits bounded; an integer is never `-0`, another number may have an exponent of two digits."""
-    whole = alt((Text("0"), Seq((_NONZERO, Repeat(_DIGIT, 0, INTEGER_DIGITS - 1)))))
+    whole = alt((TerminalText("0"), Seq((_NONZERO, Repeat(_DIGIT, 0, INTEGER_DIGITS - 1)))))
     if integer:
-        return alt((Text("0"), Seq((optional(Text("-")), _NONZERO, Repeat(_DIGIT, 0, INTEGER_DIGITS - 1)))))
-    fraction = optional(Seq((Text("."), Repeat(_DIGIT, 1, SIGNIFICANT))))
+        return alt(
+            (TerminalText("0"), Seq((optional(TerminalText("-")), _NONZERO, Repeat(_DIGIT, 0, INTEGER_DIGITS - 1))))
+        )
+    fraction = optional(Seq((TerminalText("."), Repeat(_DIGIT, 1, SIGNIFICANT))))
     sign = optional(OneOf(((0x2B, 0x2B), (0x2D, 0x2D))))
     exponent = optional(Seq((OneOf(((0x45, 0x45), (0x65, 0x65))), sign, Repeat(_DIGIT, 1, 2))))
-    return Seq((optional(Text("-")), whole, fraction, exponent))
+    return Seq((optional(TerminalText("-")), whole, fraction, exponent))
 
 
 def language(number: Number) -> Automaton:
@@ -53,7 +55,7 @@ def _language(number: Number, multiples: list[Automaton]) -> Automaton:
     whole, places = _digits(number)
     # Multiples first: their automata are the large ones, and small once reduced.
     found = automaton.build(_plain(number.integer, whole, places))
-    found = automaton.subtract(found, automaton.build(Seq((Text("-0"), _zeros(places)))))
+    found = automaton.subtract(found, automaton.build(Seq((TerminalText("-0"), _zeros(places)))))
     for each in multiples:
         found = automaton.intersect(each, found)
     if number.low is not None:
@@ -65,7 +67,7 @@ def _language(number: Number, multiples: list[Automaton]) -> Automaton:
     for value in number.excluded:
         found = automaton.subtract(found, _spellings(value, places))
     if number.integer is False:
-        found = automaton.subtract(found, automaton.build(Seq((optional(Text("-")), _run(), _zeros(places)))))
+        found = automaton.subtract(found, automaton.build(Seq((optional(TerminalText("-")), _run(), _zeros(places)))))
     return found
 
 
@@ -90,10 +92,10 @@ def _places(value: Fraction) -> int:
 
 
 def _plain(integer: bool | None, whole: int, places: int) -> Expression:
-    digits = alt((Text("0"), Seq((_NONZERO, Repeat(_DIGIT, 0, whole - 1)))))
+    digits = alt((TerminalText("0"), Seq((_NONZERO, Repeat(_DIGIT, 0, whole - 1)))))
     if integer or places == 0:
-        return Seq((optional(Text("-")), digits))
-    return Seq((optional(Text("-")), digits, optional(Seq((Text("."), Repeat(_DIGIT, 1, places))))))
+        return Seq((optional(TerminalText("-")), digits))
+    return Seq((optional(TerminalText("-")), digits, optional(Seq((TerminalText("."), Repeat(_DIGIT, 1, places))))))
 
 
 def _run() -> Expression:
@@ -101,7 +103,7 @@ def _run() -> Expression:
 
 
 def _zeros(places: int) -> Expression:
-    return optional(Seq((Text("."), Repeat(Text("0"), 1, max(places, 1)))))
+    return optional(Seq((TerminalText("."), Repeat(TerminalText("0"), 1, max(places, 1)))))
 
 
 def _spellings(value: Fraction, places: int) -> Automaton:
@@ -109,8 +111,8 @@ def _spellings(value: Fraction, places: int) -> Automaton:
     sign = "-" if value < 0 else ""
     whole, _, fraction = _decimal(abs(value)).partition(".")
     if fraction:
-        return automaton.build(Seq((Text(f"{sign}{whole}.{fraction}"), Repeat(Text("0"), 0, places))))
-    return automaton.build(Seq((Text(sign + whole), _zeros(places))))
+        return automaton.build(Seq((TerminalText(f"{sign}{whole}.{fraction}"), Repeat(TerminalText("0"), 0, places))))
+    return automaton.build(Seq((TerminalText(sign + whole), _zeros(places))))
 
 
 def _decimal(value: Fraction) -> str:
@@ -119,34 +121,34 @@ def _decimal(value: Fraction) -> str:
     return f"{digits[: len(digits) - places]}.{digits[len(digits) - places :]}" if places else digits
 
 
-def _at_least(limit: Limit, whole: int) -> Automaton:
+def _at_least(limit: RangeEnd, whole: int) -> Automaton:
     if limit.value > 0 or (limit.value == 0 and not limit.exclusive):
         return automaton.build(_magnitude_above(limit.value, limit.exclusive, whole))
     if limit.value == 0:
         return automaton.build(_positive())
-    negative = Seq((Text("-"), _magnitude_below(-limit.value, limit.exclusive)))
+    negative = Seq((TerminalText("-"), _magnitude_below(-limit.value, limit.exclusive)))
     return automaton.build(alt((_any_magnitude(), negative)))
 
 
-def _at_most(limit: Limit, whole: int) -> Automaton:
+def _at_most(limit: RangeEnd, whole: int) -> Automaton:
     if limit.value > 0 or (limit.value == 0 and not limit.exclusive):
-        negative = Seq((Text("-"), _positive()))
+        negative = Seq((TerminalText("-"), _positive()))
         return automaton.build(alt((negative, _magnitude_below(limit.value, limit.exclusive))))
     above = _positive() if limit.value == 0 else _magnitude_above(-limit.value, limit.exclusive, whole)
-    return automaton.build(Seq((Text("-"), above)))
+    return automaton.build(Seq((TerminalText("-"), above)))
 
 
 def _any_magnitude() -> Expression:
-    return Seq((_run(), optional(Seq((Text("."), _run())))))
+    return Seq((_run(), optional(Seq((TerminalText("."), _run())))))
 
 
 def _positive() -> Expression:
     """Anything above zero."""
-    zeros = Repeat(Text("0"), 0, None)
+    zeros = Repeat(TerminalText("0"), 0, None)
     return alt(
         (
-            Seq((_NONZERO, Repeat(_DIGIT, 0, None), optional(Seq((Text("."), _run()))))),
-            Seq((Text("0."), zeros, _NONZERO, Repeat(_DIGIT, 0, None))),
+            Seq((_NONZERO, Repeat(_DIGIT, 0, None), optional(Seq((TerminalText("."), _run()))))),
+            Seq((TerminalText("0."), zeros, _NONZERO, Repeat(_DIGIT, 0, None))),
         )
     )
 
@@ -159,7 +161,7 @@ def _split(value: Fraction) -> tuple[str, str]:
 def _magnitude_above(value: Fraction, exclusive: bool, whole: int) -> Expression:
     """Texts without a sign at or above `value`, which is not negative; integer parts have no leading zero."""
     integer, fraction = _split(value)
-    anything = optional(Seq((Text("."), _run())))
+    anything = optional(Seq((TerminalText("."), _run())))
     options: list[Expression] = []
     if whole > len(integer):
         options.append(Seq((_NONZERO, Repeat(_DIGIT, len(integer), whole - 1), anything)))
@@ -167,8 +169,8 @@ def _magnitude_above(value: Fraction, exclusive: bool, whole: int) -> Expression
         if digit != "9":
             higher = OneOf(((ord(digit) + 1, 0x39),))
             rest = len(integer) - i - 1
-            options.append(Seq((Text(integer[:i]), higher, Repeat(_DIGIT, rest, rest), anything)))
-    options.append(Seq((Text(integer), _fraction_above(fraction, exclusive))))
+            options.append(Seq((TerminalText(integer[:i]), higher, Repeat(_DIGIT, rest, rest), anything)))
+    options.append(Seq((TerminalText(integer), _fraction_above(fraction, exclusive))))
     return alt(options)
 
 
@@ -177,47 +179,47 @@ def _fraction_above(fraction: str, exclusive: bool) -> Expression:
     for i, digit in enumerate(fraction):
         if digit != "9":
             higher = OneOf(((ord(digit) + 1, 0x39),))
-            options.append(Seq((Text("." + fraction[:i]), higher, Repeat(_DIGIT, 0, None))))
-    zeros, more = Repeat(Text("0"), 0, None), Repeat(_DIGIT, 0, None)
+            options.append(Seq((TerminalText("." + fraction[:i]), higher, Repeat(_DIGIT, 0, None))))
+    zeros, more = Repeat(TerminalText("0"), 0, None), Repeat(_DIGIT, 0, None)
     if fraction:
-        options.append(Seq((Text("." + fraction), Seq((zeros, _NONZERO, more)) if exclusive else more)))
+        options.append(Seq((TerminalText("." + fraction), Seq((zeros, _NONZERO, more)) if exclusive else more)))
     else:
-        options.append(Seq((Text("."), Seq((zeros, _NONZERO, more)) if exclusive else Seq((_DIGIT, more)))))
+        options.append(Seq((TerminalText("."), Seq((zeros, _NONZERO, more)) if exclusive else Seq((_DIGIT, more)))))
         options.extend([] if exclusive else [EMPTY])
     return alt(options)
 
 
 def _magnitude_below(value: Fraction, exclusive: bool) -> Expression:
     integer, fraction = _split(value)
-    anything = optional(Seq((Text("."), _run())))
+    anything = optional(Seq((TerminalText("."), _run())))
     options: list[Expression] = []
     if len(integer) > 1:
-        shorter = alt((Text("0"), Seq((_NONZERO, Repeat(_DIGIT, 0, len(integer) - 2)))))
+        shorter = alt((TerminalText("0"), Seq((_NONZERO, Repeat(_DIGIT, 0, len(integer) - 2)))))
         options.append(Seq((shorter, anything)))
     for i, digit in enumerate(integer):
         first = "1" if i == 0 and len(integer) > 1 else "0"
         if digit > first:
             lower = OneOf(((ord(first), ord(digit) - 1),))
             rest = len(integer) - i - 1
-            options.append(Seq((Text(integer[:i]), lower, Repeat(_DIGIT, rest, rest), anything)))
-    options.append(Seq((Text(integer), _fraction_below(fraction, exclusive))))
+            options.append(Seq((TerminalText(integer[:i]), lower, Repeat(_DIGIT, rest, rest), anything)))
+    options.append(Seq((TerminalText(integer), _fraction_below(fraction, exclusive))))
     return alt(options)
 
 
 def _fraction_below(fraction: str, exclusive: bool) -> Expression:
-    zeros, more = Repeat(Text("0"), 0, None), Repeat(_DIGIT, 0, None)
+    zeros, more = Repeat(TerminalText("0"), 0, None), Repeat(_DIGIT, 0, None)
     options: list[Expression] = []
     for i, digit in enumerate(fraction):
         if digit > "0":
             lower = OneOf(((0x30, ord(digit) - 1),))
-            options.append(Seq((Text("." + fraction[:i]), lower, more)))
+            options.append(Seq((TerminalText("." + fraction[:i]), lower, more)))
         if i > 0:
-            options.append(Text("." + fraction[:i]))
+            options.append(TerminalText("." + fraction[:i]))
     if fraction:
         options.append(EMPTY)
-        options.extend([] if exclusive else [Seq((Text("." + fraction), zeros))])
+        options.extend([] if exclusive else [Seq((TerminalText("." + fraction), zeros))])
     elif not exclusive:
-        options.extend((EMPTY, Seq((Text(".0"), zeros))))
+        options.extend((EMPTY, Seq((TerminalText(".0"), zeros))))
     return alt(options)
 
 

@@ -13,7 +13,7 @@ from itertools import combinations
 
 from kimi_k2_serving.grammar import ebnf
 from kimi_k2_serving.grammar.containers import COMMA, STATES, WS, Containers, following
-from kimi_k2_serving.grammar.ebnf import EMPTY, NOTHING, Expression, Ref, Seq, Text
+from kimi_k2_serving.grammar.ebnf import EMPTY, NOTHING, Expression, Ref, Seq, TerminalText
 from kimi_k2_serving.grammar.shapes import Goal, Object, ObjectPart, Scopes, String, Values, left_over
 from kimi_k2_serving.grammar.validate import found
 
@@ -90,7 +90,7 @@ class Objects(Containers):
         names = ebnf.alt(self._spellings(shape.keys, key, parent))
         if names == NOTHING or (goal and self.form.impossible(goal)):
             return NOTHING
-        return Seq((names, Text(":"), WS, self.goal(goal, parent, level)))
+        return Seq((names, TerminalText(":"), WS, self.goal(goal, parent, level)))
 
     def _spellings(self, keys: Goal, key: String, parent: Goal) -> list[Expression]:
         """Spellings of an undeclared name: within `key`, and within propertyNames."""
@@ -101,7 +101,7 @@ class Objects(Containers):
             match shape:
                 case Values(values):
                     spelled += [
-                        Text(json.dumps(value, ensure_ascii=False))
+                        TerminalText(json.dumps(value, ensure_ascii=False))
                         for value in values
                         if isinstance(value, str)
                         and value not in key.excluded
@@ -165,7 +165,7 @@ class _Members:
         for index in range(len(self.entries), -1, -1):
             for written in range(min(index, self._cap) + 1):
                 self.page.rules[self._name(index, written)] = self._rest(index, written)
-        return Seq((Text("{"), WS, Ref(self._name(0, 0))))
+        return Seq((TerminalText("{"), WS, Ref(self._name(0, 0))))
 
     @property
     def size(self) -> int:
@@ -202,7 +202,7 @@ class _Members:
         elif self.page.bounds.max_properties is not None:
             bound = max(least, self.page.bounds.max_properties)
             most = bound if most is None else min(most, bound)
-        close = Seq((WS if written else EMPTY, Text("}")))
+        close = Seq((WS if written else EMPTY, TerminalText("}")))
         if most is not None and most < least:
             return NOTHING
         if most == 0:
@@ -210,4 +210,4 @@ class _Members:
         if written:
             return Seq((following(self.extra, least, most), close))
         listed = Seq((self.extra, following(self.extra, max(least - 1, 0), None if most is None else most - 1), WS))
-        return Seq((listed if least else ebnf.optional(listed), Text("}")))
+        return Seq((listed if least else ebnf.optional(listed), TerminalText("}")))

@@ -18,7 +18,7 @@ PASSING_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RememberedError:
     """An error to be made for each who asks."""
 
     kind: type[ServingError]
@@ -26,14 +26,14 @@ class Refusal:
     field: str = ""
 
     @classmethod
-    def of(cls, error: ServingError) -> Refusal:
+    def of(cls, error: ServingError) -> RememberedError:
         return cls(type(error), error.detail, error.field)
 
     def error(self) -> ServingError:
         return self.kind(self.detail, field=self.field)
 
 
-Outcome = Constraint | Refusal
+Outcome = Constraint | RememberedError
 
 
 class Outcomes:
@@ -61,7 +61,9 @@ class Outcomes:
     def add(self, key: bytes, outcome: Outcome, *, passing: bool = False) -> None:
         """`passing`: another try may end otherwise. Nothing is kept of an error that is not the schema's."""
         size = _size(outcome)
-        if size > self._most or (isinstance(outcome, Refusal) and outcome.kind not in (InvalidSchema, LimitExceeded)):
+        if size > self._most or (
+            isinstance(outcome, RememberedError) and outcome.kind not in (InvalidSchema, LimitExceeded)
+        ):
             return
         self._drop(key)
         until = self._clock() + PASSING_SECONDS if passing else float("inf")
@@ -77,6 +79,6 @@ class Outcomes:
 
 
 def _size(outcome: Outcome) -> int:
-    if isinstance(outcome, Refusal):
+    if isinstance(outcome, RememberedError):
         return ENTRY_BYTES + len(outcome.detail) + len(outcome.field)
     return ENTRY_BYTES + len(outcome.structural_tag or "") + sum(map(len, outcome.relaxed))

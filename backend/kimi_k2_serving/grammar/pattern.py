@@ -15,7 +15,17 @@ from dataclasses import dataclass
 
 from kimi_k2_serving.grammar import automaton
 from kimi_k2_serving.grammar.automaton import Automaton
-from kimi_k2_serving.grammar.ebnf import EMPTY, MAX_CODE_POINT, Expression, Interval, OneOf, Repeat, Seq, Text, alt
+from kimi_k2_serving.grammar.ebnf import (
+    EMPTY,
+    MAX_CODE_POINT,
+    Expression,
+    Interval,
+    OneOf,
+    Repeat,
+    Seq,
+    TerminalText,
+    alt,
+)
 
 ANY: tuple[Interval, ...] = ((0, MAX_CODE_POINT),)
 _ANYTHING = Repeat(OneOf(ANY), 0, None)
@@ -200,7 +210,7 @@ class _Reader:
 
     def _end(self) -> Expression:
         """Some validators let `$` match before a last line break."""
-        return EMPTY if self.narrow else Repeat(Text("\n"), 0, 1)
+        return EMPTY if self.narrow else Repeat(TerminalText("\n"), 0, 1)
 
     def _group(self) -> list[Expression | _Anchor]:
         """A group's alternatives. `(^a|b$)` is read only where the group is the whole pattern: see _parts."""
@@ -239,7 +249,7 @@ class _Reader:
             case "*" | "+" | "?":
                 raise NotRegular
             case _:
-                return OneOf(self._folded(((ord(character),) * 2,))) if self.folds else Text(character)
+                return OneOf(self._folded(((ord(character),) * 2,))) if self.folds else TerminalText(character)
 
     def _folded(self, intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
         """The same in both cases, where case is ignored. Of letters beyond ASCII readers disagree."""

@@ -47,7 +47,7 @@ class TooMuch(InvalidSchema):
 
 
 @dataclass(frozen=True)
-class Document:
+class SchemaDocument:
     """`root` in the 2020-12 vocabulary; `path` is where it stands in the request.
 
     Every `$ref` in it is the JSON pointer of a schema in it; `targets` are those pointers taken apart.
@@ -71,7 +71,7 @@ class Document:
         return self.targets[reference]
 
 
-def read(schema: Schema, path: str) -> Document:
+def read(schema: Schema, path: str) -> SchemaDocument:
     """Check and modernise one schema. Raises InvalidSchema."""
     try:
         size = len(json.dumps(schema, ensure_ascii=False).encode())
@@ -80,12 +80,12 @@ def read(schema: Schema, path: str) -> Document:
     _within(SCHEMA_BYTES, size, path)
     reader = _Reader(path)
     root = reader.schema(schema, _Place())
-    document = Document(root, path, reader.linked(schema, root))
+    document = SchemaDocument(root, path, reader.linked(schema, root))
     _check_progress(document)
     return document
 
 
-def _check_progress(document: Document) -> None:
+def _check_progress(document: SchemaDocument) -> None:
     """Refuse a schema that is applied to a value by being applied to the same value (it means nothing), and one that
     applies more than _APPLIED schemas to one value (references can double them at every step).
     """
@@ -126,7 +126,7 @@ def _places(schema: Any, pointer: Pointer) -> Iterator[Pointer]:
     yield pointer
 
 
-def _in_place(document: Document, pointer: Pointer) -> list[Pointer]:
+def _in_place(document: SchemaDocument, pointer: Pointer) -> list[Pointer]:
     """The schemas that the one at `pointer` applies to the very same value."""
     schema: Any = document.at(pointer)
     if isinstance(schema, bool):
@@ -262,7 +262,7 @@ class _Reader:
             self._fail(f"has more than the limit ({SCHEMA_NODES.name}) of {SCHEMA_NODES.value} nodes", ())
 
     def _fail(self, detail: str, pointer: Pointer) -> NoReturn:
-        raise InvalidSchema(detail, field=Document(True, self.path).where(pointer))
+        raise InvalidSchema(detail, field=SchemaDocument(True, self.path).where(pointer))
 
 
 def _walked(node: Any, steps: Steps) -> Any:

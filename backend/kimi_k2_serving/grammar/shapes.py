@@ -34,7 +34,7 @@ class Values:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class RangeEnd:
     """One end of a range."""
 
     value: Fraction
@@ -46,8 +46,8 @@ class Number:
     """`integer` None allows both kinds, False only numbers with a fraction part."""
 
     integer: bool | None = None
-    low: Limit | None = None
-    high: Limit | None = None
+    low: RangeEnd | None = None
+    high: RangeEnd | None = None
     multiples: frozenset[Fraction] = frozenset()
     not_multiples: frozenset[Fraction] = frozenset()
     excluded: frozenset[Fraction] = frozenset()
@@ -55,12 +55,12 @@ class Number:
     def kind(self, integer: bool) -> Number | None:
         return replace(self, integer=integer) if self.integer in (None, integer) else None
 
-    def above(self, limit: Limit) -> Number | None:
+    def above(self, limit: RangeEnd) -> Number | None:
         if self.low is None or (limit.value, limit.exclusive) > (self.low.value, self.low.exclusive):
             return replace(self, low=limit)._checked()
         return self
 
-    def below(self, limit: Limit) -> Number | None:
+    def below(self, limit: RangeEnd) -> Number | None:
         if self.high is None or (limit.value, not limit.exclusive) < (self.high.value, not self.high.exclusive):
             return replace(self, high=limit)._checked()
         return self

@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterator
 
 from kimi_k2_serving.grammar import automaton, pattern
 from kimi_k2_serving.grammar.automaton import Automaton, Edge, TooLarge
-from kimi_k2_serving.grammar.ebnf import MAX_CODE_POINT, Expression, Interval, OneOf, Ref, Repeat, Seq, Text, alt
+from kimi_k2_serving.grammar.ebnf import (
+    MAX_CODE_POINT,
+    Expression,
+    Interval,
+    OneOf,
+    Ref,
+    Repeat,
+    Seq,
+    TerminalText,
+    alt,
+)
 from kimi_k2_serving.grammar.formats import PATTERNS
 from kimi_k2_serving.grammar.shapes import String
 
@@ -31,7 +41,7 @@ _NAMES = 6.0
 _ASCII: tuple[Interval, ...] = ((0x20, 0x7E),)
 _NAME: tuple[Interval, ...] = ((0x2D, 0x2E), (0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
 _LONGEST_NAME = 64
-_QUOTE = Text('"')
+_QUOTE = TerminalText('"')
 _RAW: tuple[Interval, ...] = ((0x20, 0x21), (0x23, 0x5B), (0x5D, MAX_CODE_POINT))
 _SHORT = {0x22: '\\"', 0x5C: "\\\\", 0x08: "\\b", 0x0C: "\\f", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
 _HEX = OneOf(((0x30, 0x39), (0x41, 0x46), (0x61, 0x66)))
@@ -47,7 +57,7 @@ UNICODE = alt(
                 OneOf(((0x38, 0x39), (0x41, 0x42), (0x61, 0x62))),
                 _HEX,
                 _HEX,
-                Text("\\u"),
+                TerminalText("\\u"),
                 _D,
                 OneOf(((0x43, 0x46), (0x63, 0x66))),
                 _HEX,
@@ -65,8 +75,8 @@ def any_character(following: Expression) -> list[Expression]:
     """One character in any spelling, then `following`."""
     return [
         Seq((OneOf(_RAW), following)),
-        Seq((Text("\\"), _ESCAPED, following)),
-        Seq((Text("\\u"), Ref("unicode"), following)),
+        Seq((TerminalText("\\"), _ESCAPED, following)),
+        Seq((TerminalText("\\u"), Ref("unicode"), following)),
     ]
 
 
@@ -157,7 +167,7 @@ def _pieces(intervals: tuple[Interval, ...], rules: dict[str, Expression]) -> It
     if any(not 0xD800 <= low <= high <= 0xDFFF for low, high in raw):
         yield OneOf(raw)
     escaped = [
-        Text(_SHORT.get(code, f"\\u{code:04x}"))
+        TerminalText(_SHORT.get(code, f"\\u{code:04x}"))
         for low, high in intervals
         for code in (*range(low, min(high, 0x1F) + 1), *(c for c in (0x22, 0x5C) if low <= c <= high))
     ]

@@ -96,7 +96,7 @@ class Judge:
     double the work at every level of the value.
     """
 
-    def __init__(self, document: schemas.Document) -> None:
+    def __init__(self, document: schemas.SchemaDocument) -> None:
         self._document = document
         self._seen: dict[tuple[str, int], bool] = {}
         self._root = Validator(document.root)

@@ -40,7 +40,7 @@ _READY_SECONDS = 30.0  # between Triton's ports opening and the model being read
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ServedCheckpoint:
     """What is served: the checkpoint's directory, its context in tokens, the repository it is served from."""
 
     checkpoint: Path
@@ -69,7 +69,7 @@ def _run(argv: Sequence[str], progress: Progress) -> int:
     for line in state.clean_leftovers(layout.run):
         progress.line(line)
     checkpoint = options.checkpoint or demo(options, layout, progress)
-    model = Model(checkpoint, inspect(checkpoint), layout.model_repository)
+    model = ServedCheckpoint(checkpoint, inspect(checkpoint), layout.model_repository)
     backends.assemble(layout.backends, backends.wheel(), layout.backend_source)
     if options.print_command:
         print(build(options, layout, model, runtime_dir=None).paste())
@@ -113,7 +113,7 @@ def inspect(checkpoint: Path) -> int | None:
     return found.context_length or None
 
 
-def check_template(model: Model, options: Options) -> None:
+def check_template(model: ServedCheckpoint, options: Options) -> None:
     """Raise Refusal for a chat template of other prompts. Preprocess refuses it at load, but Triton ends only when the
     engine has loaded, too, and a large checkpoint takes minutes.
     """
@@ -126,7 +126,7 @@ def check_template(model: Model, options: Options) -> None:
         raise Refusal(f"--checkpoint {model.checkpoint}", error.field, error.detail) from None
 
 
-def build(options: Options, layout: Layout, model: Model, *, runtime_dir: Path | None) -> Command:
+def build(options: Options, layout: Layout, model: ServedCheckpoint, *, runtime_dir: Path | None) -> Command:
     """The tritonserver command of this checkout."""
     library = machine.libpython()
     if library is None:
@@ -154,7 +154,7 @@ def build(options: Options, layout: Layout, model: Model, *, runtime_dir: Path |
     return Command(argv, environment)
 
 
-def run(options: Options, layout: Layout, model: Model, progress: Progress) -> int:
+def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Progress) -> int:
     """Start Triton, announce it, watch it until it ends or a signal comes. Nothing is left behind in any case."""
     runtime_dir = server.make_runtime_dir(runtime_base())
     log = layout.logs / f"tritonserver-{options.http_port}.log"
@@ -207,7 +207,7 @@ def watch(triton: Server, stubs: Stubs, frontend: Frontend, progress: Progress, 
     return server.ended(status)
 
 
-def build_frontend(options: Options, layout: Layout, model: Model, environment: dict[str, str]) -> Frontend:
+def build_frontend(options: Options, layout: Layout, model: ServedCheckpoint, environment: dict[str, str]) -> Frontend:
     command = frontend_process.arguments(
         options, python=Path(sys.executable), checkpoint=model.checkpoint, repository=model.repository
     )
@@ -227,7 +227,7 @@ def _wait_frontend(triton: Server, frontend: Frontend, options: Options, progres
             raise Failure(f"the frontend did not start; {frontend.log} says:\n{symptoms(frontend.log)}")
 
 
-def _wait_ready(triton: Server, options: Options, model: Model, log: Path, progress: Progress) -> None:
+def _wait_ready(triton: Server, options: Options, model: ServedCheckpoint, log: Path, progress: Progress) -> None:
     """Return when the model is ready. Raise Failure if Triton ends first."""
     opened: float | None = None
     while not ready.is_ready(options.triton_host, options.http_port, model.name):

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from kimi_k2_serving.chat.prompt import Prompt
+from kimi_k2_serving.chat.prompt import PreparedPrompt
 from kimi_k2_serving.core.errors import Internal, ServingError
 
 dump = msgspec.msgpack.encode
@@ -43,17 +43,17 @@ def unpack(data: bytes) -> tuple[Any, dict[str, bytes]]:
     return small, texts
 
 
-def prompt_fields(prompt: Prompt) -> list[Any]:
+def prompt_fields(prompt: PreparedPrompt) -> list[Any]:
     """Before it has a constraint."""
     ids = array("i", prompt.ids).tobytes()
     return [ids, prompt.sampling, prompt.stops, prompt.tools, prompt.first_call, prompt.parallel]
 
 
-def prompt_of(fields: list[Any]) -> Prompt:
+def prompt_of(fields: list[Any]) -> PreparedPrompt:
     data, sampling, stops, tools, first_call, parallel = fields
     ids = array("i")
     ids.frombytes(data)
-    return Prompt(ids, sampling, tuple(stops), tuple(tools), first_call, parallel)
+    return PreparedPrompt(ids, sampling, tuple(stops), tuple(tools), first_call, parallel)
 
 
 def encode_error(error: ServingError) -> bytes:

@@ -145,7 +145,7 @@ class Lane:
             await process.wait()
 
 
-class Lanes:
+class ReaderLanes:
     """`module` is the reader's, `description` what it is told; large requests get what processor time others leave.
     `open` has to be awaited first, on the loop that will use it.
     """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from kimi_k2_serving.core.errors import ShuttingDown
-from kimi_k2_serving.reading.lane import STOPPING, Lanes
+from kimi_k2_serving.reading.lane import STOPPING, ReaderLanes
 
 # A reader is killed, not asked to end.
 CLOSE_SECONDS = 5.0
@@ -17,7 +17,7 @@ CLOSE_SECONDS = 5.0
 class LoopedLanes:
     """Its thread lives as long as it does: the kernel ends the readers with it."""
 
-    def __init__(self, lanes: Lanes) -> None:
+    def __init__(self, lanes: ReaderLanes) -> None:
         self._lanes = lanes
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="readers-loop", daemon=True)
@@ -27,7 +27,7 @@ class LoopedLanes:
         asyncio.run_coroutine_threadsafe(lanes.open(), self._loop).result()
 
     def ask(self, name: str, pieces: Sequence[bytes]) -> Future[memoryview]:
-        """Raises what `Lanes.ask` does, in the future alone."""
+        """Raises what `ReaderLanes.ask` does, in the future alone."""
         with self._lock:
             if not self._closed:
                 return asyncio.run_coroutine_threadsafe(self._lanes.ask(name, pieces), self._loop)

@@ -15,7 +15,7 @@ from typing import Any
 from kimi_k2_serving.chat import below
 from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.chat.notices import Notices
-from kimi_k2_serving.chat.prompt import Prompt
+from kimi_k2_serving.chat.prompt import PreparedPrompt
 from kimi_k2_serving.core import sampling as core_sampling
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidValue, MissingField
@@ -25,7 +25,7 @@ from kimi_k2_serving.triton import inputs
 from kimi_k2_serving.triton.context import RequestContext
 from kimi_k2_serving.triton.inputs import Inputs
 from kimi_k2_serving.triton.seal import Seal
-from kimi_k2_serving.triton.table import ENSEMBLE_INPUTS, PREPROCESS_OUTPUTS, SERVING, Tensor
+from kimi_k2_serving.triton.table import ENSEMBLE_INPUTS, PREPROCESS_OUTPUTS, SERVING, TensorSpec
 
 OUTPUTS = {tensor.name: tensor for tensor in PREPROCESS_OUTPUTS}
 
@@ -37,7 +37,7 @@ class Reading:
     """
 
     stream: bool
-    prompt: Prompt
+    prompt: PreparedPrompt
     job: bytes
     serving: dict[str, int]
     notices: list[str]
@@ -50,7 +50,7 @@ class Reading:
         stream, prompt, job, serving, notices = load(data)
         return cls(stream, prompt_of(prompt), job, serving, notices)
 
-    def outputs(self, held: Prompt, uid: str, seal: Seal, now: float) -> list[tuple[Tensor, Sequence[Any]]]:
+    def outputs(self, held: PreparedPrompt, uid: str, seal: Seal, now: float) -> list[tuple[TensorSpec, Sequence[Any]]]:
         """The step's outputs; `held` is the prompt with its constraint. Raises LimitExceeded."""
         assert held.first_call is not None
         context = RequestContext(

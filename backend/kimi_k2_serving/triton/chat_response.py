@@ -25,17 +25,17 @@ from kimi_k2_serving.grammar.inspection import Inspector, Relaxed, Report
 from kimi_k2_serving.reading.crossing import json_text
 from kimi_k2_serving.triton.context import RequestContext, address_of, addressed, foreign
 from kimi_k2_serving.triton.seal import Seal
-from kimi_k2_serving.triton.table import CHAT_OUTPUTS, Tensor
+from kimi_k2_serving.triton.table import CHAT_OUTPUTS, TensorSpec
 
 OUTPUTS = {tensor.name: tensor for tensor in CHAT_OUTPUTS}
-Outputs = list[tuple[Tensor, Sequence[Any]]]
+Outputs = list[tuple[TensorSpec, Sequence[Any]]]
 # Longer than any pause between two responses of a live request: the engine counts a shorter one as its own death.
 IDLE_SECONDS = 900.0
 # Ids that are parsed in well under a millisecond.
 FEW_IDS = 64
 
 
-class Stream:
+class OpenAnswer:
     """One answer on its way out."""
 
     def __init__(self, context: RequestContext, vocabulary: Vocabulary, now: float) -> None:
@@ -105,7 +105,7 @@ def reason(finish: str) -> FinishReason:
 class Ending:
     """An answer's last response, still to be made: it needs no other answer's state, so any thread may make it."""
 
-    stream: Stream
+    stream: OpenAnswer
     ids: Sequence[int]
     finish: str
     prompt_tokens: int
@@ -149,7 +149,7 @@ class Streams:
         self._clock = clock
         self._inspecting = inspecting
         # By the first line of their context; least recently touched first.
-        self._streams: OrderedDict[str, Stream] = OrderedDict()
+        self._streams: OrderedDict[str, OpenAnswer] = OrderedDict()
         self._size = 0
         # The uids that have opened state, oldest first.
         self._spent: OrderedDict[str, None] = OrderedDict()
@@ -193,7 +193,7 @@ class Streams:
         self._forget(address_of(context))
         self._abort(uid)
 
-    def _find(self, line: str, now: float) -> Stream:
+    def _find(self, line: str, now: float) -> OpenAnswer:
         stream = self._streams.get(line)
         if stream is None:
             # Nobody gets the rest.
@@ -203,14 +203,14 @@ class Streams:
         self._streams.move_to_end(line)
         return stream
 
-    def _open(self, line: str, text: str, now: float) -> Stream:
+    def _open(self, line: str, text: str, now: float) -> OpenAnswer:
         context = RequestContext.decode(text, self._seal, now)
         if context.uid in self._spent:
             raise foreign()
         self._spent[context.uid] = None
         if len(self._spent) > SPENT_CONTEXTS.value:
             self._spent.popitem(last=False)
-        stream = self._streams[line] = Stream(context, self._vocabulary, now)
+        stream = self._streams[line] = OpenAnswer(context, self._vocabulary, now)
         self._size += stream.size
         self._bound()
         if context.relaxed is not None:

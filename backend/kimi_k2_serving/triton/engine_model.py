@@ -21,7 +21,7 @@ from kimi_k2_serving.engine.config import load_engine_config
 from kimi_k2_serving.engine.text import load_encoder
 from kimi_k2_serving.triton.engine_service import EngineService, Serving
 from kimi_k2_serving.triton.server_watch import TritonServer
-from kimi_k2_serving.triton.table import ENGINE_INPUTS, ENGINE_OUTPUTS, Tensor
+from kimi_k2_serving.triton.table import ENGINE_INPUTS, ENGINE_OUTPUTS, TensorSpec
 
 # Triton's thread waits for this long where another runs Python, once per request: with Python's own 5 ms, a hundred
 # refusals behind each other would take half a second.
@@ -43,7 +43,7 @@ def complete_config(config: Any) -> Any:
     return config
 
 
-def declaration(tensor: Tensor) -> dict[str, Any]:
+def declaration(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": tensor.data_type, "dims": list(tensor.dims)}
 
 

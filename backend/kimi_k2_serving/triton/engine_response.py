@@ -10,10 +10,10 @@ from kimi_k2_serving.core.phrases import PhraseScanner
 from kimi_k2_serving.engine.port import Chunk, TokenLogprob, merged
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton.engine_request import Job
-from kimi_k2_serving.triton.table import ENGINE_OUTPUTS, Tensor
+from kimi_k2_serving.triton.table import ENGINE_OUTPUTS, TensorSpec
 
 OUTPUTS = {tensor.name: tensor for tensor in ENGINE_OUTPUTS}
-Outputs = list[tuple[Tensor, Sequence[Any]]]
+Outputs = list[tuple[TensorSpec, Sequence[Any]]]
 
 
 class StopText:
@@ -34,7 +34,7 @@ class StopText:
         return "" if self._stopped else self._scanner.release()
 
 
-class Answer:
+class ResponseWriter:
     """`feed(chunk)` -> (tensors, final). Without streaming, everything waits for the last chunk."""
 
     def __init__(self, job: Job, encoder: TextEncoder) -> None:

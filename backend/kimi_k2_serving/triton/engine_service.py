@@ -36,15 +36,15 @@ from kimi_k2_serving.engine import session as sessions
 from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.admission import Admission, Capacity
 from kimi_k2_serving.engine.given_up import GivenUp
-from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, Usage
+from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, TokenUsage
 from kimi_k2_serving.engine.session import Action, Phase
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.background import Background, Complaints
 from kimi_k2_serving.triton.engine_request import Job, read_job
-from kimi_k2_serving.triton.engine_response import Answer
-from kimi_k2_serving.triton.flight import Flight, ask
-from kimi_k2_serving.triton.metrics import Metrics, Own
+from kimi_k2_serving.triton.engine_response import ResponseWriter
+from kimi_k2_serving.triton.flight import RequestInFlight, ask
+from kimi_k2_serving.triton.metrics import EngineMetrics, Own
 from kimi_k2_serving.triton.outbox import Outbox
 from kimi_k2_serving.triton.reply import end
 from kimi_k2_serving.triton.server_watch import TritonServer, leave_with
@@ -100,11 +100,11 @@ class EngineService:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="engine-read")
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="engine-send")
         self._askers = ThreadPoolExecutor(2, thread_name_prefix="engine-ask")
-        self._metrics: Metrics | None = None
+        self._metrics: EngineMetrics | None = None
         # Every request whose final response Triton does not have yet, and of those with a uid, by it.
-        self._flights: set[Flight] = set()
-        self._by_uid: dict[str, Flight] = {}
-        self._by_ticket: dict[int, Flight] = {}
+        self._flights: set[RequestInFlight] = set()
+        self._by_uid: dict[str, RequestInFlight] = {}
+        self._by_ticket: dict[int, RequestInFlight] = {}
         self._room = Room(0, 0, 0)
         # While Triton seems to stop, and once this service is told to.
         self._draining = self._stopping = False
@@ -120,7 +120,7 @@ class EngineService:
 
     def start(self) -> EngineInfo:
         """Raises EngineUnavailable if the engine can't be started; then nothing is left to stop."""
-        self._metrics = Metrics(self._serving.model)
+        self._metrics = EngineMetrics(self._serving.model)
         try:
             self._thread.start()
             info = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
@@ -210,7 +210,7 @@ class EngineService:
 
     def _arrive(self, request: Any, sender: Any, ticket: int, arrived: float) -> None:
         # No reference back to the flight: see outbox.
-        flight = Flight(Outbox(sender, self._senders, broken=self._broken), ticket=ticket, arrived=arrived)
+        flight = RequestInFlight(Outbox(sender, self._senders, broken=self._broken), ticket=ticket, arrived=arrived)
         self._flights.add(flight)
         self._by_ticket[ticket] = flight
         try:
@@ -226,7 +226,7 @@ class EngineService:
             raise ShuttingDown("the server is stopping; send the request to another")
         self._engine.check()
 
-    async def _read(self, flight: Flight, request: Any) -> None:
+    async def _read(self, flight: RequestInFlight, request: Any) -> None:
         try:
             job = await self._loop.run_in_executor(self._readers, self._read_job, request)
             if flight.live:
@@ -241,13 +241,13 @@ class EngineService:
     def _read_job(self, request: Any) -> Job:
         return read_job(request, self._encoder, room=self._room, new_uid=self._new_uid)
 
-    def _join(self, flight: Flight, job: Job) -> None:
+    def _join(self, flight: RequestInFlight, job: Job) -> None:
         generation = job.generation
         if generation.uid in self._by_uid:
             raise InvalidValue("this uid is already in flight", field="request_context")
         self._by_uid[generation.uid] = flight
         flight.job = job
-        flight.outbox.answer = Answer(job, self._encoder)
+        flight.outbox.answer = ResponseWriter(job, self._encoder)
         if job.timeout is not None:
             flight.deadline = flight.arrived + job.timeout
         self._beat(flight)
@@ -262,7 +262,7 @@ class EngineService:
             else:
                 self._interrupt(flight, decision.refusal)
 
-    async def _run(self, flight: Flight) -> None:
+    async def _run(self, flight: RequestInFlight) -> None:
         """The engine's run, to its end; cancelled when nobody wants the rest."""
         assert flight.job is not None
         try:
@@ -276,29 +276,29 @@ class EngineService:
         # Nothing is left of this where the run has ended as it should.
         self._perform(flight, flight.session.lose(Internal("an internal error; see the server's log")))
 
-    def _interrupt(self, flight: Flight, error: ServingError) -> None:
+    def _interrupt(self, flight: RequestInFlight, error: ServingError) -> None:
         self._perform(flight, flight.session.interrupt(error))
 
-    def _perform(self, flight: Flight, actions: Sequence[Action]) -> None:
+    def _perform(self, flight: RequestInFlight, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
-                case sessions.Submit():
+                case sessions.StartRun():
                     flight.run = self._background.once(self._run(flight), "a run")
-                case sessions.Abort():
+                case sessions.StopRun():
                     assert flight.run is not None
                     flight.run.cancel()
-                case sessions.Deliver(chunk=chunk):
+                case sessions.SendChunk(chunk=chunk):
                     flight.outbox.put(chunk)
                     self._beat(flight)
-                case sessions.Finish(chunk=chunk):
+                case sessions.SendLast(chunk=chunk):
                     flight.outbox.put(chunk)
                     assert chunk.end is not None
                     self._ended(flight, "aborted" if chunk.end.reason.value == "abort" else "completed")
-                case sessions.Fail(error=error):
+                case sessions.SendError(error=error):
                     flight.outbox.fail(error)
                     self._ended(flight, error.code)
 
-    def _ended(self, flight: Flight, outcome: str) -> None:
+    def _ended(self, flight: RequestInFlight, outcome: str) -> None:
         """Its place is free at once; the flight itself stays until Triton has its final response."""
         if self._metrics is not None:
             self._metrics.ended(outcome)
@@ -342,16 +342,16 @@ class EngineService:
         if self._engine.state is EngineState.FAILED:
             self._given_up.tell()
 
-    def _check_time(self, flight: Flight, now: float) -> None:
+    def _check_time(self, flight: RequestInFlight, now: float) -> None:
         if now >= flight.deadline:
             self._interrupt(flight, DeadlineExceeded(f"not done within {flight.deadline - flight.arrived:g} s"))
         elif flight.outbox.stalled_seconds() > self._serving.slow_reader_seconds:
             self._interrupt(flight, Cancelled("a response could not be passed on: the client does not read"))
         elif now >= flight.next_heartbeat and flight.outbox.idle and flight.job is not None:
-            flight.outbox.put(Chunk((), "", Usage(prompt=len(flight.job.generation.input_ids))))
+            flight.outbox.put(Chunk((), "", TokenUsage(prompt=len(flight.job.generation.input_ids))))
             self._beat(flight)
 
-    def _beat(self, flight: Flight) -> None:
+    def _beat(self, flight: RequestInFlight) -> None:
         """Something goes out now: the next heartbeat is a whole interval away."""
         if flight.job is not None and flight.job.heartbeat is not None:
             flight.next_heartbeat = self._loop.time() + flight.job.heartbeat
@@ -364,7 +364,7 @@ class EngineService:
         takes a call to Triton's process per request, so each cancelled one is ended before the rest are asked about.
         """
 
-        def found(flight: Flight) -> None:
+        def found(flight: RequestInFlight) -> None:
             self._loop.call_soon_threadsafe(self._interrupt, flight, Cancelled("cancelled by the client"))
 
         live = [flight for flight in self._flights if flight.live and flight.outbox.stalled_seconds() < 1]

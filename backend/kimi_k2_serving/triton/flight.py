@@ -15,7 +15,7 @@ from kimi_k2_serving.triton.outbox import Outbox
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
+class RequestInFlight:
     """Times are the loop's, which are time.monotonic()'s."""
 
     outbox: Outbox
@@ -32,7 +32,7 @@ class Flight:
         return self.session.phase is not Phase.ENDED
 
 
-def ask(flights: Sequence[Flight], found: Callable[[Flight], None]) -> None:
+def ask(flights: Sequence[RequestInFlight], found: Callable[[RequestInFlight], None]) -> None:
     """On a worker thread. Asking about a request that has just ended may fail, and does not matter."""
     for flight in flights:
         try:

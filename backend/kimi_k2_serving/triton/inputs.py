@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, UnknownField
 from kimi_k2_serving.reading.crossing import pack, unpack
-from kimi_k2_serving.triton.table import SAMPLING, Tensor
+from kimi_k2_serving.triton.table import SAMPLING, TensorSpec
 
 # By this name a request's parameters travel among its texts: no tensor has it.
 PARAMETERS = ""
@@ -117,7 +117,7 @@ def sampling(given: Inputs) -> dict[str, Any]:
     return result
 
 
-def sampling_value(given: Inputs, tensor: Tensor) -> Any:
+def sampling_value(given: Inputs, tensor: TensorSpec) -> Any:
     if tensor.dims == (1,):
         found = value(given, tensor.name)
         # FP32 has 24 bits: 0.6 arrives as 0.60000002384.

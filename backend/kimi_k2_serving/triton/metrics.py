@@ -50,7 +50,7 @@ class Own:
     ready: bool
 
 
-class Metrics:
+class EngineMetrics:
     """`ended` and `refused` on any thread; `flush` on one."""
 
     def __init__(self, model: str) -> None:

@@ -19,7 +19,7 @@ import triton_python_backend_utils as pb_utils
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine.port import Chunk, merged
 from kimi_k2_serving.triton import tensors
-from kimi_k2_serving.triton.engine_response import Answer
+from kimi_k2_serving.triton.engine_response import ResponseWriter
 from kimi_k2_serving.triton.reply import end, internal
 
 
@@ -38,7 +38,7 @@ class Outbox:
         self._active = False
         self._sending_since: float | None = None
         # Set before the first chunk is put.
-        self.answer: Answer | None = None
+        self.answer: ResponseWriter | None = None
         # Whether the final flag has been given to Triton.
         self.finished = False
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from kimi_k2_serving import settings
 from kimi_k2_serving.chat.model import ChatModel, bounds
-from kimi_k2_serving.chat.prompt import Prompt, held
+from kimi_k2_serving.chat.prompt import PreparedPrompt, held
 from kimi_k2_serving.core.errors import Cancelled, ServingError
 from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.engine import linux, shared_memory
@@ -25,7 +25,7 @@ from kimi_k2_serving.engine.sglang import python
 from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.grammar.constraint import Constraint
 from kimi_k2_serving.reading.desk import Served
-from kimi_k2_serving.reading.lane import SMALL_BYTES, Lanes
+from kimi_k2_serving.reading.lane import SMALL_BYTES, ReaderLanes
 from kimi_k2_serving.reading.loop import LoopedLanes
 from kimi_k2_serving.triton import chat_request, tensors
 from kimi_k2_serving.triton.chat_request import Reading
@@ -53,7 +53,7 @@ def load(model_directory: str) -> Preprocess:
         model.close()
         raise
     served = Served.of(model, config.checkpoint, bounds(config, model.form))
-    return Preprocess(model, seal, LoopedLanes(Lanes(READER, served.encode(), python=python())))
+    return Preprocess(model, seal, LoopedLanes(ReaderLanes(READER, served.encode(), python=python())))
 
 
 class Preprocess:
@@ -135,7 +135,7 @@ class Preprocess:
         reply.send(response)
 
 
-def _held(reading: Reading, constraint: Constraint) -> Prompt:
+def _held(reading: Reading, constraint: Constraint) -> PreparedPrompt:
     """What determined the constraint is only read again where it has to be reported on."""
     conversation = jobs.decode(reading.job)[0] if constraint.relaxed else Conversation(())
     return held(reading.prompt, constraint, conversation)

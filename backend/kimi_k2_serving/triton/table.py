@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class TensorSpec:
     name: str
     data_type: str
     dims: tuple[int, ...]
@@ -17,16 +17,16 @@ class Tensor:
     meaning: str
 
 
-def scalar(name: str, data_type: str, meaning: str) -> Tensor:
-    return Tensor(name, f"TYPE_{data_type}", (1,), True, meaning)
+def scalar(name: str, data_type: str, meaning: str) -> TensorSpec:
+    return TensorSpec(name, f"TYPE_{data_type}", (1,), True, meaning)
 
 
-def series(name: str, data_type: str, meaning: str) -> Tensor:
-    return Tensor(name, f"TYPE_{data_type}", (-1,), True, meaning)
+def series(name: str, data_type: str, meaning: str) -> TensorSpec:
+    return TensorSpec(name, f"TYPE_{data_type}", (-1,), True, meaning)
 
 
-def required(tensor: Tensor) -> Tensor:
-    return Tensor(tensor.name, tensor.data_type, tensor.dims, False, tensor.meaning)
+def required(tensor: TensorSpec) -> TensorSpec:
+    return TensorSpec(tensor.name, tensor.data_type, tensor.dims, False, tensor.meaning)
 
 
 STREAM = scalar("stream", "BOOL", "true: one response per step; false (default): exactly one response")
@@ -36,7 +36,7 @@ SAMPLING_PARAMETERS = scalar(
 TEXT_INPUT = scalar("text_input", "STRING", "the prompt as text")
 
 # Sampling parameters as tensors; each is also a key of `sampling_parameters`.
-SAMPLING: tuple[Tensor, ...] = (
+SAMPLING: tuple[TensorSpec, ...] = (
     scalar("max_tokens", "INT32", "most tokens to generate; default and bound: what the prompt leaves of the context"),
     scalar("min_tokens", "INT32", "fewest tokens to generate"),
     scalar("temperature", "FP32", "0 (greedy) to 2"),
@@ -54,7 +54,7 @@ SAMPLING: tuple[Tensor, ...] = (
 )
 
 # How a request is served, not what is sampled. Named so that they never meet Triton's own `priority` and `timeout`.
-SERVING: tuple[Tensor, ...] = (
+SERVING: tuple[TensorSpec, ...] = (
     scalar("request_priority", "INT32", "-100 to 100, higher first, default 0: the order of waiting requests"),
     scalar("timeout_ms", "INT32", "the whole request's time limit; past it, deadline_exceeded"),
     scalar(
@@ -62,7 +62,7 @@ SERVING: tuple[Tensor, ...] = (
     ),
 )
 
-ENGINE_INPUTS: tuple[Tensor, ...] = (
+ENGINE_INPUTS: tuple[TensorSpec, ...] = (
     scalar(
         "text_input", "STRING", "the prompt as text; control tokens in it are plain text unless parse_special is set"
     ),
@@ -88,7 +88,7 @@ ENGINE_INPUTS: tuple[Tensor, ...] = (
     *SERVING,
 )
 
-ENGINE_OUTPUTS: tuple[Tensor, ...] = (
+ENGINE_OUTPUTS: tuple[TensorSpec, ...] = (
     series("text_output", "STRING", "this response's new text (all of it when stream is false)"),
     series("output_ids", "INT32", "this response's new token ids"),
     series("finish_reason", "STRING", "stop, length or abort; on the last response"),
@@ -101,7 +101,7 @@ ENGINE_OUTPUTS: tuple[Tensor, ...] = (
     series("request_context", "STRING", "whole on the first response, then only its first line"),
 )
 
-CHAT_INPUTS: tuple[Tensor, ...] = (
+CHAT_INPUTS: tuple[TensorSpec, ...] = (
     scalar("messages", "STRING", "JSON: OpenAI chat messages"),
     scalar("text_input", "STRING", "one user message; give this or messages"),
     scalar("tools", "STRING", "JSON: OpenAI tool declarations"),
@@ -114,9 +114,9 @@ CHAT_INPUTS: tuple[Tensor, ...] = (
 )
 
 # Triton refuses a step that has inputs both of a decoupled step and of the ensemble: SERVING goes through the first.
-ENSEMBLE_INPUTS: tuple[Tensor, ...] = (*CHAT_INPUTS, *SERVING)
+ENSEMBLE_INPUTS: tuple[TensorSpec, ...] = (*CHAT_INPUTS, *SERVING)
 
-CHAT_OUTPUTS: tuple[Tensor, ...] = (
+CHAT_OUTPUTS: tuple[TensorSpec, ...] = (
     series("text_output", "STRING", "new content (all of it when stream is false)"),
     series("tool_calls", "STRING", "JSON: OpenAI tool-call deltas (whole calls when stream is false); absent if none"),
     series("finish_reason", "STRING", "stop, length or tool_calls; on the last response"),
@@ -129,7 +129,7 @@ CHAT_OUTPUTS: tuple[Tensor, ...] = (
     series("notices", "STRING", "JSON: lines `path: what`, of what had no effect; on the last, absent if none"),
 )
 
-PREPROCESS_OUTPUTS: tuple[Tensor, ...] = (
+PREPROCESS_OUTPUTS: tuple[TensorSpec, ...] = (
     series("input_ids", "INT32", "the rendered prompt"),
     series("engine_stream", "BOOL", "`stream`, checked"),
     series("engine_sampling", "STRING", "JSON: sampling parameters and grammar"),
@@ -140,7 +140,7 @@ PREPROCESS_OUTPUTS: tuple[Tensor, ...] = (
     ),
 )
 
-POSTPROCESS_INPUTS: tuple[Tensor, ...] = (
+POSTPROCESS_INPUTS: tuple[TensorSpec, ...] = (
     required(series("output_ids", "INT32", "new token ids")),
     required(series("request_context", "STRING", "whole, then only its first line; as preprocess made it, once")),
     series("finish_reason", "STRING", "the engine's"),
@@ -149,7 +149,7 @@ POSTPROCESS_INPUTS: tuple[Tensor, ...] = (
 )
 
 # model -> (inputs, outputs), in the order of config.pbtxt.
-MODELS: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {
+MODELS: dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] = {
     "kimi_k2": (ENSEMBLE_INPUTS, CHAT_OUTPUTS),
     "kimi_k2_preprocess": (ENSEMBLE_INPUTS, PREPROCESS_OUTPUTS),
     "kimi_k2_engine": (ENGINE_INPUTS, ENGINE_OUTPUTS),

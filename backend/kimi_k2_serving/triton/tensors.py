@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.limits import TENSOR_ELEMENTS
 from kimi_k2_serving.triton.inputs import Given
-from kimi_k2_serving.triton.table import Tensor
+from kimi_k2_serving.triton.table import TensorSpec
 
 DTYPES: dict[str, Any] = {
     "TYPE_STRING": np.object_,
@@ -62,7 +62,7 @@ def packed(request: Any, name: str) -> array_of[int]:
     return found
 
 
-def gathered(request: Any, known: Iterable[Tensor]) -> Given:
+def gathered(request: Any, known: Iterable[TensorSpec]) -> Given:
     """All of a request, without reading any of it. Raises LimitExceeded for a tensor of too many elements."""
     texts: dict[str, bytes] = {}
     rest: dict[str, list[Any]] = {}
@@ -82,13 +82,13 @@ def _bytes(raw: Any) -> bytes:
     return raw.encode() if isinstance(raw, str) else bytes(raw)
 
 
-def response(outputs: Sequence[tuple[Tensor, Sequence[Any]]]) -> Any:
+def response(outputs: Sequence[tuple[TensorSpec, Sequence[Any]]]) -> Any:
     return pb_utils.InferenceResponse(
         [pb_utils.Tensor(tensor.name, encode(tensor, values)) for tensor, values in outputs]
     )
 
 
-def encode(tensor: Tensor, values: Sequence[Any]) -> Any:
+def encode(tensor: TensorSpec, values: Sequence[Any]) -> Any:
     if tensor.data_type == "TYPE_STRING":
         return np.array([each.encode("utf-8") for each in values], dtype=np.object_)
     return np.array(values, dtype=DTYPES[tensor.data_type])

@@ -23,12 +23,12 @@ from kimi_k2_serving.core.events import (
 )
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.shapes import Object
-from kimi_k2_serving.engine.port import Usage
+from kimi_k2_serving.engine.port import TokenUsage
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Question, Step, whole
 from kimi_k2_serving.frontend.anthropic.request import read
 from kimi_k2_serving.frontend.anthropic.shapes import usage
-from kimi_k2_serving.frontend.exchange import Answer, Document, Reply, Stream
+from kimi_k2_serving.frontend.exchange import EventStream, JsonDocument, LargeDocument, Reply
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.reports import remarks
@@ -39,7 +39,7 @@ EMPTY: Object = {"type": "text", "text": ""}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class MessagesOptions:
     model: str
     stream: bool
 
@@ -49,7 +49,7 @@ def reading(service: Reader, body: Json) -> Read:
     with origin.errors():
         request = read(service, body, origin)
         prompt, job = service.model.prompt(request.conversation, request.sampling), service.model.enforcer.job
-        return Read(Asked(request.model, request.stream), (prompt,), job(request.conversation), origin=origin)
+        return Read(MessagesOptions(request.model, request.stream), (prompt,), job(request.conversation), origin=origin)
 
 
 def counting(service: Reader, body: Json) -> Read:
@@ -61,19 +61,19 @@ def counting(service: Reader, body: Json) -> Read:
 
 async def create(service: Service, call: Call) -> Reply:
     found = await service.read(reading, call)
-    request, origin, prompt = found.request(Asked), found.origin, await service.prompt(found)
+    request, origin, prompt = found.request(MessagesOptions), found.origin, await service.prompt(found)
     question = Question((prompt,), stream=request.stream)
     steps = service.steps(question, call)
     head: Object = {"id": f"msg_{service.new_uid()}", "type": "message", "role": "assistant", "model": request.model}
     if request.stream:
-        return Stream(frames(steps, head, origin))
+        return EventStream(frames(steps, head, origin))
     answers = await whole(steps, question)
     answer = answers.answers[0]
     content = blocks(answers.events[0])
     reason, stop = stop_reason(answer.finish_reason, answer.stop)
     if reason == "tool_use" and all(block["type"] == "text" for block in content):
         reason = "end_turn"
-    return Answer(
+    return LargeDocument(
         {
             **head,
             "content": list(content),
@@ -88,7 +88,7 @@ async def create(service: Service, call: Call) -> Reply:
 async def count(service: Service, call: Call) -> Reply:
     """What the same request would report as the sum of its input tokens."""
     found = await service.read(counting, call)
-    return Document({"input_tokens": found.said("input_tokens")})
+    return JsonDocument({"input_tokens": found.said("input_tokens")})
 
 
 def described(service: Service, name: str) -> Json:
@@ -99,11 +99,11 @@ def described(service: Service, name: str) -> Json:
 async def models(service: Service, call: Call) -> Reply:
     names = service.model.names
     found: list[Json] = [described(service, name) for name in names]
-    return Document({"data": found, "has_more": False, "first_id": names[0], "last_id": names[-1]})
+    return JsonDocument({"data": found, "has_more": False, "first_id": names[0], "last_id": names[-1]})
 
 
 async def model(service: Service, call: Call) -> Reply:
-    return Document(described(service, service.served(call.parameters["id"])))
+    return JsonDocument(described(service, service.served(call.parameters["id"])))
 
 
 def stop_reason(reason: FinishReason, stop: str | None) -> tuple[str, str | None]:
@@ -163,10 +163,10 @@ async def frames(steps: AsyncIterator[Step], head: Object, origin: Origin) -> As
     yield sse.event("message_stop", {"type": "message_stop"})
 
 
-def opening(head: Object, counts: Usage) -> Object:
+def opening(head: Object, counts: TokenUsage) -> Object:
     """The message as it begins; the cache's share is known at the end and comes with `message_delta`."""
     empty: Object = {"content": [], "stop_reason": None, "stop_sequence": None}
-    return {**head, **empty, "usage": usage(Usage(counts.prompt, 0, counts.cached))}
+    return {**head, **empty, "usage": usage(TokenUsage(counts.prompt, 0, counts.cached))}
 
 
 def closing(step: Step, origin: Origin) -> Object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kimi_k2_serving.core.errors import ContextLengthExceeded, ServingError
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.shapes import Object
-from kimi_k2_serving.engine.port import Usage
+from kimi_k2_serving.engine.port import TokenUsage
 from kimi_k2_serving.frontend import sse
 
 
@@ -26,7 +26,7 @@ class AnthropicEnvelope:
         return sse.event("error", self.error(error, request_id))
 
 
-def usage(counts: Usage) -> Object:
+def usage(counts: TokenUsage) -> Object:
     """`input_tokens` leaves out what the cache had: the prompt is the sum of the three."""
     return {
         "input_tokens": counts.prompt - counts.cached,

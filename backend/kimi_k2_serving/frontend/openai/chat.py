@@ -20,7 +20,7 @@ from kimi_k2_serving.core.messages import Conversation, Json
 from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, required
 from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
-from kimi_k2_serving.frontend.exchange import Answer, Reply, Stream
+from kimi_k2_serving.frontend.exchange import EventStream, LargeDocument, Reply
 from kimi_k2_serving.frontend.openai.shapes import ContentLogprobs, usage
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
@@ -86,7 +86,7 @@ REFUSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ChatCompletionOptions:
     """What an answer is written by."""
 
     model: str
@@ -99,7 +99,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    asked: Asked
+    asked: ChatCompletionOptions
     conversation: Conversation
     sampling: dict[str, Any]
     origin: Origin
@@ -125,7 +125,7 @@ def read(service: Reader, body: Json) -> ChatRequest:
     sampling = fields.read_sampling(source)
     origin.seeded(sampling, heeded=service.model.heeds_seeds)
     return ChatRequest(
-        asked=Asked(
+        asked=ChatCompletionOptions(
             model=model,
             n=fields.choices(source.get("n")),
             top_logprobs=fields.top_logprobs(source),
@@ -156,14 +156,14 @@ def rendering(service: Reader, body: Json) -> Read:
 
 async def create(service: Service, call: Call) -> Reply:
     found = await service.read(reading, call)
-    request, prompt = found.request(Asked), await service.prompt(found)
+    request, prompt = found.request(ChatCompletionOptions), await service.prompt(found)
     question = Question((prompt,), request.n, request.stream, request.top_logprobs)
     steps = service.steps(question, call)
-    writer = Writer(service, request, found.origin)
+    writer = ChatWriter(service, request, found.origin)
     if request.stream:
-        return Stream(writer.frames(steps, question))
+        return EventStream(writer.frames(steps, question))
     if request.top_logprobs is None:
-        return Answer(writer.completion(await whole(steps, question)))
+        return LargeDocument(writer.completion(await whole(steps, question)))
     tokens = [ContentLogprobs(service.model.vocabulary) for _ in range(question.choices)]
     written: list[list[bytes]] = [[] for _ in tokens]
 
@@ -171,17 +171,17 @@ async def create(service: Service, call: Call) -> Reply:
         if entries := tokens[step.choice].feed(step.logprobs):
             written[step.choice].append(sse.members(entries))
 
-    return Answer(writer.completion(await whole(steps, question, write), list(map(sse.list_of, written))))
+    return LargeDocument(writer.completion(await whole(steps, question, write), list(map(sse.list_of, written))))
 
 
 async def show(service: Service, call: Call) -> Reply:
     """The prompt that `create` would send: as text for people, as ids for the engine."""
     found = await service.read(rendering, call)
     prompt = await service.prompt(found)
-    return Answer(
+    return LargeDocument(
         {
             "object": "chat.completion.render",
-            "model": found.request(Asked).model,
+            "model": found.request(ChatCompletionOptions).model,
             "prompt": found.said("prompt"),
             "token_ids": found.said("token_ids"),
             "prompt_tokens": len(prompt.ids),
@@ -190,10 +190,10 @@ async def show(service: Service, call: Call) -> Reply:
     )
 
 
-class Writer:
+class ChatWriter:
     """One request's answer in OpenAI's shapes."""
 
-    def __init__(self, service: Service, request: Asked, origin: Origin) -> None:
+    def __init__(self, service: Service, request: ChatCompletionOptions, origin: Origin) -> None:
         self._origin = origin
         self._vocabulary = service.model.vocabulary
         self._request = request

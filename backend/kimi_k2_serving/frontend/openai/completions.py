@@ -14,7 +14,7 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.shapes import Object, as_flag, as_object, required
 from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
-from kimi_k2_serving.frontend.exchange import Answer, Reply, Stream
+from kimi_k2_serving.frontend.exchange import EventStream, LargeDocument, Reply
 from kimi_k2_serving.frontend.openai.chat import finish_reason
 from kimi_k2_serving.frontend.openai.shapes import LegacyLogprobs, legacy_logprobs, usage
 from kimi_k2_serving.frontend.origin import Origin
@@ -32,7 +32,7 @@ REFUSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CompletionsOptions:
     """What an answer is written by."""
 
     model: str
@@ -62,7 +62,7 @@ def reading(service: Reader, body: Json) -> Read:
     origin = Origin()
     origin.seeded(sampling, heeded=service.model.heeds_seeds)
     return Read(
-        Asked(model, n, stream, top, include, continuous),
+        CompletionsOptions(model, n, stream, top, include, continuous),
         tuple(service.model.completion(ids, sampling) for ids in prompts),
         origin=origin,
     )
@@ -92,21 +92,21 @@ def read_prompts(service: Reader, value: Json) -> list[list[int]]:
 
 async def create(service: Service, call: Call) -> Reply:
     found = await service.read(reading, call)
-    request = found.request(Asked)
+    request = found.request(CompletionsOptions)
     question = Question(found.prompts, request.n, request.stream, request.top_logprobs)
     steps = service.steps(question, call)
-    writer = Writer(service, request, question, found.origin)
+    writer = CompletionsWriter(service, request, question, found.origin)
     if request.stream:
-        return Stream(writer.frames(steps))
+        return EventStream(writer.frames(steps))
     if request.top_logprobs is None:
-        return Answer(writer.completion(await whole(steps, question)))
+        return LargeDocument(writer.completion(await whole(steps, question)))
     written = [LegacyLogprobs(service.model.vocabulary) for _ in range(question.choices)]
     answers = await whole(steps, question, lambda step: written[step.choice].feed(step.logprobs))
-    return Answer(writer.completion(answers, [each.document() for each in written]))
+    return LargeDocument(writer.completion(answers, [each.document() for each in written]))
 
 
-class Writer:
-    def __init__(self, service: Service, request: Asked, question: Question, origin: Origin) -> None:
+class CompletionsWriter:
+    def __init__(self, service: Service, request: CompletionsOptions, question: Question, origin: Origin) -> None:
         self._origin = origin
         self._vocabulary = service.model.vocabulary
         self._request = request

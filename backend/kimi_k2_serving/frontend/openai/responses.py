@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from kimi_k2_serving.chat.prompt import Prompt
+from kimi_k2_serving.chat.prompt import PreparedPrompt
 from kimi_k2_serving.core.events import (
     ArgumentsDelta,
     CallRejected,
@@ -24,10 +24,10 @@ from kimi_k2_serving.core.events import (
 )
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.shapes import Object
-from kimi_k2_serving.engine.port import Usage
+from kimi_k2_serving.engine.port import TokenUsage
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Question, Step
-from kimi_k2_serving.frontend.exchange import Answer, Reply, Stream
+from kimi_k2_serving.frontend.exchange import EventStream, LargeDocument, Reply
 from kimi_k2_serving.frontend.openai.freeform import CALL, FreeformInput
 from kimi_k2_serving.frontend.openai.responses_request import ResponsesRequest, read
 from kimi_k2_serving.frontend.origin import Origin
@@ -38,7 +38,7 @@ from kimi_k2_serving.grammar.inspection import Report
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ResponsesOptions:
     """`functions`: by the name under which the model knows them, what a call of them is called in the answer."""
 
     model: str
@@ -52,7 +52,7 @@ def reading(service: Reader, body: Json) -> Read:
         request = read(service, body, origin)
         prompt, job = service.model.prompt(request.conversation, request.sampling), service.model.enforcer.job
         echo = {name: sse.encode(value) for name, value in repeated(request).items()}
-        asked = Asked(request.model, request.stream, request.functions)
+        asked = ResponsesOptions(request.model, request.stream, request.functions)
         return Read(asked, (prompt,), job(request.conversation), echo, origin=origin)
 
 
@@ -72,23 +72,25 @@ def repeated(request: ResponsesRequest) -> Object:
 
 async def create(service: Service, call: Call) -> Reply:
     found = await service.read(reading, call)
-    request, prompt = found.request(Asked), await service.prompt(found)
+    request, prompt = found.request(ResponsesOptions), await service.prompt(found)
     steps = service.steps(Question((prompt,), stream=request.stream), call)
-    writer = Writer(service, request, prompt, {name: found.said(name) for name in found.echo}, found.origin)
+    writer = ResponsesWriter(service, request, prompt, {name: found.said(name) for name in found.echo}, found.origin)
     if request.stream:
-        return Stream(writer.frames(steps))
+        return EventStream(writer.frames(steps))
     async with aclosing(steps):  # type: ignore[type-var]
         async for step in steps:
             for event in step.events:
                 writer.items.feed(event)
             last = step
-    return Answer(writer.response(last.usage, last.report))
+    return LargeDocument(writer.response(last.usage, last.report))
 
 
-class Writer:
+class ResponsesWriter:
     """One request's answer as a response object and the events that lead to it."""
 
-    def __init__(self, service: Service, request: Asked, prompt: Prompt, repeated: Object, origin: Origin) -> None:
+    def __init__(
+        self, service: Service, request: ResponsesOptions, prompt: PreparedPrompt, repeated: Object, origin: Origin
+    ) -> None:
         self._origin = origin
         self.items = ItemWriter(service.new_uid(), request.functions)
         self._head: Object = {
@@ -106,7 +108,7 @@ class Writer:
         }
         self._sequence = 0
 
-    def response(self, counts: Usage | None, report: Report | None = None) -> Object:
+    def response(self, counts: TokenUsage | None, report: Report | None = None) -> Object:
         """`counts` is None while the answer is being written."""
         details: Json = None
         if counts is None:
@@ -159,7 +161,7 @@ class Writer:
         return numbered
 
 
-def usage(counts: Usage) -> Object:
+def usage(counts: TokenUsage) -> Object:
     return {
         "input_tokens": counts.prompt,
         "input_tokens_details": {"cached_tokens": counts.cached},

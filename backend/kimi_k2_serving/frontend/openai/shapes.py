@@ -9,7 +9,7 @@ from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.shapes import Object
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.engine.port import TokenLogprob, Usage
+from kimi_k2_serving.engine.port import TokenLogprob, TokenUsage
 from kimi_k2_serving.frontend import sse
 
 
@@ -37,7 +37,7 @@ class ResponsesEnvelope(OpenAIEnvelope):
         return sse.event("error", {**value, "sequence_number": 0})
 
 
-def usage(counts: Usage) -> Object:
+def usage(counts: TokenUsage) -> Object:
     """`cached_tokens` at the top is where Moonshot's own clients look for it."""
     return {
         "prompt_tokens": counts.prompt,

@@ -8,7 +8,7 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string
 from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
 from kimi_k2_serving.frontend import fields, sse
-from kimi_k2_serving.frontend.exchange import Answer, Document, Reply
+from kimi_k2_serving.frontend.exchange import JsonDocument, LargeDocument, Reply
 from kimi_k2_serving.frontend.openai.shapes import token_text
 from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.service import Call, Service
@@ -33,15 +33,15 @@ def described(service: Service, name: str) -> Json:
 
 async def models(service: Service, call: Call) -> Reply:
     found: list[Json] = [described(service, name) for name in service.model.names]
-    return Document({"object": "list", "data": found})
+    return JsonDocument({"object": "list", "data": found})
 
 
 async def model(service: Service, call: Call) -> Reply:
-    return Document(described(service, service.served(call.parameters["id"])))
+    return JsonDocument(described(service, service.served(call.parameters["id"])))
 
 
 async def tokenize(service: Service, call: Call) -> Reply:
-    return Answer((await service.read(tokenizing, call)).said("document"))
+    return LargeDocument((await service.read(tokenizing, call)).said("document"))
 
 
 def tokenizing(service: Reader, body: Json) -> Read:
@@ -68,7 +68,7 @@ def tokenizing(service: Reader, body: Json) -> Read:
 
 
 async def detokenize(service: Service, call: Call) -> Reply:
-    return Answer((await service.read(detokenizing, call)).said("document"))
+    return LargeDocument((await service.read(detokenizing, call)).said("document"))
 
 
 def detokenizing(service: Reader, body: Json) -> Read:
