@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from kimi_k2_serving.triton import engine_model
+from kimi_k2_serving.triton.engine import backend
 
 
 class TritonPythonModel:
     @staticmethod
     def auto_complete_config(config: Any) -> Any:
-        return engine_model.complete_config(config)
+        return backend.complete_config(config)
 
     def initialize(self, args: dict[str, str]) -> None:
-        self._service = engine_model.start(args)
+        self._service = backend.start(args)
 
     def execute(self, requests: list[Any]) -> None:
         self._service.execute(requests)

@@ -8,8 +8,8 @@ import sys
 from kimi_k2_cli.checkpoint import add_option, load_vocabulary
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import InvalidType
-from kimi_k2_serving.core.shapes import as_list
 from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
+from kimi_k2_serving.core.typed_json import as_list
 
 HELP = "a JSON list of ids on stdin -> text"
 

@@ -15,14 +15,14 @@ from typing import Any
 
 from kimi_k2_cli import request
 from kimi_k2_cli.checkpoint import add_option, load_vocabulary, resolve
-from kimi_k2_serving.core.deltas import collect
+from kimi_k2_serving.core.deltas import collect_answer
 from kimi_k2_serving.core.events import FinishReason
 from kimi_k2_serving.core.messages import Conversation, FormatKind
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
-from kimi_k2_serving.grammar import schema
 from kimi_k2_serving.grammar.constraint import Bounds, constrain
-from kimi_k2_serving.grammar.validate import validate, validate_answer
+from kimi_k2_serving.json_schema import schema
+from kimi_k2_serving.json_schema.validate import validate, validate_answer
 
 HELP = "an OpenAI chat request on stdin -> what its answer is held to: schemas, structural tag, what was relaxed"
 _BOUNDS = {"production": Bounds.production, "demo": Bounds.demo}
@@ -59,16 +59,16 @@ def _schemas(conversation: Conversation) -> dict[str, Any]:
     for i, tool in enumerate(conversation.tools):
         if tool.parameters is not None and tool.strict:
             path = f"tools[{i}].function.parameters"
-            found[path] = schema.read(tool.parameters, path).root
+            found[path] = schema.read_schema(tool.parameters, path).root
     if conversation.response_format.schema is not None:
         path = "response_format.json_schema.schema"
-        found[path] = schema.read(conversation.response_format.schema, path).root
+        found[path] = schema.read_schema(conversation.response_format.schema, path).root
     return found
 
 
 def _compile(args: argparse.Namespace, conversation: Conversation, vocabulary: Vocabulary) -> dict[str, Any]:
-    from kimi_k2_serving.grammar.enforcer import Enforcer
-    from kimi_k2_serving.grammar.worker_process import WorkerProcess
+    from kimi_k2_serving.enforcer.enforcer import Enforcer
+    from kimi_k2_serving.enforcer.worker_client import WorkerProcess
 
     with Enforcer(WorkerProcess(resolve(args.checkpoint)), bounds=_BOUNDS[args.bounds]()) as enforcer:
         compiled = enforcer.walk(conversation, walks=args.compile, most=args.max_tokens, seed=args.seed)
@@ -92,7 +92,7 @@ def _judge(conversation: Conversation, vocabulary: Vocabulary, ids: tuple[int, .
     """What is wrong with one finished answer, and how many calls it makes."""
     tools = {tool.name: tool for tool in conversation.tools}
     parser = ToolCallParser(vocabulary, tools=tools, parallel=conversation.parallel_tool_calls)
-    answer = collect([*parser.feed(ids), *parser.finish(FinishReason.STOP)])
+    answer = collect_answer([*parser.feed(ids), *parser.finish(FinishReason.STOP)])
     problems = [f"rejected: {rejection.value}" for rejection in answer.rejected]
     for call in answer.tool_calls:
         problems += [f"{call.name}: {problem}" for problem in validate(call.arguments, tools[call.name])]

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from kimi_k2_cli.checkpoint import add_option, load_vocabulary
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.chat_tools import read_tools
-from kimi_k2_serving.core.deltas import Answer, collect, delta, message
+from kimi_k2_serving.core.deltas import Answer, collect_answer, delta, message
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, UnknownField
 from kimi_k2_serving.core.events import Event, FinishReason
 from kimi_k2_serving.core.limits import STOP_BYTES, STOP_STRINGS
 from kimi_k2_serving.core.marker_text import MarkerTextParser
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, one_of
 from kimi_k2_serving.core.tool_calls import ToolCallParser
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, one_of
 
 HELP = "an answer's ids or text on stdin -> OpenAI deltas, one JSON a line"
 
@@ -105,7 +105,7 @@ def _write(events: Iterator[Event]) -> None:
         shown = delta(event)
         if shown is not None:
             _line(shown)
-    answer = collect(seen)
+    answer = collect_answer(seen)
     _line({"message": message(answer), "finish_reason": answer.finish_reason.value})
     _report(answer)
 

@@ -7,7 +7,7 @@ import sys
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.messages import Conversation
-from kimi_k2_serving.core.shapes import as_flag, as_object
+from kimi_k2_serving.core.typed_json import as_flag, as_object
 
 
 def from_stdin() -> Conversation:

@@ -35,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
 
 def export(checkpoint: Path, target: Path, *, cache: Path, force: bool = False) -> None:
     """Write the two files. Raises InvalidValue for a target that is a file, or not empty unless `force`."""
-    from kimi_k2_serving.engine.checkpoint import inspect, require_k2, tokenizer_directory
+    from kimi_k2_serving.engine.checkpoint import inspect_checkpoint, require_k2, tokenizer_directory
 
     if target.exists() and not target.is_dir():
         raise InvalidValue("there is a file of this name; name a directory", field="--export")
     if target.is_dir() and any(target.iterdir()) and not force:
         raise InvalidValue("the directory is not empty; name another one or add --force", field="--export")
-    found = inspect(checkpoint)
+    found = inspect_checkpoint(checkpoint)
     require_k2(found)
     source = tokenizer_directory(found, cache)
     target.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ def refusal(message: str, *, status: int | None = None, retry_after: float | Non
     Triton's own messages carry no code: `status`, the HTTP status, classifies those, and their words where a transport
     has no status.
     """
-    found = core.told(message)
+    found = core.parse_message(message)
     if found is not None:
         kind, field, detail = found
         return _error(kind.code, detail, field, kind.http, retry_after)

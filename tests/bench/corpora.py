@@ -22,10 +22,10 @@ from typing import Any
 
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.messages import Conversation, ToolChoice, ToolMode
+from kimi_k2_serving.enforcer.enforcer import Enforcer
+from kimi_k2_serving.enforcer.worker_client import START_SECONDS, Line, WorkerProcess
 from kimi_k2_serving.grammar import job as jobs
-from kimi_k2_serving.grammar.bounds import Bounds
-from kimi_k2_serving.grammar.enforcer import Enforcer
-from kimi_k2_serving.grammar.worker_process import START_SECONDS, Line, WorkerProcess
+from kimi_k2_serving.json_schema.bounds import Bounds
 from tests.bench import published
 from tests.support.schemas import corpus
 

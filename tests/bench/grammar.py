@@ -20,8 +20,8 @@ from random import Random
 from kimi_k2_serving.core.messages import Tool
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar.constraint import Bounds, constrain
-from kimi_k2_serving.grammar.masks import walk
-from kimi_k2_serving.grammar.validate import validate
+from kimi_k2_serving.grammar.xgrammar_vocabulary import walk
+from kimi_k2_serving.json_schema.validate import validate
 from tests.grammar.prover import Prover, request, tool
 from tests.support.schemas import corpus
 

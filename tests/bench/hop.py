@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from kimi_k2_serving.engine import sglang
-from kimi_k2_serving.engine.checkpoint import inspect
+from kimi_k2_serving.engine import build
+from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
 from kimi_k2_serving.engine.config import EngineConfig, load_engine_config
 from kimi_k2_serving.engine.port import Generation
 
@@ -52,7 +52,7 @@ def embedded(engine: Any) -> Run:
     return run
 
 
-def supervised(engine: sglang.SupervisedEngine) -> Run:
+def supervised(engine: build.SupervisedEngine) -> Run:
     async def run(number: int, ids: list[int]) -> AsyncIterator[int]:
         sampling = {"max_new_tokens": ANSWER, "ignore_eos": True}
         async for chunk in engine.generate(Generation(f"{time.monotonic_ns()}", ids, sampling, stream=True)):
@@ -81,18 +81,18 @@ def main() -> None:
 def measure(config: EngineConfig, environ: dict[str, str], options: argparse.Namespace) -> None:
     from sglang.srt.entrypoints.engine import Engine
 
-    checkpoint = inspect(config.checkpoint)
+    checkpoint = inspect_checkpoint(config.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
-        inside = Engine(**sglang.server_args(config, checkpoint, cache))
-        behind = sglang.build(config, checkpoint, cache=cache, runtime=Path(folder) / "run", environ=environ)
+        inside = Engine(**build.server_args(config, checkpoint, cache))
+        behind = build.build_supervised(config, checkpoint, cache=cache, runtime=Path(folder) / "run", environ=environ)
         try:
             inside.loop.run_until_complete(compare(embedded(inside), behind, options))
         finally:
             inside.shutdown()
 
 
-async def compare(inside: Run, behind: sglang.SupervisedEngine, options: argparse.Namespace) -> None:
+async def compare(inside: Run, behind: build.SupervisedEngine, options: argparse.Namespace) -> None:
     await behind.start()
     try:
         runs: dict[str, tuple[Run, list[float]]] = {"embedded": (inside, []), "supervised": (supervised(behind), [])}

@@ -35,7 +35,7 @@ class AnyVocabulary:
 
 
 def stages(length: int) -> dict[str, Callable[[], Any]]:
-    from kimi_k2_serving.triton.engine_request import read_job
+    from kimi_k2_serving.triton.engine.request import read_job
 
     request = fake_pb_utils.Request({"input_ids": [(7 * number) % 163_000 for number in range(length)]})
     read = lambda: read_job(request, AnyVocabulary(), context_length=length + 1, new_uid=lambda: "u")  # noqa: E731

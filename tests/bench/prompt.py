@@ -104,10 +104,10 @@ def prompt_ids(vocabulary: Vocabulary, conversation: Conversation) -> array[int]
 def tokenizers_encode(checkpoint: Path) -> Callable[[str], list[int]]:
     from tokenizers import Tokenizer
 
-    from kimi_k2_serving.engine.checkpoint import inspect, tokenizer_directory
+    from kimi_k2_serving.engine.checkpoint import inspect_checkpoint, tokenizer_directory
 
     with tempfile.TemporaryDirectory() as cache:
-        directory = tokenizer_directory(inspect(checkpoint), Path(cache))
+        directory = tokenizer_directory(inspect_checkpoint(checkpoint), Path(cache))
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_k2_serving.engine.config import load_preset
-from kimi_k2_serving.engine.host import build
+from kimi_k2_serving.engine.host import build_engine
 from tests.server.running import ROOT, Server, running
 
 PROMPT_TOKENS = 64
@@ -95,7 +95,7 @@ async def streamed(server: Server, model: str, body: dict[str, Any]) -> Answered
 def bare_figures(tokens: int, levels: list[int], checkpoint: Path) -> list[Figure]:
     preset = load_preset("demo", {})
     os.environ.update({"HF_HUB_OFFLINE": "1", **preset.environment})
-    engine = build(
+    engine = build_engine(
         {
             "log_level": "error",
             **preset.server_args,

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kimi_k2_serving.core.render import DEFAULT_SYSTEM
-from kimi_k2_serving.engine.checkpoint import inspect
+from kimi_k2_serving.engine.build import server_args
+from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
 from kimi_k2_serving.engine.config import engine_of_preset
-from kimi_k2_serving.engine.sglang import server_args
 from tests.server.running import ROOT, environment, free_ports, wait_for
 
 START_SECONDS = 300.0
@@ -35,7 +35,7 @@ def running(checkpoint: Path) -> Iterator[str]:
         template = Path(directory) / "template.jinja"
         template.write_text(TEMPLATE)
         arguments = {
-            **server_args(config, inspect(checkpoint), ROOT / ".cache"),
+            **server_args(config, inspect_checkpoint(checkpoint), ROOT / ".cache"),
             "chat_template": str(template),
             "served_model_name": "kimi_k2",
             "port": port,

@@ -77,7 +77,7 @@ def frontend(url: str) -> Door:
 
 
 def ensemble(url: str) -> Door:
-    names = ("kimi_k2_preprocess", "kimi_k2_serving.triton.reader")
+    names = ("kimi_k2_preprocess", "kimi_k2_serving.triton.chat.reader")
     # Triton parses a body on one of a few threads, each of which has connections of others too: a body that no model
     # ever sees holds up its health as long.
     return Ensemble(url, "/v2/models/kimi_k2/generate_stream", "/v2/health/live", names, ours=False)

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from kimi_k2_serving.chat.model import ChatModel, recommended
-from kimi_k2_serving.chat.prompt import PreparedPrompt, held
+from kimi_k2_serving.chat.prompt import PreparedPrompt, with_constraint
 from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidValue
 from kimi_k2_serving.core.messages import Conversation, Message, Role, Tool, ToolChoice, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.engine.config import EngineConfig, engine_of_preset, load_engine_config
-from kimi_k2_serving.frontend.process import parse
-from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.frontend.server import parse_flags
 from kimi_k2_serving.grammar.constraint import Constraint
+from kimi_k2_serving.json_schema.bounds import Bounds
 from kimi_k2_serving.reading.desk import Served
 from tests.support.demo import demo
 from tests.support.enforcer import LOOSE as COMMENT
@@ -46,7 +46,7 @@ def model(small_vocabulary: Vocabulary) -> ChatModel:
 def asked(model: ChatModel, conversation: Conversation, given: dict[str, Any]) -> PreparedPrompt:
     """With its constraint."""
     constraint = model.enforcer.ask_job(model.enforcer.job(conversation)).result()
-    return held(model.prompt(conversation, given), constraint, conversation)
+    return with_constraint(model.prompt(conversation, given), constraint, conversation)
 
 
 def repository(directory: Path, engine: str) -> Path:
@@ -68,15 +68,15 @@ def test_an_override_of_the_context_is_heeded_by_the_ensemble_and_the_frontend(d
     where = repository(tmp_path, "{context_length: 777}")
     environ = {"KIMI_K2_CHECKPOINT": str(demo)}
     ensemble = load_engine_config(where / "kimi_k2_engine" / "1" / "engine.yaml", environ)
-    frontend = parse(["--model-repository", str(where)], environ).engine
+    frontend = parse_flags(["--model-repository", str(where)], environ).engine
     assert frontend == ensemble
     assert loaded(frontend).context_length == 777
     flags = ["--checkpoint", str(demo), "--preset", "demo-random", "--model-repository", str(where)]
-    assert parse(flags, {}).engine.preset.name == "demo-random"
+    assert parse_flags(flags, {}).engine.preset.name == "demo-random"
 
 
 def test_without_a_repository_the_preset_says_how_long_the_context_is(demo: Path) -> None:
-    config = parse(["--checkpoint", str(demo)], {}).engine
+    config = parse_flags(["--checkpoint", str(demo)], {}).engine
     assert config == engine_of_preset(demo, "demo", {})
     assert loaded(config).context_length == config.server_args["context_length"]
 
@@ -84,7 +84,7 @@ def test_without_a_repository_the_preset_says_how_long_the_context_is(demo: Path
 @pytest.mark.parametrize(("engine", "heeded"), [("{}", False), ("{enable_deterministic_inference: true}", True)])
 def test_seeds_are_heeded_where_the_engine_draws_by_them(demo: Path, tmp_path: Path, engine: str, heeded: bool) -> None:
     where = repository(tmp_path, engine)
-    model = loaded(parse(["--model-repository", str(where)], {"KIMI_K2_CHECKPOINT": str(demo)}).engine)
+    model = loaded(parse_flags(["--model-repository", str(where)], {"KIMI_K2_CHECKPOINT": str(demo)}).engine)
     assert model.heeds_seeds is heeded
     # A process that reads for others says the same.
     assert Served.decode(Served.of(model, demo, Bounds.demo()).encode()).model().heeds_seeds is heeded

@@ -13,7 +13,7 @@ from kimi_k2_serving.core.errors import UnknownField
 
 def lines(**body: Any) -> list[str]:
     notices = Notices()
-    below.check(body, notices)
+    below.check_nested_fields(body, notices)
     return notices.lines
 
 

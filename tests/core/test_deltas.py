@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kimi_k2_serving.core.deltas import Answer, AnswerCall, collect, delta, message
+from kimi_k2_serving.core.deltas import Answer, AnswerCall, collect_answer, delta, message
 from kimi_k2_serving.core.events import (
     ArgumentsDelta,
     CallRejected,
@@ -81,7 +81,7 @@ def test_each_event_has_its_delta_or_none() -> None:
 
 
 def test_a_whole_answer_has_all_that_its_events_say() -> None:
-    assert collect(EVENTS) == Answer(
+    assert collect_answer(EVENTS) == Answer(
         content="ab",
         tool_calls=(
             AnswerCall("functions.f:3", "f", "{}", complete=True),
@@ -95,14 +95,14 @@ def test_a_whole_answer_has_all_that_its_events_say() -> None:
 
 def test_content_is_null_only_beside_calls() -> None:
     """A25"""
-    assert message(collect([Finish(FinishReason.STOP)])) == {"role": "assistant", "content": ""}
-    assert message(collect(EVENTS[1:5] + EVENTS[-1:]))["content"] is None
+    assert message(collect_answer([Finish(FinishReason.STOP)])) == {"role": "assistant", "content": ""}
+    assert message(collect_answer(EVENTS[1:5] + EVENTS[-1:]))["content"] is None
 
 
 @pytest.mark.parametrize("events", [[], EVENTS[:-1]])
 def test_an_answer_without_an_end_is_no_answer(events: list[Event]) -> None:
     with pytest.raises(ValueError, match="without Finish"):
-        collect(events)
+        collect_answer(events)
 
 
 @pytest.mark.parametrize("case", hostile.load("answers"), ids=lambda case: case.name)
@@ -111,4 +111,4 @@ def test_merged_deltas_are_the_message_of_the_whole_answer(case: hostile.Case) -
     ids = case.ids_of_bytes()
     streamed = run(case.parser(VOCABULARY), ids, range(1, len(ids)), case.reason)
     deltas = [shown for event in streamed if (shown := delta(event)) is not None]
-    assert merge(deltas) == message(collect(run(case.parser(VOCABULARY), ids, (), case.reason)))
+    assert merge(deltas) == message(collect_answer(run(case.parser(VOCABULARY), ids, (), case.reason)))

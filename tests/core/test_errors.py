@@ -132,9 +132,9 @@ def test_bounds_are_what_clients_were_told() -> None:
 @pytest.mark.parametrize("kind", errors.KINDS.values(), ids=errors.KINDS)
 def test_an_error_s_text_is_read_back(kind: type[ServingError], field: str, prefix: str) -> None:
     detail = "must be: at most 3"
-    assert errors.told(prefix + str(kind(detail, field=field))) == (kind, field, detail)
+    assert errors.parse_message(prefix + str(kind(detail, field=field))) == (kind, field, detail)
 
 
 def test_a_text_without_a_code_is_no_error_of_ours() -> None:
-    assert errors.told("failed to parse: the request: JSON buffer") is None
-    assert errors.told("overloaded") is None
+    assert errors.parse_message("failed to parse: the request: JSON buffer") is None
+    assert errors.parse_message("overloaded") is None

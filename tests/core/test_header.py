@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kimi_k2_serving.core.events import Rejection
-from kimi_k2_serving.core.header import resolve
+from kimi_k2_serving.core.header import resolve_header
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ from kimi_k2_serving.core.header import resolve
     ],
 )
 def test_the_first_reading_that_is_declared_is_the_name(header: str, tools: set[str], name: str) -> None:
-    assert resolve(header, tools) == name
-    assert resolve(f" {header}\n", tools) == name
+    assert resolve_header(header, tools) == name
+    assert resolve_header(f" {header}\n", tools) == name
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_the_first_reading_that_is_declared_is_the_name(header: str, tools: set[
     ],
 )
 def test_a_header_that_names_no_tool_is_rejected_by_its_shape(header: str, reason: Rejection) -> None:
-    assert resolve(header, {"a", "b"}) is reason
+    assert resolve_header(header, {"a", "b"}) is reason
 
 
 def test_nothing_is_declared_without_tools() -> None:
-    assert resolve("7", ()) is Rejection.MALFORMED_HEADER
-    assert resolve("functions.a:0", ()) is Rejection.UNDECLARED_NAME
+    assert resolve_header("7", ()) is Rejection.MALFORMED_HEADER
+    assert resolve_header("functions.a:0", ()) is Rejection.UNDECLARED_NAME

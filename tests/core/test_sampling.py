@@ -18,7 +18,15 @@ from kimi_k2_serving.core.errors import (
     UnknownField,
     Unsupported,
 )
-from kimi_k2_serving.core.sampling import ALIASES, FIELDS, SEED_MAXIMUM, TOKENS_MAXIMUM, Room, fit, read
+from kimi_k2_serving.core.sampling import (
+    ALIASES,
+    FIELDS,
+    SEED_MAXIMUM,
+    TOKENS_MAXIMUM,
+    Room,
+    fit_to_engine,
+    read_parameters,
+)
 
 # What SGLang calls each parameter, written down a second time.
 TARGETS = {
@@ -68,7 +76,7 @@ VALUES: dict[str, Any] = {
 def refused(name: str, value: Any, kind: type[InvalidRequest]) -> str:
     """The message, which names the field as the client wrote it."""
     with pytest.raises(kind) as caught:
-        read({name: value}, prefix="sampling_parameters.")
+        read_parameters({name: value}, prefix="sampling_parameters.")
     assert type(caught.value) is kind
     assert caught.value.field.startswith(f"sampling_parameters.{name}")
     return caught.value.detail
@@ -76,7 +84,7 @@ def refused(name: str, value: Any, kind: type[InvalidRequest]) -> str:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_parameter_has_the_engines_name(name: str) -> None:
-    assert read({name: VALUES[name]}) == {TARGETS[name]: VALUES[name]}
+    assert read_parameters({name: VALUES[name]}) == {TARGETS[name]: VALUES[name]}
 
 
 def test_the_table_is_what_these_tests_know() -> None:
@@ -96,7 +104,7 @@ def test_the_table_is_what_these_tests_know() -> None:
     ],
 )
 def test_other_clients_names_mean_the_same(alias: str, name: str) -> None:
-    assert read({alias: VALUES[name]}) == read({name: VALUES[name]})
+    assert read_parameters({alias: VALUES[name]}) == read_parameters({name: VALUES[name]})
     assert ALIASES[alias] == name
 
 
@@ -107,15 +115,15 @@ def test_an_unknown_parameter_is_refused_and_the_known_ones_are_named() -> None:
 
 
 def test_null_asks_for_nothing() -> None:
-    assert read(dict.fromkeys(TARGETS)) == {}
-    assert read({"max_tokens": 1, "max_new_tokens": None}) == {"max_new_tokens": 1}
+    assert read_parameters(dict.fromkeys(TARGETS)) == {}
+    assert read_parameters({"max_tokens": 1, "max_new_tokens": None}) == {"max_new_tokens": 1}
 
 
 def test_one_parameter_under_two_names_has_one_value() -> None:
     """Some gateways send both max_tokens and max_completion_tokens."""
-    assert read({"max_tokens": 1, "max_completion_tokens": 1}) == {"max_new_tokens": 1}
+    assert read_parameters({"max_tokens": 1, "max_completion_tokens": 1}) == {"max_new_tokens": 1}
     with pytest.raises(InvalidValue, match="twice") as caught:
-        read({"max_tokens": 1, "max_new_tokens": 2})
+        read_parameters({"max_tokens": 1, "max_new_tokens": 2})
     assert caught.value.field == "max_new_tokens"
 
 
@@ -136,8 +144,8 @@ def test_one_parameter_under_two_names_has_one_value() -> None:
 )
 def test_ranges_are_kept_to_the_last_value(name: str, least: float, most: float, too_low: Any, too_high: Any) -> None:
     """Nothing is clamped."""
-    assert read({name: least}) == {TARGETS[name]: least}
-    assert read({name: most}) == {TARGETS[name]: most}
+    assert read_parameters({name: least}) == {TARGETS[name]: least}
+    assert read_parameters({name: most}) == {TARGETS[name]: most}
     for value in (too_low, too_high):
         detail = refused(name, value, InvalidValue)
         assert str(value) in detail
@@ -162,43 +170,43 @@ def test_what_is_no_number_is_refused() -> None:
 
 
 def test_a_number_is_a_float_and_an_integer_is_an_integer() -> None:
-    assert type(read({"temperature": 1})["temperature"]) is float
-    assert type(read({"top_k": 1})["top_k"]) is int
+    assert type(read_parameters({"temperature": 1})["temperature"]) is float
+    assert type(read_parameters({"top_k": 1})["top_k"]) is int
 
 
 @pytest.mark.parametrize("off", [0, -1])
 def test_no_top_k_is_zero_or_minus_one(off: int) -> None:
-    assert read({"top_k": off}) == {"top_k": -1}
+    assert read_parameters({"top_k": off}) == {"top_k": -1}
 
 
 @pytest.mark.parametrize("name", ["ignore_eos", "skip_special_tokens"])
 def test_flags_are_true_or_false(name: str) -> None:
-    assert read({name: True}) == {name: True}
-    assert read({name: False}) == {name: False}
+    assert read_parameters({name: True}) == {name: True}
+    assert read_parameters({name: False}) == {name: False}
     assert refused(name, 1, InvalidType) == "must be true or false"
 
 
 def test_stop_is_a_string_or_strings() -> None:
-    assert read({"stop": "END"}) == {"stop": ["END"]}
-    assert read({"stop": ["a", "", "b"]}) == {"stop": ["a", "b"]}
+    assert read_parameters({"stop": "END"}) == {"stop": ["END"]}
+    assert read_parameters({"stop": ["a", "", "b"]}) == {"stop": ["a", "b"]}
     for nothing in ("", [], [""]):
-        assert read({"stop": nothing}) == {}
+        assert read_parameters({"stop": nothing}) == {}
     for wrong in (5, [5], ["a", None], {"a": 1}):
         assert refused("stop", wrong, InvalidType) == "must be a string or a list of strings"
 
 
 def test_stop_strings_are_bounded_in_number_and_in_bytes() -> None:
     most, longest = limits.STOP_STRINGS.value, limits.STOP_BYTES.value
-    assert len(read({"stop": ["a"] * most})["stop"]) == most
+    assert len(read_parameters({"stop": ["a"] * most})["stop"]) == most
     assert "stop_strings" in refused("stop", ["a"] * (most + 1), LimitExceeded)
-    assert read({"stop": "a" * longest}) == {"stop": ["a" * longest]}
+    assert read_parameters({"stop": "a" * longest}) == {"stop": ["a" * longest]}
     assert "stop_bytes" in refused("stop", ["a", "é" * (longest // 2 + 1)], LimitExceeded)
 
 
 def test_stop_token_ids_are_ids() -> None:
     most = limits.STOP_TOKEN_IDS.value
-    assert read({"stop_token_ids": [0, TOKENS_MAXIMUM]}) == {"stop_token_ids": [0, TOKENS_MAXIMUM]}
-    assert len(read({"stop_token_ids": [1] * most})["stop_token_ids"]) == most
+    assert read_parameters({"stop_token_ids": [0, TOKENS_MAXIMUM]}) == {"stop_token_ids": [0, TOKENS_MAXIMUM]}
+    assert len(read_parameters({"stop_token_ids": [1] * most})["stop_token_ids"]) == most
     assert "stop_token_ids" in refused("stop_token_ids", [1] * (most + 1), LimitExceeded)
     for value in ([-1], [TOKENS_MAXIMUM + 1]):
         refused("stop_token_ids", value, InvalidValue)
@@ -207,23 +215,23 @@ def test_stop_token_ids_are_ids() -> None:
 
 
 def test_a_bias_maps_ids_to_numbers() -> None:
-    assert read({"logit_bias": {"007": -100, "8": 100}}) == {"logit_bias": {"7": -100.0, "8": 100.0}}
+    assert read_parameters({"logit_bias": {"007": -100, "8": 100}}) == {"logit_bias": {"7": -100.0, "8": 100.0}}
     assert refused("logit_bias", [[7, 1]], InvalidType) == "must be an object of token id to number"
     for key in ("a", "-1", "", "²"):
         refused("logit_bias", {key: 1}, InvalidValue)
     with pytest.raises(InvalidValue) as caught:
-        read({"logit_bias": {"7": 100.001}})
+        read_parameters({"logit_bias": {"7": 100.001}})
     assert caught.value.field == "logit_bias.7"
     with pytest.raises(InvalidValue):
-        read({"logit_bias": {"7": -100.001}})
+        read_parameters({"logit_bias": {"7": -100.001}})
     with pytest.raises(InvalidType) as wrong:
-        read({"logit_bias": {"7": "1"}})
+        read_parameters({"logit_bias": {"7": "1"}})
     assert wrong.value.field == "logit_bias.7"
 
 
 def test_a_bias_is_bounded() -> None:
     most = limits.LOGIT_BIAS.value
-    assert len(read({"logit_bias": {str(i): 1 for i in range(most)}})["logit_bias"]) == most
+    assert len(read_parameters({"logit_bias": {str(i): 1 for i in range(most)}})["logit_bias"]) == most
     assert "logit_bias" in refused("logit_bias", {str(i): 1 for i in range(most + 1)}, LimitExceeded)
 
 
@@ -231,14 +239,14 @@ def test_a_bias_is_bounded() -> None:
 def test_a_grammar_is_bounded_text(name: str) -> None:
     assert refused(name, {}, InvalidType) == "must be a string"
     bound = limits.JSON_BYTES if name == "structural_tag" else limits.SCHEMA_BYTES
-    assert read({name: "é" * (bound.value // 2)})
+    assert read_parameters({name: "é" * (bound.value // 2)})
     assert bound.name in refused(name, "é" * (bound.value // 2) + "a", LimitExceeded)
 
 
 @pytest.mark.parametrize("pair", [*itertools.combinations(("json_schema", "regex", "ebnf", "structural_tag"), 2)])
 def test_one_grammar_at_a_time(pair: tuple[str, str]) -> None:
     with pytest.raises(InvalidValue, match=r"give one of json_schema, regex, ebnf, structural_tag\Z") as caught:
-        read(dict.fromkeys(pair, "a"), prefix="sampling_parameters.")
+        read_parameters(dict.fromkeys(pair, "a"), prefix="sampling_parameters.")
     assert caught.value.field == f"sampling_parameters.{pair[1]}"
 
 
@@ -247,26 +255,26 @@ ROOM = Room(vocab_size=5000, context_length=100, prompt_tokens=93)
 
 def test_an_answer_gets_what_the_prompt_leaves_of_the_context() -> None:
     sampling: dict[str, Any] = {}
-    fit(sampling, prompt_tokens=10, room=ROOM, field="messages")
+    fit_to_engine(sampling, prompt_tokens=10, room=ROOM, field="messages")
     assert sampling == {"max_new_tokens": 90}
     sampling = {"max_new_tokens": 91}
-    fit(sampling, prompt_tokens=10, room=ROOM, field="messages")
+    fit_to_engine(sampling, prompt_tokens=10, room=ROOM, field="messages")
     assert sampling == {"max_new_tokens": 90}
     sampling = {"max_new_tokens": 89, "min_new_tokens": 89}
-    fit(sampling, prompt_tokens=10, room=ROOM, field="messages")
+    fit_to_engine(sampling, prompt_tokens=10, room=ROOM, field="messages")
     assert sampling == {"max_new_tokens": 89, "min_new_tokens": 89}
 
 
 def test_the_longest_prompt_is_answered() -> None:
     sampling: dict[str, Any] = {}
-    fit(sampling, prompt_tokens=93, room=ROOM, field="messages")
+    fit_to_engine(sampling, prompt_tokens=93, room=ROOM, field="messages")
     assert sampling == {"max_new_tokens": 7}
 
 
 def test_a_longer_prompt_is_refused_with_both_numbers() -> None:
     for tokens in (94, 101):
         with pytest.raises(ContextLengthExceeded, match=f"{tokens} tokens.* at most 93.* 100") as caught:
-            fit({}, prompt_tokens=tokens, room=ROOM, field="prompt")
+            fit_to_engine({}, prompt_tokens=tokens, room=ROOM, field="prompt")
         assert caught.value.field == "prompt"
 
 
@@ -277,14 +285,14 @@ def test_a_context_leaves_sglang_its_reserve() -> None:
 def test_min_p_is_refused_where_the_engine_would_die_of_it() -> None:
     seeded = replace(ROOM, min_p=False)
     with pytest.raises(Unsupported) as caught:
-        fit({"min_p": 0.1}, prompt_tokens=10, room=seeded, field="messages")
+        fit_to_engine({"min_p": 0.1}, prompt_tokens=10, room=seeded, field="messages")
     assert caught.value.field == "min_p"
-    fit({"min_p": 0.0}, prompt_tokens=10, room=seeded, field="messages")
+    fit_to_engine({"min_p": 0.0}, prompt_tokens=10, room=seeded, field="messages")
 
 
 def test_no_answer_has_to_be_longer_than_it_may() -> None:
     with pytest.raises(InvalidValue) as caught:
-        fit({"min_new_tokens": 91}, prompt_tokens=10, room=ROOM, field="messages")
+        fit_to_engine({"min_new_tokens": 91}, prompt_tokens=10, room=ROOM, field="messages")
     assert caught.value.field == "min_tokens"
 
 
@@ -299,21 +307,26 @@ def test_no_answer_has_to_be_longer_than_it_may() -> None:
 )
 def test_an_id_past_the_vocabulary_is_refused_by_name(name: str, given: Any, field: str) -> None:
     with pytest.raises(InvalidValue, match="the vocabulary ends at 4999") as caught:
-        fit(read({name: given}), prompt_tokens=10, room=ROOM, field="messages")
+        fit_to_engine(read_parameters({name: given}), prompt_tokens=10, room=ROOM, field="messages")
     assert caught.value.field == field
 
 
 def test_the_last_id_of_the_vocabulary_is_taken() -> None:
-    fit(read({"stop_token_ids": [0, 4999], "logit_bias": {"4999": 1}}), prompt_tokens=10, room=ROOM, field="messages")
+    fit_to_engine(
+        read_parameters({"stop_token_ids": [0, 4999], "logit_bias": {"4999": 1}}),
+        prompt_tokens=10,
+        room=ROOM,
+        field="messages",
+    )
 
 
 @pytest.mark.parametrize("key", ["1" * 5000, "-1", "+1", "1.0", "", " 1", "\u0661", "1e3", "01234567890"])
 def test_a_bias_is_keyed_by_an_id_in_decimal(key: str) -> None:
     with pytest.raises(InvalidValue, match="token ids, in decimal") as caught:
-        read({"logit_bias": {key: 1}})
+        read_parameters({"logit_bias": {key: 1}})
     assert caught.value.field == "logit_bias"
 
 
 def test_a_token_has_one_bias() -> None:
     with pytest.raises(InvalidValue, match="token 7 is given twice"):
-        read({"logit_bias": {"7": 1, "07": 2}})
+        read_parameters({"logit_bias": {"7": 1, "07": 2}})

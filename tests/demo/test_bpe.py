@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_k2_serving.core.errors import InvalidValue
-from kimi_k2_serving.demo.bpe import BYTES, train
+from kimi_k2_serving.demo.bpe import BYTES, train_merges
 
 PIECES = st.dictionaries(st.binary(min_size=1, max_size=8), st.integers(1, 9), min_size=1, max_size=12)
 
@@ -43,7 +43,7 @@ def test_the_256_bytes_come_first_in_the_order_of_the_published_file() -> None:
 
 
 def test_the_most_frequent_pair_is_merged_first_and_ties_go_by_bytes() -> None:
-    assert train({b"ab": 3, b"cd": 5, b"aa": 3}, 259)[256:] == [b"cd", b"aa", b"ab"]
+    assert train_merges({b"ab": 3, b"cd": 5, b"aa": 3}, 259)[256:] == [b"cd", b"aa", b"ab"]
 
 
 @given(pieces=PIECES, merges=st.integers(0, 12))
@@ -52,9 +52,9 @@ def test_counting_only_what_changed_gives_what_counting_everything_gives(pieces:
         expected = count_everything_again(pieces, 256 + merges)
     except InvalidValue:
         with pytest.raises(InvalidValue):
-            train(pieces, 256 + merges)
+            train_merges(pieces, 256 + merges)
     else:
-        assert train(pieces, 256 + merges) == expected
+        assert train_merges(pieces, 256 + merges) == expected
 
 
 @given(pieces=PIECES, data=st.data())
@@ -62,17 +62,17 @@ def test_the_order_of_the_pieces_does_not_matter(pieces: dict[bytes, int], data:
     shuffled = dict(data.draw(st.permutations(list(pieces.items()))))
     for ranks in (257, 260):
         try:
-            expected = train(pieces, ranks)
+            expected = train_merges(pieces, ranks)
         except InvalidValue:
             continue
-        assert train(shuffled, ranks) == expected
+        assert train_merges(shuffled, ranks) == expected
 
 
 def test_the_same_bytes_from_two_merges_get_one_rank() -> None:
-    tokens = train({b"abc": 9, b"ab": 5, b"bc": 30, b"xabc": 9, b"xa": 90, b"xab": 60}, 261)
+    tokens = train_merges({b"abc": 9, b"ab": 5, b"bc": 30, b"xabc": 9, b"xa": 90, b"xab": 60}, 261)
     assert len(set(tokens)) == len(tokens) == 261
 
 
 def test_text_with_too_few_repetitions_is_refused_with_both_numbers() -> None:
     with pytest.raises(InvalidValue, match="257 of 300"):
-        train({b"ab": 2, b"cd": 1}, 300)
+        train_merges({b"ab": 2, b"cd": 1}, 300)

@@ -9,7 +9,7 @@ import pytest
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.demo import __main__ as command
 from kimi_k2_serving.demo import weights
-from kimi_k2_serving.demo.build import STAMP, build, is_current
+from kimi_k2_serving.demo.build import STAMP, build_checkpoint, is_current
 
 # The random weights are part of what tests elsewhere rely on: they change on purpose or not at all.
 WEIGHTS = "c613041c999622f3b0ae1f87166ea06ae57a27836938046788bbbd7310c9500b"
@@ -30,7 +30,7 @@ def contents(directory: Path) -> dict[str, str]:
 
 def build_quietly(directory: Path, *, force: bool = False) -> tuple[bool, list[str]]:
     lines: list[str] = []
-    return build(directory, force=force, report=lines.append), lines
+    return build_checkpoint(directory, force=force, report=lines.append), lines
 
 
 def test_the_directory_holds_exactly_these_files_in_under_30_megabytes(demo: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_build_that_fails_leaves_the_old_checkpoint_and_nothing_else(
     def out_of_space(*args: object, **kwargs: object) -> int:
         raise OSError("no space left")
 
-    monkeypatch.setattr(weights, "write", out_of_space)
+    monkeypatch.setattr(weights, "write_weights", out_of_space)
     with pytest.raises(OSError, match="no space left"):
         build_quietly(target, force=True)
     assert contents(target) == before
@@ -121,14 +121,14 @@ def test_where_two_builders_meet_the_second_keeps_the_first_ones_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "demo"
-    write = weights.write
+    write = weights.write_weights
 
     def while_another_builds(*args: object, **kwargs: object) -> int:
-        monkeypatch.setattr(weights, "write", write)
+        monkeypatch.setattr(weights, "write_weights", write)
         build_quietly(target)
         return write(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(weights, "write", while_another_builds)
+    monkeypatch.setattr(weights, "write_weights", while_another_builds)
     build_quietly(target)
     assert is_current(target)
     assert [entry.name for entry in tmp_path.iterdir()] == ["demo"]

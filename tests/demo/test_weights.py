@@ -55,14 +55,14 @@ def test_the_scales_give_logits_of_the_stated_spread(loaded: dict[str, torch.Ten
 def test_values_are_rounded_to_bfloat16_as_torch_rounds_them(tmp_path: Path) -> None:
     same = [WeightTensor("x", (4096,), 1.0, mean=0.1, dtype=dtype) for dtype in ("F32", "BF16")]
     for number, tensor in enumerate(same):
-        weights.write(tmp_path / str(number), [tensor], seed=7)
+        weights.write_weights(tmp_path / str(number), [tensor], seed=7)
     exact, rounded = load(tmp_path / "0")["x"], load(tmp_path / "1")["x"]
     assert torch.equal(exact.to(torch.bfloat16), rounded)
 
 
 @pytest.mark.parametrize("std", [0.01, 1.0])
 def test_a_tensor_has_the_mean_the_deviation_and_the_bounds_it_declares(tmp_path: Path, std: float) -> None:
-    weights.write(tmp_path / "one", [WeightTensor("x", (200, 100), std, mean=0.5, dtype="F32")])
+    weights.write_weights(tmp_path / "one", [WeightTensor("x", (200, 100), std, mean=0.5, dtype="F32")])
     values = load(tmp_path / "one")["x"].numpy()
     assert values.mean() == pytest.approx(0.5, abs=0.03 * std)
     assert values.std() == pytest.approx(std, rel=0.02)
@@ -72,5 +72,5 @@ def test_a_tensor_has_the_mean_the_deviation_and_the_bounds_it_declares(tmp_path
 def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
     wanted = [WeightTensor("x", (64,), 1.0)]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        weights.write(tmp_path / name, wanted, seed=seed)
+        weights.write_weights(tmp_path / name, wanted, seed=seed)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()

@@ -29,7 +29,7 @@ KILLER, SILENT, UNREADABLE, NAMELESS = 4001, 4002, 4003, 4004
 
 async def serve(stream: socket.socket, args: dict[str, Any]) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=stream)
-    wire.write(
+    wire.write_frames(
         writer, [wire.Started("scripted", 1000, 993, 2000, 5000), wire.Beat(1.0, True, 3, args.get("queued", 2), 0.5)]
     )
     aborted: set[str] = set()
@@ -48,14 +48,14 @@ async def serve(stream: socket.socket, args: dict[str, Any]) -> None:
             body = msgspec.msgpack.encode({"type": "Output", "uid" if first == UNREADABLE else "of": submit.uid})
             writer.write(wire.HEADER.pack(len(body)) + body)
         if length == 13:
-            wire.write(writer, [wire.Failed(submit.uid, 400, "unlucky")])
+            wire.write_frames(writer, [wire.Failed(submit.uid, 400, "unlucky")])
             return
         for number in range(1, length + 1):
             await asyncio.sleep(args.get("step", 0))
             gone = submit.uid in aborted
             end = "abort" if gone else "length" if number == length else ""
             token = submit.input_ids[-1] + number
-            wire.write(writer, [wire.Output(submit.uid, [token], f" {token}", 1, number, 0, end)])
+            wire.write_frames(writer, [wire.Output(submit.uid, [token], f" {token}", 1, number, 0, end)])
             sent += 1
             if sent == args.get("die_after"):
                 os.kill(os.getpid(), signal.SIGKILL)

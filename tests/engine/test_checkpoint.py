@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from kimi_k2_serving.core.errors import Internal, InvalidValue, NotFound, ServingError
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.engine import tokenizer_json
-from kimi_k2_serving.engine.checkpoint import inspect, require_k2, tokenizer_directory
+from kimi_k2_serving.engine.checkpoint import inspect_checkpoint, require_k2, tokenizer_directory
 from tests.support.demo import demo
 from tests.support.vocabulary import reference
 
@@ -51,7 +51,7 @@ def snapshot(directory: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_the_demo_is_described_by_its_files(demo: Path) -> None:
-    found = inspect(demo)
+    found = inspect_checkpoint(demo)
     assert found.is_k2
     assert (found.architecture, found.model_type) == ("DeepseekV3ForCausalLM", "kimi_k2")
     assert (found.context_length, found.vocab_size, found.layers, found.experts) == (32_768, 4_352, 4, 8)
@@ -63,7 +63,7 @@ def test_the_demo_is_described_by_its_files(demo: Path) -> None:
 def test_quantization_and_shards_are_seen(copy: Path) -> None:
     edit(copy, "config.json", quantization_config={"quant_method": "fp8"})
     (copy / "model-2.safetensors").write_bytes(b"12345")
-    found = inspect(copy)
+    found = inspect_checkpoint(copy)
     assert found.quantization == "fp8"
     assert found.weight_bytes == (copy / "model.safetensors").stat().st_size + 5
 
@@ -71,7 +71,7 @@ def test_quantization_and_shards_are_seen(copy: Path) -> None:
 def test_a_missing_directory_and_a_missing_config_say_what_to_do(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(NotFound, match="name the directory of a checkpoint") as caught:
-            inspect(path)
+            inspect_checkpoint(path)
         assert str(tmp_path) not in str(caught.value)
 
 
@@ -79,24 +79,24 @@ def test_a_missing_directory_and_a_missing_config_say_what_to_do(tmp_path: Path)
 def test_a_config_that_is_no_json_object_is_refused_by_name(copy: Path, text: str) -> None:
     (copy / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InvalidValue, match=r"config\.json"):
-        inspect(copy)
+        inspect_checkpoint(copy)
 
 
 @pytest.mark.parametrize("value", ["many", -1, 1.5, True])
 def test_a_number_that_is_no_whole_number_is_refused(copy: Path, value: object) -> None:
     edit(copy, "config.json", max_position_embeddings=value)
     with pytest.raises(InvalidValue, match="max_position_embeddings"):
-        inspect(copy)
+        inspect_checkpoint(copy)
 
 
 def test_a_number_that_config_json_leaves_out_or_null_is_0(copy: Path) -> None:
     edit(copy, "config.json", n_routed_experts=None)
-    assert inspect(copy).experts == 0
+    assert inspect_checkpoint(copy).experts == 0
 
 
 def test_another_familys_checkpoint_is_described_and_is_no_k2(copy: Path) -> None:
     edit(copy, "config.json", architectures=["LlamaForCausalLM"], model_type="llama")
-    found = inspect(copy)
+    found = inspect_checkpoint(copy)
     assert (found.is_k2, found.model_type, found.context_length) == (False, "llama", 32_768)
     with pytest.raises(InvalidValue, match="not a Kimi K2 checkpoint: its architecture"):
         require_k2(found)
@@ -105,24 +105,24 @@ def test_another_familys_checkpoint_is_described_and_is_no_k2(copy: Path) -> Non
 @pytest.mark.parametrize("name", ["tiktoken.model", "tokenizer_config.json"])
 def test_without_its_tokenizer_files_it_is_no_k2(copy: Path, name: str) -> None:
     (copy / name).unlink()
-    assert inspect(copy).why_not_k2 == f"it has no {name}"
+    assert inspect_checkpoint(copy).why_not_k2 == f"it has no {name}"
 
 
 def test_deepseek_lacks_the_control_tokens_of_k2(copy: Path) -> None:
     tokens = json.loads((copy / "tokenizer_config.json").read_text())["added_tokens_decoder"]
     kept = {key: token for key, token in tokens.items() if token["content"] != "<|tool_call_end|>"}
     edit(copy, "tokenizer_config.json", added_tokens_decoder=kept)
-    assert inspect(copy).why_not_k2 == "its tokenizer_config.json does not name <|tool_call_end|>"
+    assert inspect_checkpoint(copy).why_not_k2 == "its tokenizer_config.json does not name <|tool_call_end|>"
 
 
 def test_a_checkpoint_with_a_sound_tokenizer_json_is_its_own_tokenizer_directory(demo: Path, tmp_path: Path) -> None:
-    assert tokenizer_directory(inspect(demo), tmp_path) == demo
+    assert tokenizer_directory(inspect_checkpoint(demo), tmp_path) == demo
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_without_tiktoken_ranks_keeps_its_own_tokenizer(copy: Path, tmp_path: Path) -> None:
     (copy / "tiktoken.model").unlink()
-    assert tokenizer_directory(inspect(copy), tmp_path / "cache") == copy
+    assert tokenizer_directory(inspect_checkpoint(copy), tmp_path / "cache") == copy
 
 
 def test_a_tokenizer_json_that_encodes_differently_is_refused(copy: Path, tmp_path: Path) -> None:
@@ -131,25 +131,25 @@ def test_a_tokenizer_json_that_encodes_differently_is_refused(copy: Path, tmp_pa
     document["model"]["merges"] = []
     (copy / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(Internal, match="differently"):
-        tokenizer_directory(inspect(copy), tmp_path / "cache")
+        tokenizer_directory(inspect_checkpoint(copy), tmp_path / "cache")
 
 
 def test_a_tokenizer_json_with_other_control_ids_is_refused(copy: Path, tmp_path: Path) -> None:
     text = (copy / "tokenizer.json").read_text(encoding="utf-8")
     (copy / "tokenizer.json").write_text(text.replace('"<|im_end|>"', '"<|im_fin|>"'), encoding="utf-8")
     with pytest.raises(Internal, match="control token"):
-        tokenizer_directory(inspect(copy), tmp_path / "cache")
+        tokenizer_directory(inspect_checkpoint(copy), tmp_path / "cache")
 
 
 def test_a_tokenizer_json_that_cannot_be_read_is_refused(copy: Path, tmp_path: Path) -> None:
     (copy / "tokenizer.json").write_text("{}")
     with pytest.raises(ServingError, match=r"tokenizer\.json"):
-        tokenizer_directory(inspect(copy), tmp_path / "cache")
+        tokenizer_directory(inspect_checkpoint(copy), tmp_path / "cache")
 
 
 def test_conversion_writes_into_the_cache_only_and_once(published: Path, tmp_path: Path) -> None:
     before = snapshot(published)
-    directory = tokenizer_directory(inspect(published), tmp_path / "cache")
+    directory = tokenizer_directory(inspect_checkpoint(published), tmp_path / "cache")
     assert directory.parent == tmp_path / "cache" / "tokenizers"
     assert {file.name for file in directory.iterdir()} == {
         "tokenizer.json",
@@ -157,13 +157,13 @@ def test_conversion_writes_into_the_cache_only_and_once(published: Path, tmp_pat
         "generation_config.json",
     }
     written = snapshot(tmp_path / "cache")
-    assert tokenizer_directory(inspect(published), tmp_path / "cache") == directory
+    assert tokenizer_directory(inspect_checkpoint(published), tmp_path / "cache") == directory
     assert snapshot(tmp_path / "cache") == written
     assert snapshot(published) == before
 
 
 def test_the_converted_tokenizer_loads_without_remote_code_and_keeps_the_flags(published: Path, tmp_path: Path) -> None:
-    directory = tokenizer_directory(inspect(published), tmp_path / "cache")
+    directory = tokenizer_directory(inspect_checkpoint(published), tmp_path / "cache")
     settings = json.loads((directory / "tokenizer_config.json").read_text())
     assert "auto_map" not in settings
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
@@ -177,9 +177,9 @@ def test_the_converted_tokenizer_loads_without_remote_code_and_keeps_the_flags(p
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json", "generation_config.json"])
 def test_a_changed_file_gets_an_entry_of_its_own(published: Path, tmp_path: Path, name: str) -> None:
-    first = tokenizer_directory(inspect(published), tmp_path / "cache")
+    first = tokenizer_directory(inspect_checkpoint(published), tmp_path / "cache")
     edit(published, name, comment="changed")
-    assert tokenizer_directory(inspect(published), tmp_path / "cache") != first
+    assert tokenizer_directory(inspect_checkpoint(published), tmp_path / "cache") != first
 
 
 def test_a_conversion_that_fails_leaves_nothing(
@@ -190,14 +190,14 @@ def test_a_conversion_that_fails_leaves_nothing(
 
     monkeypatch.setattr(shutil, "copyfile", disk_full)
     with pytest.raises(OSError, match="disk full"):
-        tokenizer_directory(inspect(published), tmp_path / "cache")
+        tokenizer_directory(inspect_checkpoint(published), tmp_path / "cache")
     assert list((tmp_path / "cache" / "tokenizers").iterdir()) == []
 
 
 def test_where_two_processes_meet_the_second_takes_the_first_ones_entry(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = inspect(published)
+    found = inspect_checkpoint(published)
     compare = tokenizer_json.compare
     meanwhile: list[Path] = []
 
@@ -214,8 +214,8 @@ def test_where_two_processes_meet_the_second_takes_the_first_ones_entry(
 def test_two_real_processes_share_one_entry(published: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from kimi_k2_serving.engine.checkpoint import inspect, tokenizer_directory\n"
-        "print(tokenizer_directory(inspect(Path(sys.argv[1])), Path(sys.argv[2])))"
+        "from kimi_k2_serving.engine.checkpoint import inspect_checkpoint, tokenizer_directory\n"
+        "print(tokenizer_directory(inspect_checkpoint(Path(sys.argv[1])), Path(sys.argv[2])))"
     )
     line = [sys.executable, "-c", code, str(published), str(tmp_path / "cache")]
     processes = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -226,7 +226,7 @@ def test_two_real_processes_share_one_entry(published: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_published_vocabulary_converts_and_encodes_the_golden_prompt(reference: Path, tmp_path: Path) -> None:
-    found = inspect(reference)
+    found = inspect_checkpoint(reference)
     assert (found.is_k2, found.context_length, found.vocab_size, found.quantization) == (True, 262_144, 163_840, "fp8")
     directory = tokenizer_directory(found, tmp_path)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))

@@ -32,7 +32,7 @@ def version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_parent_that_hangs_when_its_server_is_gone_is_ended_with_the_engine() -> None:
     """As Triton's stub, in a call to a Triton that was killed."""
-    watch = "import sys; from kimi_k2_serving.engine import host; host.leave_with(*map(int, sys.argv[1:]))"
+    watch = "import sys; from kimi_k2_serving.engine import host; host.end_with_server(*map(int, sys.argv[1:]))"
     hang = (
         "import os, signal, subprocess, sys\n"
         "line = [sys.executable, '-c', sys.argv[1], sys.argv[2], str(os.getpid())]\n"

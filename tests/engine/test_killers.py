@@ -21,7 +21,7 @@ from kimi_k2_serving.core.errors import (
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.port import EndReason, EngineState, Generation
 from tests.engine.scripted_host import KILLER, NAMELESS, SILENT, UNREADABLE
-from tests.engine.test_supervised import Started, running
+from tests.engine.test_supervisor import Started, running
 
 UIDS = map(str, itertools.count())
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable
-from kimi_k2_serving.engine import group, supervised
+from kimi_k2_serving.engine import group, supervisor
+from kimi_k2_serving.engine.host_process import HostProcess
 from kimi_k2_serving.engine.port import EngineState
-from kimi_k2_serving.engine.process import HostProcess
-from kimi_k2_serving.engine.supervised import SupervisedEngine
-from tests.engine.test_supervised import Started, alive, running
+from kimi_k2_serving.engine.supervisor import SupervisedEngine
+from tests.engine.test_supervisor import Started, alive, running
 
 FOR_EVER = 10**9
 # What a start needs, and what it says when there is none.
@@ -95,7 +95,7 @@ def test_a_restart_survives_a_call_that_fails_once(
 def test_a_call_that_fails_for_ever_is_the_end_that_is_told_and_stop_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(supervised, "SHORTAGES", 4)
+    monkeypatch.setattr(supervisor, "SHORTAGES", 4)
 
     async def scenario() -> None:
         async with running(tmp_path, worker=True) as started:

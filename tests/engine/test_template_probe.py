@@ -11,7 +11,7 @@ import pytest
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.core.render import Form
 from kimi_k2_serving.engine import template_child
-from kimi_k2_serving.engine.template_probe import PROBES, form_of, read_template, rendered
+from kimi_k2_serving.engine.template_probe import PROBES, ask_template, form_of, read_template
 from tests.support.template import NO_BREAK, SORTED, TEMPLATE, change
 from tests.support.vocabulary import reference_directory
 
@@ -115,7 +115,7 @@ def test_a_hostile_template_is_stopped_and_refused(
 
 
 def test_each_probe_fails_alone() -> None:
-    found = rendered("{% if tools %}{{ raise_exception('no') }}{% endif %}a", sorts=False)
+    found = ask_template("{% if tools %}{{ raise_exception('no') }}{% endif %}a", sorts=False)
     assert [("text" in each) for each in found] == [each.tools is None for each in PROBES]
 
 

@@ -23,7 +23,7 @@ from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.reader import Description
 from kimi_k2_serving.frontend.readers import Readers
 from kimi_k2_serving.frontend.service import Service
-from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.json_schema.bounds import Bounds
 from tests.frontend.scripted import ScriptedEngine
 from tests.support.enforcer import chat_model
 from tests.support.vocabulary import write_small_checkpoint

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kimi_k2_serving.chat.prompt import PreparedPrompt
-from kimi_k2_serving.core.deltas import collect
+from kimi_k2_serving.core.deltas import collect_answer
 from kimi_k2_serving.core.errors import EngineLost, Internal
 from kimi_k2_serving.core.events import Event, Finish, FinishReason
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
-from kimi_k2_serving.frontend.answer import Question, Step, _together, steps, whole
+from kimi_k2_serving.frontend.answer import Question, Step, _together, gather_answer, steps
 from kimi_k2_serving.frontend.anthropic.messages import blocks
 from kimi_k2_serving.frontend.openai.responses import ItemWriter
 from kimi_k2_serving.frontend.port import Health, Run
@@ -92,7 +92,7 @@ def test_however_it_is_cut_an_answer_is_the_same_in_every_dialect(
     async def run() -> None:
         once = Given(chunks(ids, []))
         expected = (
-            await whole(steps(chat_model(small_vocabulary), once, question, new_uid=lambda: "u"), question)
+            await gather_answer(steps(chat_model(small_vocabulary), once, question, new_uid=lambda: "u"), question)
         ).answers
         engine = Given(chunks(ids, cuts))
         found = await collected(engine, small_vocabulary, question)
@@ -100,7 +100,7 @@ def test_however_it_is_cut_an_answer_is_the_same_in_every_dialect(
             own = [step for step in found if step.choice == choice]
             assert [step.last for step in own] == [False] * (len(own) - 1) + [True]
             events: list[Event] = [event for step in own for event in step.events]
-            answer = collect(events)
+            answer = collect_answer(events)
             assert answer == expected[0]
             texts = "".join(str(block["text"]) for block in blocks(events) if block["type"] == "text")
             unfinished = "".join(call.arguments for call in answer.tool_calls if not call.complete)

@@ -17,7 +17,7 @@ import pytest
 
 from kimi_k2_serving.frontend import connections
 from tests.frontend.asking import chat
-from tests.frontend.test_process import KEY, SCRIPTED, free_port
+from tests.frontend.test_server import KEY, SCRIPTED, free_port
 
 FEW = 160
 LIMITED = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({FEW}, {FEW})); "

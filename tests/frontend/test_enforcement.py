@@ -15,11 +15,11 @@ import pytest
 from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.enforcer.inspection import Report
 from kimi_k2_serving.frontend.app import create_app
 from kimi_k2_serving.frontend.reports import enforcement
 from kimi_k2_serving.frontend.service import Service
 from kimi_k2_serving.grammar.constraint import Constraint
-from kimi_k2_serving.grammar.inspection import Report
 from tests.frontend.asking import ANTHROPIC_LOOK, FLAT_LOOK, LOOK, chat, events, frames, messages
 from tests.support.enforcer import LOOSE as LOOSE_COMMENT
 from tests.support.enforcer import InlineEnforcer

@@ -11,7 +11,7 @@ import pytest
 from kimi_k2_serving.frontend.app import create_app
 from kimi_k2_serving.frontend.errors import Misdirected
 from kimi_k2_serving.frontend.hosts import Hosts
-from kimi_k2_serving.frontend.process import parse
+from kimi_k2_serving.frontend.server import parse_flags
 from kimi_k2_serving.frontend.service import Service
 from tests.frontend.asking import chat, messages
 
@@ -100,9 +100,9 @@ def test_keys_and_binds_that_others_reach_need_no_such_check(small_checkpoint: P
     keys = tmp_path / "keys"
     keys.write_text("sk-0123456789abcdef")
     environ = {"KIMI_K2_CHECKPOINT": str(small_checkpoint)}
-    own = parse(["--allowed-host", "a.example", "--allowed-host", "b.example"], environ).hosts
+    own = parse_flags(["--allowed-host", "a.example", "--allowed-host", "b.example"], environ).hosts
     assert own is not None
     own.check(given("b.example:1"))
-    assert parse(["--host", "localhost"], environ).hosts is not None
-    assert parse(["--host", "0.0.0.0"], environ).hosts is None
-    assert parse(["--api-key-file", str(keys)], environ).hosts is None
+    assert parse_flags(["--host", "localhost"], environ).hosts is not None
+    assert parse_flags(["--host", "0.0.0.0"], environ).hosts is None
+    assert parse_flags(["--api-key-file", str(keys)], environ).hosts is None

@@ -186,14 +186,14 @@ async def test_log_probabilities_of_a_whole_answer_come_in_slices_and_are_all_th
     ],
 )
 def test_a_document_in_pieces_is_the_document(value: Any) -> None:
-    whole = json.loads(b"".join(sse.parts(value)))
-    assert whole == json.loads(sse.encode(value))
-    assert all(len(piece) <= 8 * sse.PART for piece in sse.parts(value))
+    whole = json.loads(b"".join(sse.encode_pieces(value)))
+    assert whole == json.loads(sse.encode_json(value))
+    assert all(len(piece) <= 8 * sse.PART for piece in sse.encode_pieces(value))
 
 
 def test_fragments_are_one_list() -> None:
-    written = sse.list_of([sse.members([1, 2]), sse.members(["a"])])
-    assert b"".join(sse.parts({"a": written, "b": sse.list_of([])})) == b'{"a":[1,2,"a"],"b":[]}'
+    written = sse.list_of([sse.encode_members([1, 2]), sse.encode_members(["a"])])
+    assert b"".join(sse.encode_pieces({"a": written, "b": sse.list_of([])})) == b'{"a":[1,2,"a"],"b":[]}'
 
 
 def test_neighbouring_pieces_are_joined_and_nothing_else() -> None:

@@ -13,7 +13,7 @@ from kimi_k2_serving.frontend.openai import chat, completions, responses_request
 
 
 def test_every_route_and_no_other_is_documented() -> None:
-    documented = openapi.document(["kimi_k2"], secured=True)
+    documented = openapi.build_openapi(["kimi_k2"], secured=True)
     assert isinstance(documented, dict)
     described = {(path, method.upper()) for path, item in documented["paths"].items() for method in item}  # type: ignore[union-attr, call-overload]
     assert described == {(path.replace(":path", ""), method) for path, _, method, _ in ROUTES}
@@ -37,7 +37,7 @@ def test_a_field_is_known_or_ignored_or_refused_and_never_two_of_them(module: ob
 
 
 def test_only_health_needs_no_key() -> None:
-    documented = openapi.document(["kimi_k2"], secured=True)
+    documented = openapi.build_openapi(["kimi_k2"], secured=True)
     assert isinstance(documented, dict)
     paths = documented["paths"]
     assert isinstance(paths, dict)

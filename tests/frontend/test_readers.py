@@ -26,7 +26,7 @@ from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.reader import Description
 from kimi_k2_serving.frontend.readers import SMALL_BYTES, USUAL_BYTES, Readers
 from kimi_k2_serving.frontend.service import Service
-from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.json_schema.bounds import Bounds
 from kimi_k2_serving.reading import lane
 from tests.frontend.asking import ANTHROPIC_LOOK, FLAT_LOOK, LOOK, chat, messages
 from tests.support.enforcer import chat_model

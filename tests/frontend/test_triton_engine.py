@@ -18,7 +18,7 @@ from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob
 from kimi_k2_serving.frontend.errors import from_engine
 from kimi_k2_serving.frontend.port import Run
 from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine
-from kimi_k2_serving.triton.table import ENGINE_INPUTS
+from kimi_k2_serving.triton.signatures import ENGINE_INPUTS
 
 pytestmark = pytest.mark.anyio
 INPUTS = frozenset(tensor.name for tensor in ENGINE_INPUTS)

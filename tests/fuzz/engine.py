@@ -26,7 +26,7 @@ from tritonclient.utils import InferenceServerException
 
 from kimi_k2_serving.core import limits
 from kimi_k2_serving.core.sampling import ALIASES, FIELDS, GRAMMARS, Field, Kind
-from kimi_k2_serving.triton.table import ENGINE_INPUTS, TensorSpec
+from kimi_k2_serving.triton.signatures import ENGINE_INPUTS, TensorSpec
 from tests.server.running import Server, running
 from tests.support import tally
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import jsonschema
 
-from kimi_k2_serving.core.deltas import Answer, collect
+from kimi_k2_serving.core.deltas import Answer, collect_answer
 from kimi_k2_serving.core.events import FinishReason
 from kimi_k2_serving.core.messages import Conversation, Json, Message, Role, Tool, ToolChoice, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.grammar.constraint import Bounds, Constraint, constrain
-from kimi_k2_serving.grammar.masks import compiler, token_info, walk
-from kimi_k2_serving.grammar.schema import Schema
+from kimi_k2_serving.grammar.xgrammar_vocabulary import compiler, token_info, walk
+from kimi_k2_serving.json_schema.schema import Schema
 
 MOST_TOKENS = 20_000
 
@@ -53,7 +53,7 @@ class Prover:
     def read(self, conversation: Conversation, ids: tuple[int, ...]) -> Answer:
         names = [tool.name for tool in conversation.tools]
         parser = ToolCallParser(self.vocabulary, tools=names, parallel=conversation.parallel_tool_calls)
-        return collect([*parser.feed(ids), *parser.finish(FinishReason.STOP)])
+        return collect_answer([*parser.feed(ids), *parser.finish(FinishReason.STOP)])
 
     def arguments(self, conversation: Conversation, **options: Any) -> list[str]:
         """The arguments of every call of every answer drawn; none is rejected or incomplete."""

@@ -15,10 +15,10 @@ from xgrammar import GrammarMatcher
 from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.messages import FormatKind, ResponseFormat, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.enforcer.inspection import Relaxed
 from kimi_k2_serving.grammar.constraint import Bounds
-from kimi_k2_serving.grammar.inspection import Relaxed
-from kimi_k2_serving.grammar.masks import compiler, token_info, walk
-from kimi_k2_serving.grammar.validate import validate_answer
+from kimi_k2_serving.grammar.xgrammar_vocabulary import compiler, token_info, walk
+from kimi_k2_serving.json_schema.validate import validate_answer
 from tests.grammar.prover import MOST_TOKENS, Prover, request, tool
 
 WEATHER = tool({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}, "get_weather")
@@ -193,7 +193,7 @@ def test_production_leaves_strings_unbounded(prover: Prover) -> None:
 
 def test_building_a_tag_imports_no_engine() -> None:
     code = (
-        "import sys; import kimi_k2_serving.grammar.constraint, kimi_k2_serving.grammar.validate; "
+        "import sys; import kimi_k2_serving.grammar.constraint, kimi_k2_serving.json_schema.validate; "
         "print({'torch', 'xgrammar', 'numpy', 'sglang'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)

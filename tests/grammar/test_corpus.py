@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from kimi_k2_serving.grammar.schema import Schema
-from kimi_k2_serving.grammar.validate import validate
+from kimi_k2_serving.json_schema.schema import Schema
+from kimi_k2_serving.json_schema.validate import validate
 from tests.grammar.prover import Prover, request, stock_problems, tool
 from tests.support.schemas import corpus
 

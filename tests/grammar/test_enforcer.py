@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from kimi_k2_serving.core.errors import Internal, LimitExceeded, Overloaded, ServingError, ShuttingDown
 from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat, Tool, ToolChoice, ToolMode
-from kimi_k2_serving.grammar import enforcer as enforcers
+from kimi_k2_serving.enforcer import enforcer as enforcers
+from kimi_k2_serving.enforcer.enforcer import Enforcer
+from kimi_k2_serving.enforcer.outcome_cache import PASSING_SECONDS
+from kimi_k2_serving.enforcer.worker_client import START_SECONDS, Line
 from kimi_k2_serving.grammar import job as jobs
-from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import Constraint
-from kimi_k2_serving.grammar.enforcer import Enforcer
-from kimi_k2_serving.grammar.outcomes import PASSING_SECONDS
-from kimi_k2_serving.grammar.worker_process import START_SECONDS, Line
+from kimi_k2_serving.json_schema.bounds import Bounds
 from tests.grammar.prover import request, tool
 
 Answers = Callable[[dict[str, Any], Conversation], list[dict[str, Any]]]
@@ -53,7 +53,7 @@ class FakeWorker:
     def ask(
         self, header: dict[str, Any], rest: bytes, *, seconds: float, patience: float = START_SECONDS
     ) -> list[Line]:
-        conversation, _ = jobs.decode(rest)
+        conversation, _ = jobs.decode_job(rest)
         self.jobs.append((header["kind"], conversation))
         self.gate.wait()
         return [(time.monotonic(), line) for line in self.answers(header, conversation)]
@@ -382,7 +382,7 @@ def test_a_job_is_the_conversation_less_what_does_not_constrain(
     wanted = ResponseFormat(kind, schema if kind is FormatKind.JSON_SCHEMA else None)
     conversation = Conversation((), tuple(declared), choice, parallel, wanted)
     bounds = Bounds(max_string=7)
-    assert jobs.decode(jobs.encode(conversation, bounds)) == (conversation, bounds)
+    assert jobs.decode_job(jobs.encode_job(conversation, bounds)) == (conversation, bounds)
 
 
 def test_every_schema_that_makes_a_grammar_has_a_place_and_no_other() -> None:
@@ -397,4 +397,4 @@ def test_a_job_holds_json_and_no_message() -> None:
     conversation = of("a")
     assert conversation.messages[0].content == "hi"
     keys = {"tools", "choice", "parallel", "format", "bounds"}
-    assert set(json.loads(jobs.encode(conversation, Bounds.demo()))) == keys
+    assert set(json.loads(jobs.encode_job(conversation, Bounds.demo()))) == keys

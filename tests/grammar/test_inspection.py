@@ -22,9 +22,9 @@ from kimi_k2_serving.core.events import (
     ToolCallStart,
 )
 from kimi_k2_serving.core.messages import FormatKind, Json, ResponseFormat
+from kimi_k2_serving.enforcer.inspection import CHECK_SECONDS, SMALL, Inspector, Relaxed, Report
+from kimi_k2_serving.enforcer.worker_client import START_SECONDS, Line, WorkerProcess
 from kimi_k2_serving.grammar.constraint import Constraint
-from kimi_k2_serving.grammar.inspection import CHECK_SECONDS, SMALL, Inspector, Relaxed, Report
-from kimi_k2_serving.grammar.worker_process import START_SECONDS, Line, WorkerProcess
 from tests.grammar.prover import request, tool
 from tests.support.enforcer import CheckingWorker
 

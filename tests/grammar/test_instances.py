@@ -8,9 +8,9 @@ import pytest
 
 from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat
-from kimi_k2_serving.grammar.bounds import Bounds
-from kimi_k2_serving.grammar.schema import Schema
-from kimi_k2_serving.grammar.strings import others
+from kimi_k2_serving.json_schema.bounds import Bounds
+from kimi_k2_serving.json_schema.schema import Schema
+from kimi_k2_serving.json_schema.strings import every_text_but
 from tests.grammar.prover import Prover, request, tool
 from tests.grammar.test_json_schema_suite import accepts
 
@@ -65,12 +65,12 @@ def test_right_spellings_are_taken_and_wrong_ones_are_not(
 def test_a_name_that_begins_as_a_declared_one_is_kept_as_far_as_the_passes_go() -> None:
     texts = frozenset({"content", "con", "name"})
     for most in (100.0, 8.0, 6.0, 4.0, 0.0):
-        kept = others(texts, most)
+        kept = every_text_but(texts, most)
         assert not any(map(kept.accepts, texts))
         assert kept.accepts("xyz")
-    assert others(texts, 100).accepts("con漢")
-    assert others(texts, 8).accepts("con-tact me")
-    assert others(texts, 6).accepts("contact")
+    assert every_text_but(texts, 100).accepts("con漢")
+    assert every_text_but(texts, 8).accepts("con-tact me")
+    assert every_text_but(texts, 6).accepts("contact")
 
 
 def test_a_length_beyond_all_counting_is_given_up_at_once(prover: Prover) -> None:

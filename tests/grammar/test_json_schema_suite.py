@@ -20,7 +20,7 @@ from xgrammar import CompiledGrammar, GrammarMatcher
 
 from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat
-from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.json_schema.bounds import Bounds
 from tests.grammar.prover import Prover
 
 VERSION = "4.26.0"

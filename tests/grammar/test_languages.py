@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xgrammar import GrammarMatcher
 
-from kimi_k2_serving.grammar import automaton, ebnf, formats, numbers, pattern
-from kimi_k2_serving.grammar.automaton import Automaton
-from kimi_k2_serving.grammar.shapes import Number, RangeEnd
-from kimi_k2_serving.grammar.validate import exactly
+from kimi_k2_serving.json_schema import automaton, ebnf, formats, numbers, pattern
+from kimi_k2_serving.json_schema.automaton import Automaton
+from kimi_k2_serving.json_schema.shapes import Number, RangeEnd
+from kimi_k2_serving.json_schema.validate import exactly
 from tests.grammar.prover import Prover
 
 PATTERNS = [
@@ -143,7 +143,7 @@ def test_every_number_of_a_language_keeps_its_bounds(
     excluded: frozenset[Fraction],
     seed: int,
 ) -> None:
-    found = numbers.language(Number(integer, low, high, multiples, frozenset(), excluded))
+    found = numbers.number_language(Number(integer, low, high, multiples, frozenset(), excluded))
     for i in range(20):
         text = sample(found, Random(seed + i))
         if text is None:
@@ -160,7 +160,7 @@ def test_every_number_of_a_language_keeps_its_bounds(
 @settings(max_examples=60, deadline=None)
 @given(value=st.integers(-(10**15), 10**15), low=st.integers(-999, 999), size=st.integers(0, 10**6))
 def test_integer_ranges_are_exact(value: int, low: int, size: int) -> None:
-    found = numbers.language(Number(True, RangeEnd(Fraction(low)), RangeEnd(Fraction(low + size))))
+    found = numbers.number_language(Number(True, RangeEnd(Fraction(low)), RangeEnd(Fraction(low + size))))
     for candidate in (value, low, low + size, low - 1, low + size + 1, 0):
         assert found.accepts(str(candidate)) == (low <= candidate <= low + size)
 
@@ -175,7 +175,7 @@ def test_xgrammar_accepts_exactly_the_characters_of_a_range(
 ) -> None:
     """Written as one range, it loses some: U+D000 to U+D7FF of U+0800 to U+D7FF."""
     low, high = sorted(ends)
-    grammar = prover.grammars.compile_grammar(ebnf.write({"root": ebnf.OneOf(((low, high),))}))
+    grammar = prover.grammars.compile_grammar(ebnf.write_grammar({"root": ebnf.OneOf(((low, high),))}))
     near = [code for code in (low - 1, low, high, high + 1, 0xD000, 0xD7FF) if 0 <= code <= 0x10FFFF]
     for code in (*near, *others):
         if not 0xD800 <= code <= 0xDFFF:

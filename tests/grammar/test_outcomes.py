@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kimi_k2_serving.core.errors import Internal, Overloaded, ShuttingDown
+from kimi_k2_serving.enforcer.outcome_cache import MOST_BYTES, Outcomes, RememberedError
 from kimi_k2_serving.grammar.constraint import Constraint
-from kimi_k2_serving.grammar.outcomes import MOST_BYTES, Outcomes, RememberedError
 
 
 def test_outcomes_are_bounded_in_bytes_and_those_used_last_stay() -> None:

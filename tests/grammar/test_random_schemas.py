@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kimi_k2_serving.core.errors import InvalidSchema
-from kimi_k2_serving.grammar.validate import validate
+from kimi_k2_serving.json_schema.validate import validate
 from tests.grammar.prover import Prover, request, stock_problems, tool
 
 NAMES = st.sampled_from(["a", "b", "dd", "é", "a b", "x-1"])

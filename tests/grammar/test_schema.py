@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kimi_k2_serving.core.errors import InvalidSchema
-from kimi_k2_serving.grammar import schema
+from kimi_k2_serving.json_schema import schema
 
 ROOT = "tools[3].function.parameters"
 
@@ -46,15 +47,15 @@ def _nested(depth: int) -> dict[str, Any]:
 )
 def test_a_schema_that_is_none_names_its_place(value: dict[str, Any], place: str) -> None:
     with pytest.raises(InvalidSchema) as caught:
-        schema.read(value, ROOT)
+        schema.read_schema(value, ROOT)
     assert caught.value.field.startswith(ROOT + place[:6])
     assert caught.value.field == ROOT + place or place.startswith(".$defs")
 
 
 def test_depth_is_bounded() -> None:
-    schema.read(_nested(30), ROOT)
+    schema.read_schema(_nested(30), ROOT)
     with pytest.raises(InvalidSchema, match="schema_depth"):
-        schema.read(_nested(40), ROOT)
+        schema.read_schema(_nested(40), ROOT)
 
 
 def _doubling(links: int) -> dict[str, Any]:
@@ -63,9 +64,9 @@ def _doubling(links: int) -> dict[str, Any]:
 
 
 def test_references_that_meet_again_are_counted_every_time() -> None:
-    schema.read(_doubling(8), ROOT)
+    schema.read_schema(_doubling(8), ROOT)
     with pytest.raises(InvalidSchema, match="too many schemas"):
-        schema.read(_doubling(200), ROOT)
+        schema.read_schema(_doubling(200), ROOT)
 
 
 def test_earlier_drafts_are_read_as_2020_12() -> None:
@@ -76,7 +77,7 @@ def test_earlier_drafts_are_read_as_2020_12() -> None:
         "exclusiveMinimum": True,
         "dependencies": {"a": ["b"], "c": {"required": ["d"]}},
     }
-    assert schema.read(old, ROOT).root == {
+    assert schema.read_schema(old, ROOT).root == {
         "prefixItems": [{"type": "string"}],
         "items": False,
         "exclusiveMinimum": 1,
@@ -106,7 +107,7 @@ def test_earlier_drafts_are_read_as_2020_12() -> None:
 def test_references_of_every_draft_become_pointers(
     value: dict[str, Any], reference: tuple[str | int, ...], target: str
 ) -> None:
-    document = schema.read(value, ROOT)
+    document = schema.read_schema(value, ROOT)
     place = document.at(reference)
     assert not isinstance(place, bool)
     assert str(place["$ref"]).replace("%24", "$") == target
@@ -115,7 +116,7 @@ def test_references_of_every_draft_become_pointers(
 
 def test_what_a_reference_makes_a_schema_is_checked_as_one() -> None:
     with pytest.raises(InvalidSchema) as caught:
-        schema.read({"$ref": "#/x/y", "x": {"y": {"type": "text"}}}, ROOT)
+        schema.read_schema({"$ref": "#/x/y", "x": {"y": {"type": "text"}}}, ROOT)
     assert caught.value.field == f"{ROOT}.$defs.x.y.type"
 
 
@@ -129,4 +130,12 @@ def test_a_dynamic_reference_that_depends_on_the_way_is_refused() -> None:
         },
     }
     with pytest.raises(InvalidSchema, match="refers to nothing"):
-        schema.read(value, ROOT)
+        schema.read_schema(value, ROOT)
+
+
+def test_the_readme_s_example_runs() -> None:
+    text = (Path(schema.__file__).parent / "README.md").read_text("utf-8")
+    names: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)
+    assert "[1-7]" in names["grammar"]
+    assert names["relaxed"] == ()

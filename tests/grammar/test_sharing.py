@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from kimi_k2_serving.core.messages import ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.grammar.automaton import build
-from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import constrain
-from kimi_k2_serving.grammar.ebnf import EMPTY, Alt, Expression, Ref, Repeat, Seq, TerminalText, references
-from kimi_k2_serving.grammar.sharing import shared
+from kimi_k2_serving.json_schema.automaton import build_automaton
+from kimi_k2_serving.json_schema.bounds import Bounds
+from kimi_k2_serving.json_schema.ebnf import EMPTY, Alt, Expression, Ref, Repeat, Seq, Terminal, references
+from kimi_k2_serving.json_schema.sharing import shared
 from tests.grammar.prover import request, tool
 
-A, B = TerminalText("a"), TerminalText("b")
+A, B = Terminal("a"), Terminal("b")
 
 
 def test_equal_rules_become_one_and_what_is_needed_once_goes_where_it_is_needed() -> None:
@@ -85,7 +85,7 @@ def test_the_language_is_the_same(data: st.DataObject) -> None:
         kind = data.draw(shape)
         rules[f"r{number}"] = kind(tuple(data.draw(st.lists(part, min_size=1, max_size=3))))
     found = shared(rules, "r0")
-    assert build(inlined(found, found["r0"])) == build(inlined(rules, rules["r0"]))
+    assert build_automaton(inlined(found, found["r0"])) == build_automaton(inlined(rules, rules["r0"]))
 
 
 def test_a_large_agent_s_tools_take_few_rules(small_vocabulary: Vocabulary) -> None:

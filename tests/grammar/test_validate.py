@@ -7,7 +7,7 @@ import time
 import pytest
 
 from kimi_k2_serving.core.messages import FormatKind, Json, ResponseFormat
-from kimi_k2_serving.grammar.validate import validate, validate_answer
+from kimi_k2_serving.json_schema.validate import validate, validate_answer
 from tests.grammar.prover import tool
 
 

@@ -21,13 +21,13 @@ import pytest
 from kimi_k2_serving.core.errors import Internal, InvalidSchema, Overloaded
 from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.enforcer import worker_client
+from kimi_k2_serving.enforcer.enforcer import MOST_SECONDS, Enforcer
+from kimi_k2_serving.enforcer.worker_client import WorkerProcess
 from kimi_k2_serving.grammar import job as jobs
-from kimi_k2_serving.grammar import worker_process
-from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import constrain
-from kimi_k2_serving.grammar.enforcer import MOST_SECONDS, Enforcer
 from kimi_k2_serving.grammar.lanes import marked
-from kimi_k2_serving.grammar.worker_process import WorkerProcess
+from kimi_k2_serving.json_schema.bounds import Bounds
 from tests.grammar.prover import request, tool
 
 SMALL = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -202,7 +202,7 @@ def test_closing_while_it_loads_is_quick(small_checkpoint: Path) -> None:
 def test_it_dies_with_a_parent_that_is_killed() -> None:
     code = (
         "import time\n"
-        "from kimi_k2_serving.grammar.worker_process import WorkerProcess\n"
+        "from kimi_k2_serving.enforcer.worker_client import WorkerProcess\n"
         "worker = WorkerProcess(None)\n"
         "worker.start()\n"
         "worker.wait()\n"
@@ -274,14 +274,14 @@ def test_a_worker_whose_start_fails_once_is_there_a_moment_later(failing: Failin
 def test_while_no_worker_can_be_started_a_new_schema_is_refused_at_once_and_served_afterwards(
     failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_process, "LONGEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(worker_client, "LONGEST_PAUSE_SECONDS", 0.1)
     worker = WorkerProcess(None)
     try:
         began = time.monotonic()
         for _ in range(3):
             with pytest.raises(Overloaded, match="no process or memory to spare"):
                 check(worker, {"n": 1}, SMALL)
-        assert time.monotonic() - began < 0.1 * worker_process.START_SECONDS
+        assert time.monotonic() - began < 0.1 * worker_client.START_SECONDS
         assert worker._keeper.is_alive()
         failing.left = 0
         until(lambda: worker.pid is not None)

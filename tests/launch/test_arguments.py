@@ -14,16 +14,16 @@ from kimi_k2_serving.launch.refusal import Refusal
 
 def refused(*argv: str) -> str:
     with pytest.raises(Refusal) as caught:
-        cli.parse(argv)
+        cli.parse_options(argv)
     return str(caught.value)
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    options = cli.parse([])
+    options = cli.parse_options([])
     assert (options.host, options.grace, options.checkpoint, options.frontend) == ("127.0.0.1", 5, None, True)
     triton = {"--http-port": 8000, "--grpc-port": 8001, "--metrics-port": 8002}
     assert options.ports == {**triton, "--frontend-port": 9000}
-    assert cli.parse(["--no-frontend"]).ports == triton
+    assert cli.parse_options(["--no-frontend"]).ports == triton
 
 
 @pytest.mark.parametrize(
@@ -47,28 +47,28 @@ def test_a_wrong_flag_is_named(argv: list[str], says: str) -> None:
 
 def test_the_frontend_port_collides_only_if_there_is_a_frontend() -> None:
     assert "--frontend-port" in refused("--frontend-port", "8000")
-    assert cli.parse(["--frontend-port", "8000", "--no-frontend"]).frontend_port == 8000
+    assert cli.parse_options(["--frontend-port", "8000", "--no-frontend"]).frontend_port == 8000
 
 
 def test_an_address_that_others_reach_needs_a_decision(tmp_path: Path) -> None:
     assert "no authentication" in refused("--host", "0.0.0.0")
-    assert not cli.parse(["--host", "0.0.0.0", "--insecure"]).loopback
-    assert not cli.parse(["--host", "10.0.0.1", "--api-key-file", str(tmp_path / "keys")]).loopback
+    assert not cli.parse_options(["--host", "0.0.0.0", "--insecure"]).loopback
+    assert not cli.parse_options(["--host", "10.0.0.1", "--api-key-file", str(tmp_path / "keys")]).loopback
 
 
 def test_keys_open_the_frontend_alone_for_they_guard_nothing_else(tmp_path: Path) -> None:
     guarded = ["--host", "10.0.0.1", "--api-key-file", str(tmp_path / "keys")]
-    found = cli.parse(guarded)
+    found = cli.parse_options(guarded)
     assert {found.host_of(flag) for flag in found.ports if flag != "--frontend-port"} == {"127.0.0.1"}
     assert found.host_of("--frontend-port") == "10.0.0.1"
-    assert cli.parse([*guarded, "--insecure"]).triton_host == "10.0.0.1"
+    assert cli.parse_options([*guarded, "--insecure"]).triton_host == "10.0.0.1"
     for own in ("127.8.0.1", "127.0.0.1"):
-        assert cli.parse(["--host", own]).triton_host == own
+        assert cli.parse_options(["--host", own]).triton_host == own
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "localhost"])
 def test_a_loopback_address_needs_none(host: str) -> None:
-    assert cli.parse(["--host", host]).loopback
+    assert cli.parse_options(["--host", host]).loopback
 
 
 def test_the_script_refuses_with_exit_code_2_before_it_installs_anything() -> None:

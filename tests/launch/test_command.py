@@ -17,7 +17,7 @@ from kimi_k2_serving.settings import Settings
 
 
 def flags(options: cli.Options) -> dict[str, str]:
-    argv = command.arguments(options, server=Path("/w/tritonserver"), repository=Path("/r"), backends=Path("/b"))
+    argv = command.triton_arguments(options, server=Path("/w/tritonserver"), repository=Path("/r"), backends=Path("/b"))
     assert argv[0] == "/w/tritonserver"
     return dict(flag.partition("=")[::2] for flag in argv[1:])
 
@@ -34,11 +34,11 @@ def environment(**changes: object) -> dict[str, str]:
         "cache": Path("/cache"),
         "runtime_dir": Path("/run/k"),
     }
-    return command.environment(**(arguments | changes))  # type: ignore[arg-type]
+    return command.triton_environment(**(arguments | changes))  # type: ignore[arg-type]
 
 
 def test_a_model_can_neither_be_loaded_nor_memory_registered() -> None:
-    line = flags(cli.parse([]))
+    line = flags(cli.parse_options([]))
     assert line["--model-control-mode"] == "none"
     assert line["--allow-sagemaker"] == line["--allow-vertex-ai"] == "false"
     for flag in ("--http-restricted-api", "--grpc-restricted-protocol"):
@@ -51,14 +51,14 @@ def test_a_model_can_neither_be_loaded_nor_memory_registered() -> None:
 
 
 def test_every_port_is_bound_to_the_host_asked_for() -> None:
-    line = flags(cli.parse(["--host", "10.1.2.3", "--insecure", "--http-port", "1", "--grpc-port", "2"]))
+    line = flags(cli.parse_options(["--host", "10.1.2.3", "--insecure", "--http-port", "1", "--grpc-port", "2"]))
     assert {line[f"--{name}-address"] for name in ("http", "grpc", "metrics")} == {"10.1.2.3"}
     assert [line[f"--{name}-port"] for name in ("http", "grpc", "metrics")] == ["1", "2", "8002"]
-    assert flags(cli.parse(["--host", "localhost"]))["--http-address"] == "127.0.0.1"
+    assert flags(cli.parse_options(["--host", "localhost"]))["--http-address"] == "127.0.0.1"
 
 
 def test_the_grace_reaches_triton() -> None:
-    assert flags(cli.parse(["--grace", "600"]))["--exit-timeout-secs"] == "603"
+    assert flags(cli.parse_options(["--grace", "600"]))["--exit-timeout-secs"] == "603"
 
 
 def test_the_stub_gets_this_pythons_library_and_packages_first() -> None:
@@ -95,9 +95,9 @@ def test_the_printed_command_survives_a_shell(awkward: str) -> None:
 
 
 def test_the_printed_command_has_one_line() -> None:
-    assert "\n" not in Command(tuple(flags(cli.parse([]))), environment()).paste()
+    assert "\n" not in Command(tuple(flags(cli.parse_options([]))), environment()).paste()
 
 
 def test_options_without_a_start_start_nothing() -> None:
-    assert cli.parse([]).starts
-    assert not replace(cli.parse([]), print_command=True).starts
+    assert cli.parse_options([]).starts
+    assert not replace(cli.parse_options([]), print_command=True).starts

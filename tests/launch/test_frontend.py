@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kimi_k2_serving.launch import cli
-from kimi_k2_serving.launch.frontend import Frontend, arguments
+from kimi_k2_serving.launch.frontend import Frontend, frontend_arguments
 
 
 def until_dead(frontend: Frontend) -> None:
@@ -21,8 +21,12 @@ def until_dead(frontend: Frontend) -> None:
 
 
 def test_its_command_line_says_where_triton_and_the_checkpoint_are() -> None:
-    options = cli.parse(["--frontend-port", "9100", "--grpc-port", "8100", "--workers", "2", "--preset", "demo-random"])
-    line = arguments(options, python=Path("/python"), checkpoint=Path("/checkpoint"), repository=Path("/models"))
+    options = cli.parse_options(
+        ["--frontend-port", "9100", "--grpc-port", "8100", "--workers", "2", "--preset", "demo-random"]
+    )
+    line = frontend_arguments(
+        options, python=Path("/python"), checkpoint=Path("/checkpoint"), repository=Path("/models")
+    )
     flags = dict(zip(line[3::2], line[4::2], strict=True))
     assert line[:3] == ["/python", "-m", "kimi_k2_serving.frontend"]
     assert flags == {

@@ -34,7 +34,7 @@ def checkout(layout: Layout) -> Layout:
         "torch-plain": [lock.Pin("torch", "2.13.0", (digest,)), lock.Pin("nvidia-cublas", "13.0", (digest,))],
         "test": [lock.Pin("pytest", "9.2.0", (digest,))],
     }.items():
-        (layout.requirements / f"{name}.txt").write_text(lock.write(pins))
+        (layout.requirements / f"{name}.txt").write_text(lock.write_pins(pins))
     (layout.root / "pyproject.toml").write_text("[project]\n")
     pretend(layout)
     return layout
@@ -69,7 +69,7 @@ def test_torch_comes_first_then_the_rest_then_this_package(checkout: Layout) -> 
     assert own.endswith(f"--no-index -e {checkout.root}")
     for call in (torch, rest):
         assert "--require-hashes --no-deps --only-binary :all:" in call
-    assert [pin.name for pin in lock.read((checkout.run / "serve-cpu.txt").read_text())] == ["numpy"]
+    assert [pin.name for pin in lock.read_pins((checkout.run / "serve-cpu.txt").read_text())] == ["numpy"]
 
 
 def test_a_second_time_there_is_nothing_to_do(checkout: Layout) -> None:
@@ -129,7 +129,7 @@ def test_an_environment_apart_has_one_lock_alone_and_is_made_anew_when_that_chan
     (call,) = (apart.python.parent / "calls").read_text().splitlines()
     assert "--require-hashes --no-deps" in call
     assert call.endswith("test.txt")
-    (checkout.requirements / "test.txt").write_text(lock.write([lock.Pin("pytest", "9.2.1", ("0" * 64,))]))
+    (checkout.requirements / "test.txt").write_text(lock.write_pins([lock.Pin("pytest", "9.2.1", ("0" * 64,))]))
     (apart.venv / "of-the-old-lock").touch()
     install.ensure_apart(checkout, "test", Progress(io.StringIO()))
     assert not (apart.venv / "of-the-old-lock").exists()
@@ -145,7 +145,7 @@ def test_a_wrong_hash_is_no_missing_torch(checkout: Layout) -> None:
 
 def test_the_plain_wheel_takes_the_place_of_the_cpu_build_and_stays(checkout: Layout) -> None:
     ensure(checkout, Torch(plain=True))
-    assert {pin.name for pin in lock.read((checkout.run / "torch.txt").read_text())} == {"torch", "nvidia-cublas"}
+    assert {pin.name for pin in lock.read_pins((checkout.run / "torch.txt").read_text())} == {"torch", "nvidia-cublas"}
     assert install.installed(checkout, Torch())
 
 

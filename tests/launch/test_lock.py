@@ -27,7 +27,7 @@ UNCHECKED = frozenset({"sglang"})
 
 
 def pins(name: str) -> dict[str, lock.Pin]:
-    return {pin.name: pin for pin in lock.read((REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8"))}
+    return {pin.name: pin for pin in lock.read_pins((REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8"))}
 
 
 @pytest.mark.parametrize("name", lock.NAMES)
@@ -38,7 +38,7 @@ def test_every_line_is_a_pin_with_sha256_hashes(name: str) -> None:
         assert Version(pin.version)
         assert canonicalize_name(pin.name) == pin.name
         assert all(len(digest) == 64 and int(digest, 16) >= 0 for digest in pin.hashes)
-    assert lock.write(found.values()) == (REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8")
+    assert lock.write_pins(found.values()) == (REQUIREMENTS / f"{name}.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", lock.NAMES)
@@ -121,4 +121,4 @@ def test_only_files_that_can_be_installed_are_locked(wheel: str, usable: bool) -
 )
 def test_a_line_without_a_hash_is_no_lock(line: str) -> None:
     with pytest.raises(ValueError, match="not a hashed pin"):
-        lock.read(line)
+        lock.read_pins(line)

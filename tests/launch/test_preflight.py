@@ -21,8 +21,8 @@ Check = Callable[..., list[str]]
 @pytest.fixture
 def check(machine: Machine, layout: Layout) -> Check:
     def run(*argv: str, installed: bool = False, free: bool = True, **lacks: Any) -> list[str]:
-        return preflight.check(
-            cli.parse(argv),
+        return preflight.check_machine(
+            cli.parse_options(argv),
             replace(machine, **lacks),
             layout,
             installed=installed,

@@ -14,12 +14,12 @@ import pytest
 
 from kimi_k2_serving.launch import cli, ready
 from kimi_k2_serving.launch.ready import Ready
-from kimi_k2_serving.launch.server import ended, make_runtime_dir
+from kimi_k2_serving.launch.triton_process import make_runtime_dir, why_triton_ended
 from kimi_k2_serving.settings import Settings, runtime_base
 
 
 def block(*argv: str, context: int | None = 32_768) -> Ready:
-    return Ready(cli.parse(argv), Path("/c"), context, "SGLang", Path("/log"), 12.34)
+    return Ready(cli.parse_options(argv), Path("/c"), context, "SGLang", Path("/log"), 12.34)
 
 
 @pytest.mark.parametrize(("host", "reached"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")])
@@ -85,8 +85,8 @@ def test_ready_means_the_server_and_the_model() -> None:
 
 
 def test_an_end_is_told_by_its_signal_or_its_code() -> None:
-    assert "ended by SIGKILL" in str(ended(-9))
-    assert "exit code 1" in str(ended(1))
+    assert "ended by SIGKILL" in str(why_triton_ended(-9))
+    assert "exit code 1" in str(why_triton_ended(1))
 
 
 def test_a_runtime_directory_is_private_and_short_enough_for_a_socket(tmp_path: Path) -> None:

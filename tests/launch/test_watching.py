@@ -25,7 +25,7 @@ Start = Callable[..., "Watched"]
 
 
 class Watched:
-    """A running `tests.launch.supervised` and the names of its entries."""
+    """A running `tests.launch.supervising` and the names of its entries."""
 
     def __init__(self, folder: Path, behaviour: str, *, borrow: bool = False) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class Watched:
         if borrow:
             (SHARED_MEMORY / f"{self.name}-c").touch()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.launch.supervised", str(folder), self.name, behaviour],
+            [sys.executable, "-m", "tests.launch.supervising", str(folder), self.name, behaviour],
             stdout=subprocess.PIPE,
             text=True,
             cwd=checkout().root,
@@ -221,7 +221,7 @@ def test_a_broken_state_file_is_dropped(tmp_path: Path, text: str) -> None:
 def test_a_state_is_read_back_as_it_was(tmp_path: Path) -> None:
     written = state.State("boot", Ident(1, 2.5), Path("/tmp/kimi-k2-x"), (Ident(3, 4.0),), (Entry("a b", 9),))
     state.save(tmp_path, written)
-    assert state.load(state.path_of(tmp_path, 1)) == written
+    assert state.load_state(state.path_of(tmp_path, 1)) == written
 
 
 def test_only_a_runtime_directory_of_ours_is_removed(tmp_path: Path) -> None:
@@ -242,8 +242,8 @@ def test_maps_and_descriptors_are_both_looked_at(tmp_path: Path) -> None:
         "7f02-7f03 r-xp 00000000 fe:00 43    /usr/lib/libc.so.6\n"
         "7f03-7f04 rw-p 00000000 00:00 0 \n"
     )
-    assert set(shared_memory.held(7, proc=tmp_path)) == {Entry("mapped", 41), Entry("sem.x y", 42)}
-    assert list(shared_memory.held(8, proc=tmp_path)) == []
+    assert set(shared_memory.mapped_entries(7, proc=tmp_path)) == {Entry("mapped", 41), Entry("sem.x y", 42)}
+    assert list(shared_memory.mapped_entries(8, proc=tmp_path)) == []
 
 
 def test_a_renamed_semaphore_is_known_by_its_inode(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_what_was_there_before_is_foreign() -> None:
         try:
             inode = os.fstat(held.fileno()).st_ino
             assert inode in Traces.begin().foreign
-            assert inode in {entry.inode for entry in shared_memory.held(os.getpid())}
+            assert inode in {entry.inode for entry in shared_memory.mapped_entries(os.getpid())}
         finally:
             os.unlink(held.name)
 

@@ -1,4 +1,4 @@
-"""`python -m tests.mutation [MODULE ...] [--sample N] [--seed S]`: how many small faults of core do its tests notice?
+"""`python -m tests.mutation [MODULE ...] [--sample N] [--seed S]`: how many small faults do a module's tests notice?
 
 Each module's tests run once as they are; then, for every mutant, in a forked child up to the first failure. A mutant is
 killed if a test fails or the time runs out. Survivors are printed; those named in equivalent.txt, which no test can
@@ -26,7 +26,6 @@ from tests.mutation.graft import Ungraftable, graft
 from tests.mutation.mutants import Mutant, mutants
 from tests.mutation.suites import SUITES
 
-CORE = Path(__file__).resolve().parents[2] / "backend" / "kimi_k2_serving" / "core"
 EQUIVALENT = Path(__file__).parent / "equivalent.txt"
 EXAMPLES = 60
 # A test that takes longer is not run for every mutant.
@@ -39,8 +38,9 @@ class Mutation:
     """A pytest plugin: its test loop is the loop over mutants. `result` is killed, equivalent, total."""
 
     def __init__(self, module: str, sample: int, seed: int) -> None:
-        self.module = importlib.import_module(f"kimi_k2_serving.core.{module}")
-        self.tree = ast.parse((CORE / f"{module}.py").read_text())
+        path = module if "." in module else f"core.{module}"
+        self.module = importlib.import_module(f"kimi_k2_serving.{path}")
+        self.tree = ast.parse(Path(str(self.module.__file__)).read_text())
         every = list(mutants(self.tree))
         self.of = len(every)
         self.mutants = (
@@ -147,7 +147,9 @@ def _equivalent(module: str) -> set[str]:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__.splitlines()[0])
-    arguments.add_argument("modules", nargs="*", default=sorted(SUITES), help="of core (default: all)")
+    arguments.add_argument(
+        "modules", nargs="*", default=sorted(SUITES), help="of core, or with its part as engine.wire (default: all)"
+    )
     arguments.add_argument("--sample", type=int, default=10_000, help="at most so many mutants of each")
     arguments.add_argument("--seed", type=int, default=1)
     args = arguments.parse_args()

@@ -17,7 +17,7 @@ from kimi_k2_serving.core.events import (
     TextDelta,
     ToolCallStart,
 )
-from kimi_k2_serving.core.header import resolve
+from kimi_k2_serving.core.header import resolve_header
 from kimi_k2_serving.core.marker_text import MarkerTextParser
 from tests.support.answers import (
     ARG,
@@ -134,7 +134,7 @@ def accounts_for(events: list[Event], text: str) -> bool:
             # A18 puts `{}` where no arguments were written.
             return taken or (passed == "{}" and accounts_for(events[1:], text))
         case ToolCallStart(_, _, name):
-            ends = (end for end in range(len(text) + 1) if resolve(text[:end], TOOLS) == name)
+            ends = (end for end in range(len(text) + 1) if resolve_header(text[:end], TOOLS) == name)
             return any(accounts_for(events[1:], text[end:]) for end in ends)
     return accounts_for(events[1:], text)
 

@@ -14,7 +14,7 @@ import pytest
 
 from kimi_k2_client import Client
 from kimi_k2_serving.core.messages import FormatKind, ResponseFormat, Tool
-from kimi_k2_serving.grammar.validate import validate, validate_answer
+from kimi_k2_serving.json_schema.validate import validate, validate_answer
 from tests.frontend.running import over
 from tests.server.running import ROOT, Server
 from tests.server.test_chat import WEATHER, chat_body, over_grpc, put_together, streamed, whole
@@ -203,7 +203,7 @@ def test_the_grammar_s_worker_is_there_before_the_first_request(server: Server) 
 
 def is_worker(process: psutil.Process) -> bool:
     try:
-        return "kimi_k2_serving.grammar.worker" in process.cmdline()
+        return "kimi_k2_serving.enforcer.worker_main" in process.cmdline()
     except psutil.NoSuchProcess:
         return False
 

@@ -187,7 +187,7 @@ def read_elsewhere(client: Any) -> None:
 
 
 def readers(family: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in family if "kimi_k2_serving.triton.reader" in each.cmdline()]
+    return [each for each in family if "kimi_k2_serving.triton.chat.reader" in each.cmdline()]
 
 
 def process_names(server: subprocess.Popen[bytes]) -> list[str]:

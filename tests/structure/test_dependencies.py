@@ -10,18 +10,20 @@ from tests.structure.tree import PACKAGE, PRODUCTION, Module, modules, third_par
 USES = {
     "settings": (),
     "core": (),
-    "grammar": ("core",),
+    "json_schema": ("core",),
+    "grammar": ("core", "json_schema"),
+    "enforcer": ("core", "json_schema", "grammar"),
     "engine": ("core",),
     "demo": ("core", "engine"),
-    "chat": ("core", "grammar", "engine"),
-    "reading": ("core", "grammar", "engine", "chat"),
-    "triton": ("core", "grammar", "engine", "chat", "reading", "settings"),
-    "frontend": ("core", "grammar", "engine", "chat", "reading", "settings"),
+    "chat": ("core", "json_schema", "grammar", "enforcer", "engine"),
+    "reading": ("core", "json_schema", "grammar", "enforcer", "engine", "chat"),
+    "triton": ("core", "json_schema", "grammar", "enforcer", "engine", "chat", "reading", "settings"),
+    "frontend": ("core", "json_schema", "grammar", "enforcer", "engine", "chat", "reading", "settings"),
     "launch": ("core", "engine", "settings"),
     "backend": ("triton",),
     "model_repository": ("core", "engine", "settings", "triton"),
     "kimi_k2_client": ("core",),
-    "kimi_k2_cli": ("core", "grammar", "engine", "settings"),
+    "kimi_k2_cli": ("core", "json_schema", "grammar", "enforcer", "engine", "settings"),
 }
 # What a client may know of core: the types that appear in its own answers.
 PUBLIC = ("core.errors", "core.events", "core.messages")
@@ -29,7 +31,9 @@ PUBLIC = ("core.errors", "core.events", "core.messages")
 INSTALLED = {
     "settings": (),
     "core": ("tiktoken",),
-    "grammar": ("jsonschema", "msgspec", "numpy", "sglang", "xgrammar"),
+    "json_schema": ("jsonschema",),
+    "grammar": ("msgspec", "numpy", "sglang", "xgrammar"),
+    "enforcer": ("msgspec", "xgrammar"),
     "engine": ("fastapi", "jinja2", "msgspec", "setproctitle", "sglang", "tokenizers", "torch", "torchvision", "yaml"),
     "demo": ("numpy", "tokenizers"),
     "chat": (),

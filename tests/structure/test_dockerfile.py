@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from kimi_k2_serving.launch import cli, command, lock
 from kimi_k2_serving.launch.layout import checkout
 from kimi_k2_serving.launch.machine import Gpu, Machine
-from kimi_k2_serving.launch.preflight import check
+from kimi_k2_serving.launch.preflight import check_machine
 from kimi_k2_serving.launch.refusal import Refusal
 from tests.structure.tree import ROOT
 
@@ -60,7 +60,7 @@ def test_everything_that_is_copied_exists_and_is_let_through() -> None:
 def test_the_lock_of_the_image_has_the_pins_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = {*map(Requirement, (*project["dependencies"], *project["optional-dependencies"]["serve"]))}
-    locked = {pin.name: pin for pin in lock.read((ROOT / "requirements" / "serve-gpu.txt").read_text("utf-8"))}
+    locked = {pin.name: pin for pin in lock.read_pins((ROOT / "requirements" / "serve-gpu.txt").read_text("utf-8"))}
     for each in wanted:
         name = canonicalize_name(each.name)
         if name not in NOT_INSTALLED:
@@ -115,7 +115,7 @@ def test_the_launcher_s_docker_line_fits_the_image() -> None:
         gpus=(Gpu("NVIDIA B200", 179 * 2**30),) * 8,
     )
     with pytest.raises(Refusal) as refused:
-        check(cli.parse([]), machine, checkout(), installed=True, port_is_free=lambda host, port: True)
+        check_machine(cli.parse_options([]), machine, checkout(), installed=True, port_is_free=lambda host, port: True)
     line = str(refused.value)
     assert "-e KIMI_K2_PRESET=b200-8" in line
     assert "--preset" not in line

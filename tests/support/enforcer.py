@@ -13,10 +13,10 @@ from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.enforcer.inspection import problems
+from kimi_k2_serving.enforcer.worker_client import START_SECONDS, Line
 from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.grammar.constraint import Bounds, Constraint, constrain
-from kimi_k2_serving.grammar.inspection import problems
-from kimi_k2_serving.grammar.worker_process import START_SECONDS, Line
 
 LOOSE = "loose"
 
@@ -62,10 +62,10 @@ class InlineEnforcer:
         self._bounds = bounds or Bounds.demo()
 
     def job(self, conversation: Conversation) -> bytes:
-        return jobs.encode(conversation, self._bounds) if jobs.constrained(conversation) else b""
+        return jobs.encode_job(conversation, self._bounds) if jobs.constrained(conversation) else b""
 
     def ask_job(self, job: bytes) -> Future[Constraint]:
-        return self.ask(jobs.decode(job)[0] if job else Conversation(()))
+        return self.ask(jobs.decode_job(job)[0] if job else Conversation(()))
 
     def ask(self, conversation: Conversation) -> Future[Constraint]:
         future: Future[Constraint] = Future()

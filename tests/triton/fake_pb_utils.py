@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from kimi_k2_serving.triton.table import ENGINE_OUTPUTS
+from kimi_k2_serving.triton.signatures import ENGINE_OUTPUTS
 
 TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 

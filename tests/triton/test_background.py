@@ -16,7 +16,7 @@ from test_engine_service import answers, ask, error, service, until
 from kimi_k2_serving.engine import given_up
 from kimi_k2_serving.engine.port import EngineState
 from kimi_k2_serving.triton.background import LOG_SECONDS, Background, Complaints
-from kimi_k2_serving.triton.enforcement_metrics import RELAXED, EnforcementMetrics
+from kimi_k2_serving.triton.chat.metrics import RELAXED, EnforcementMetrics
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -146,9 +146,9 @@ def test_an_engine_that_was_given_up_is_told_in_the_runtime_directory(
     runtime = tmp_path / "runtime"
     with service(tmp_path) as (running, engine):
         monkeypatch.setattr(running._given_up, "tell", Broken(running._given_up.tell, times))
-        assert given_up.told(runtime) is None
+        assert given_up.given_up_model(runtime) is None
         engine.state = EngineState.FAILED
-        until(lambda: given_up.told(runtime) == "engine")
+        until(lambda: given_up.given_up_model(runtime) == "engine")
         assert not running.ready
     assert len(said) == min(times, 1)
     assert not runtime.exists()

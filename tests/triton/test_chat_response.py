@@ -12,11 +12,11 @@ from tests.support.enforcer import CheckingWorker
 
 from kimi_k2_serving.core.errors import EngineLost, InvalidValue, LimitExceeded
 from kimi_k2_serving.core.limits import CONTEXT_BYTES, OPEN_CONTEXT_BYTES, OPEN_CONTEXTS, SPENT_CONTEXTS
-from kimi_k2_serving.grammar.inspection import Relaxed
-from kimi_k2_serving.triton.chat_response import IDLE_SECONDS, Ending, Outputs, Streams, reported
-from kimi_k2_serving.triton.context import LIFE_SECONDS, RequestContext, address
-from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
-from kimi_k2_serving.triton.seal import Seal
+from kimi_k2_serving.enforcer.inspection import Relaxed
+from kimi_k2_serving.triton.chat.answers import IDLE_SECONDS, Ending, Outputs, Streams, reported
+from kimi_k2_serving.triton.chat.context import LIFE_SECONDS, RequestContext, address
+from kimi_k2_serving.triton.chat.metrics import EnforcementMetrics
+from kimi_k2_serving.triton.chat.seal import Seal
 
 
 class Bytes:
@@ -256,7 +256,7 @@ def test_a_context_is_good_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_uids_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kimi_k2_serving.triton.chat_response.SPENT_CONTEXTS", replace(SPENT_CONTEXTS, value=3))
+    monkeypatch.setattr("kimi_k2_serving.triton.chat.answers.SPENT_CONTEXTS", replace(SPENT_CONTEXTS, value=3))
     harness = Harness()
     for number in range(10):
         harness.feed(context(uid=f"u{number}"), [65], "stop")

@@ -9,8 +9,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from kimi_k2_serving.triton.engine_model import complete_config, refuse_several_instances
-from kimi_k2_serving.triton.table import ENGINE_INPUTS, ENGINE_OUTPUTS, MODELS, TensorSpec
+from kimi_k2_serving.triton.engine.backend import complete_config, refuse_several_instances
+from kimi_k2_serving.triton.signatures import ENGINE_INPUTS, ENGINE_OUTPUTS, MODELS, TensorSpec
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"

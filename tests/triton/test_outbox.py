@@ -12,7 +12,7 @@ import fake_pb_utils as triton
 import pytest
 
 from kimi_k2_serving.core.errors import Cancelled
-from kimi_k2_serving.triton.outbox import Outbox
+from kimi_k2_serving.triton.engine.outbox import Outbox
 
 
 class FreedSender(triton.Sender):

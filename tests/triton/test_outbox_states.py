@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from kimi_k2_serving.core.errors import Cancelled
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
-from kimi_k2_serving.triton.engine_response import OUTPUTS
-from kimi_k2_serving.triton.outbox import Outbox
+from kimi_k2_serving.triton.engine.outbox import Outbox
+from kimi_k2_serving.triton.engine.response import OUTPUTS
 
 ATTEMPTS = 3
 # What lets another thread have its turn, most of the time: none of what is asserted depends on it.

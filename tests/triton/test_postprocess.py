@@ -15,12 +15,12 @@ from tests.support.enforcer import CheckingWorker
 from tests.support.vocabulary import small_checkpoint, small_vocabulary
 
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.enforcer.inspection import Relaxed
 from kimi_k2_serving.engine.abort_channel import AbortSender
-from kimi_k2_serving.grammar.inspection import Relaxed
-from kimi_k2_serving.triton.context import RequestContext, address
-from kimi_k2_serving.triton.enforcement_metrics import EnforcementMetrics
-from kimi_k2_serving.triton.postprocess import Postprocess
-from kimi_k2_serving.triton.seal import Seal
+from kimi_k2_serving.triton.chat.context import RequestContext, address
+from kimi_k2_serving.triton.chat.metrics import EnforcementMetrics
+from kimi_k2_serving.triton.chat.postprocess import Postprocess
+from kimi_k2_serving.triton.chat.seal import Seal
 
 __all__ = ["small_checkpoint", "small_vocabulary"]
 
@@ -149,7 +149,7 @@ def test_a_tensor_that_can_not_be_read_gets_one_plain_error(step: Postprocess, m
     def broken(*_: Any) -> Any:
         raise OSError("/secret/path")
 
-    monkeypatch.setattr("kimi_k2_serving.triton.tensors.array", broken)
+    monkeypatch.setattr("kimi_k2_serving.triton.tensors.read_array", broken)
     sender = ask(step, "x", [65])
     assert str(sender.sent[0].error) == "internal: an internal error; see the server's log"
 

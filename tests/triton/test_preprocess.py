@@ -23,9 +23,9 @@ from kimi_k2_serving.core.errors import InvalidSchema, ShuttingDown
 from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar.constraint import Constraint
-from kimi_k2_serving.triton.context import RequestContext
-from kimi_k2_serving.triton.preprocess import THREADS, Preprocess
-from kimi_k2_serving.triton.seal import Seal
+from kimi_k2_serving.triton.chat.context import RequestContext
+from kimi_k2_serving.triton.chat.preprocess import THREADS, Preprocess
+from kimi_k2_serving.triton.chat.seal import Seal
 
 __all__ = ["small_checkpoint", "small_vocabulary"]
 

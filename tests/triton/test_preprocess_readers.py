@@ -20,13 +20,13 @@ from tests.support.vocabulary import small_checkpoint, small_vocabulary
 
 from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.json_schema.bounds import Bounds
 from kimi_k2_serving.reading.desk import Served
 from kimi_k2_serving.reading.lane import SMALL_BYTES, USUAL_BYTES, ReaderLanes
 from kimi_k2_serving.reading.loop import LoopedLanes
-from kimi_k2_serving.triton.context import RequestContext
-from kimi_k2_serving.triton.preprocess import READER, Preprocess
-from kimi_k2_serving.triton.seal import Seal
+from kimi_k2_serving.triton.chat.context import RequestContext
+from kimi_k2_serving.triton.chat.preprocess import READER, Preprocess
+from kimi_k2_serving.triton.chat.seal import Seal
 
 __all__ = ["small_checkpoint", "small_vocabulary"]
 
@@ -187,9 +187,9 @@ def test_who_left_while_it_was_read_gets_no_work_done(step: Preprocess, lanes: L
 OWNER = """
 import sys
 from pathlib import Path
-from kimi_k2_serving.reading.lane import Lanes
+from kimi_k2_serving.reading.lane import ReaderLanes
 from kimi_k2_serving.reading.loop import LoopedLanes
-lanes = LoopedLanes(Lanes(sys.argv[1], sys.argv[2].encode()))
+lanes = LoopedLanes(ReaderLanes(sys.argv[1], sys.argv[2].encode()))
 # Of no request; the reader says so and stays.
 assert lanes.ask("chat", (b"x" * 100,)).exception() is not None
 print(lanes._lanes._usual._process.pid, flush=True)

@@ -12,7 +12,7 @@ from test_engine_limits import LATE, ONE
 from test_engine_service import ask, error, service, until
 
 from kimi_k2_serving.engine.port import EngineState, Load
-from kimi_k2_serving.triton.metrics import EngineMetrics, Own
+from kimi_k2_serving.triton.engine.metrics import EngineMetrics, Own
 
 
 class Unread(triton.Request):

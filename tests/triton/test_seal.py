@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kimi_k2_serving.core.errors import EngineUnavailable
-from kimi_k2_serving.triton.seal import KEY_BYTES, NAME, Seal
+from kimi_k2_serving.triton.chat.seal import KEY_BYTES, NAME, Seal
 
 
 def test_whoever_comes_first_makes_the_key_and_the_last_to_go_removes_it(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_process_ends_with_its_parent_once_the_engine_has_stopped(monkeypatch:
     monkeypatch.setattr(server_watch.os, "_exit", lambda status: order.append(f"exit {status}"))
 
     async def watch(parent: subprocess.Popen[bytes]) -> None:
-        watching = asyncio.create_task(server_watch.leave_with(parent.pid, stop))
+        watching = asyncio.create_task(server_watch.stop_with_parent(parent.pid, stop))
         await asyncio.sleep(0.1)
         assert order == []
         parent.kill()
@@ -54,7 +54,7 @@ def test_an_engine_that_does_not_stop_does_not_keep_the_process(monkeypatch: pyt
     monkeypatch.setattr(server_watch, "ORPHAN_SECONDS", 0.05)
     with subprocess.Popen([sys.executable, "-c", "pass"]) as parent:
         parent.wait()
-        asyncio.run(server_watch.leave_with(parent.pid, asyncio.Event().wait))  # type: ignore[arg-type]
+        asyncio.run(server_watch.stop_with_parent(parent.pid, asyncio.Event().wait))  # type: ignore[arg-type]
     assert left == [1]
 
 
@@ -130,7 +130,7 @@ def test_a_process_that_gets_no_descriptor_for_its_parent_still_ends_with_it(
 
     monkeypatch.setattr(linux.os, "pidfd_open", pidfd_open)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
-        watching = threading.Thread(target=lambda: asyncio.run(server_watch.ended(parent.pid)))
+        watching = threading.Thread(target=lambda: asyncio.run(server_watch.until_ended(parent.pid)))
         watching.start()
         watching.join(0.2)
         assert watching.is_alive()
@@ -153,7 +153,7 @@ def test_an_engine_that_fails_to_stop_does_not_keep_the_process(
 
     with subprocess.Popen([sys.executable, "-c", "pass"]) as parent:
         parent.wait()
-        asyncio.run(server_watch.leave_with(parent.pid, stop))
+        asyncio.run(server_watch.stop_with_parent(parent.pid, stop))
     assert left == [1]
     assert alarms == [server_watch.ALARM_SECONDS]
 
@@ -162,9 +162,9 @@ def test_a_step_ends_with_its_parent_although_its_main_thread_hangs_and_takes_tr
     region = shared_memory.SHARED_MEMORY / f"triton_test_backend_shm_region_{uuid.uuid4()}"
     step = (
         "import mmap, os, sys, time, types; sys.modules['triton_python_backend_utils'] = types.ModuleType('none');"
-        "from kimi_k2_serving.triton.server_watch import end_with;"
+        "from kimi_k2_serving.triton.server_watch import end_with_parent;"
         "handle = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR, 0o600); os.ftruncate(handle, 4096);"
-        "held = mmap.mmap(handle, 4096); end_with(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)"
+        "held = mmap.mmap(handle, 4096); end_with_parent(os.getppid()); print(os.getpid(), flush=True); time.sleep(60)"
     )
     above = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
     with subprocess.Popen(

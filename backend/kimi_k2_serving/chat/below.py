@@ -7,7 +7,7 @@ from __future__ import annotations
 from kimi_k2_serving.chat.notices import Notices
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.parts import TEXTS
-from kimi_k2_serving.core.shapes import Object, closed
+from kimi_k2_serving.core.typed_json import Object, closed
 
 # Read, refused when they ask for something, or without a place in the prompt: see core/chat.
 MESSAGE = frozenset(
@@ -44,7 +44,7 @@ SCHEMA = ("name", "description", "schema", "strict")
 FUNCTION = frozenset({"name", "arguments", "index"})
 
 
-def check(body: Object, notices: Notices) -> None:
+def check_nested_fields(body: Object, notices: Notices) -> None:
     """`body` was read before, so only its shape is looked at. Raises UnknownField."""
     _steering(body.get("response_format"), "response_format", ("type", "json_schema"))
     _steering(_of(body.get("response_format"), "json_schema"), "response_format.json_schema", SCHEMA)
@@ -63,7 +63,7 @@ def check(body: Object, notices: Notices) -> None:
 
 def _message(message: Object, path: str, notices: Notices) -> None:
     notices.ignore(message, path, MESSAGE)
-    parts(message.get("content"), f"{path}.content", notices)
+    check_part_fields(message.get("content"), f"{path}.content", notices)
     calls = message.get("tool_calls")
     for j, call in enumerate(calls if isinstance(calls, list) else ()):
         if isinstance(call, dict):
@@ -72,7 +72,7 @@ def _message(message: Object, path: str, notices: Notices) -> None:
                 notices.ignore(function, f"{path}.tool_calls[{j}].function", FUNCTION)
 
 
-def parts(content: Json, path: str, notices: Notices) -> None:
+def check_part_fields(content: Json, path: str, notices: Notices) -> None:
     """Keys of texts; of a part that is no text, much is always lost, and the prompt says so."""
     for i, part in enumerate(content if isinstance(content, list) else ()):
         if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind in TEXTS:

@@ -21,13 +21,13 @@ from kimi_k2_serving.core.messages import Conversation, ToolMode
 from kimi_k2_serving.core.render import FORM_0905, Form
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
-from kimi_k2_serving.engine.checkpoint import inspect, require_k2
+from kimi_k2_serving.enforcer.enforcer import Enforcer
+from kimi_k2_serving.enforcer.worker_client import Worker, WorkerProcess
+from kimi_k2_serving.engine.build import python
+from kimi_k2_serving.engine.checkpoint import inspect_checkpoint, require_k2
 from kimi_k2_serving.engine.config import EngineConfig
-from kimi_k2_serving.engine.sglang import python
 from kimi_k2_serving.engine.template_probe import form_of
 from kimi_k2_serving.grammar.constraint import Bounds, Constraint
-from kimi_k2_serving.grammar.enforcer import Enforcer
-from kimi_k2_serving.grammar.worker_process import Worker, WorkerProcess
 
 # What a checkpoint may recommend in its generation_config.json.
 RECOMMENDED = ("temperature", "top_p", "top_k", "repetition_penalty")
@@ -66,7 +66,7 @@ class ChatModel:
         """The model of an engine.yaml, its worker still loading. Raises NotFound or InvalidValue for a directory that
         holds no K2 checkpoint, or one whose template makes other prompts than this server.
         """
-        found = inspect(config.checkpoint)
+        found = inspect_checkpoint(config.checkpoint)
         require_k2(found)
         vocabulary = Vocabulary.load(found.path)
         form = form_of(found.path, sorts=vocabulary.sort_tool_keys, strict=config.strict_template, python=python())
@@ -148,7 +148,7 @@ class ChatModel:
     def _sampling(self, given: Mapping[str, Any], prompt_tokens: int, field: str) -> dict[str, Any]:
         ends = {*given.get("stop_token_ids", ()), *self.vocabulary.stop_ids}
         sampling = {**self.defaults, **given, "stop_token_ids": sorted(ends)}
-        core_sampling.fit(sampling, prompt_tokens=prompt_tokens, room=self.room, field=field)
+        core_sampling.fit_to_engine(sampling, prompt_tokens=prompt_tokens, room=self.room, field=field)
         return sampling
 
 
@@ -164,4 +164,4 @@ def recommended(checkpoint: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     data = json.loads(path.read_text("utf-8"))
-    return core_sampling.read({name: data[name] for name in RECOMMENDED if data.get(name) is not None})
+    return core_sampling.read_parameters({name: data[name] for name in RECOMMENDED if data.get(name) is not None})

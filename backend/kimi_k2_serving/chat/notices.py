@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from kimi_k2_serving.core.shapes import Object
+from kimi_k2_serving.core.typed_json import Object
 
 # Lines in one answer; a client that sends more of them has seen enough.
 MOST_NOTICES = 32

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kimi_k2_serving.core.messages import Conversation
+from kimi_k2_serving.enforcer.inspection import Relaxed
 from kimi_k2_serving.grammar.constraint import Constraint
-from kimi_k2_serving.grammar.inspection import Relaxed
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class PreparedPrompt:
     relaxed: Relaxed | None = None
 
 
-def held(prompt: PreparedPrompt, constraint: Constraint, conversation: Conversation) -> PreparedPrompt:
+def with_constraint(prompt: PreparedPrompt, constraint: Constraint, conversation: Conversation) -> PreparedPrompt:
     """The prompt with its constraint. Of the conversation only what determined the constraint is read."""
     sampling = dict(prompt.sampling)
     if constraint.structural_tag is not None:

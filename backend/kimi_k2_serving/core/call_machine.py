@@ -25,7 +25,7 @@ from kimi_k2_serving.core.events import (
     ToolCallEnd,
     ToolCallStart,
 )
-from kimi_k2_serving.core.header import resolve
+from kimi_k2_serving.core.header import resolve_header
 from kimi_k2_serving.core.json_scan import ObjectScanner
 from kimi_k2_serving.core.limits import TOOL_CALLS_PER_ANSWER
 from kimi_k2_serving.core.stops import Content
@@ -131,7 +131,7 @@ class CallMachine:
         self._header.clear()
         self._object = ObjectScanner()
         self._state = _State.ARGUMENTS
-        name = resolve(header, self._tools)
+        name = resolve_header(header, self._tools)
         if isinstance(name, Rejection):
             self._body = _Body.CONTENT
             return [CallRejected(name), *(self._content.text(header) if header else ())]

@@ -16,7 +16,7 @@ from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField,
 from kimi_k2_serving.core.limits import MESSAGES, NAME_BYTES, TOOL_CALLS_PER_MESSAGE
 from kimi_k2_serving.core.messages import Conversation, FormatKind, Json, Message, ResponseFormat, Role, ToolCall
 from kimi_k2_serving.core.parts import TEXTS, joined, result_text, tool_part, tool_text
-from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, one_of, required
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, one_of, required
 
 _ROLES = {
     "system": Role.SYSTEM,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
 from kimi_k2_serving.core.limits import TOOLS
 from kimi_k2_serving.core.messages import Json, Tool, ToolChoice, ToolMode
-from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, one_of, required
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, one_of, required
 
 # OpenAI's bound on a function's name, and its alphabet with the dot that MCP servers use.
 NAME_CHARACTERS = 64

@@ -60,7 +60,7 @@ def delta(event: Event) -> dict[str, Json] | None:
     assert_never(event)
 
 
-def collect(events: Iterable[Event]) -> Answer:
+def collect_answer(events: Iterable[Event]) -> Answer:
     """The whole answer of a finished stream; raises ValueError if `events` has no Finish."""
     content: list[str] = []
     calls: list[AnswerCall] = []

@@ -195,7 +195,7 @@ def _kinds(kind: type[ServingError]) -> Iterator[type[ServingError]]:
 KINDS = {kind.code: kind for kind in _kinds(ServingError)}
 
 
-def told(message: str) -> tuple[type[ServingError], str, str] | None:
+def parse_message(message: str) -> tuple[type[ServingError], str, str] | None:
     """An error's text read back: its class, field and detail. None for a text that has no code.
 
     The leftmost word before ": " that is a code counts: Triton puts words of its own before it.

@@ -17,7 +17,7 @@ _PREFIX_REWRITTEN = "functions_"
 _NAMESPACE_ENDS = (".", ":", "/")
 
 
-def resolve(header: str, tools: Collection[str]) -> str | Rejection:
+def resolve_header(header: str, tools: Collection[str]) -> str | Rejection:
     """The declared name, or why there is none: MALFORMED_HEADER if it has no call's shape, else UNDECLARED_NAME."""
     header = header.strip()
     for reading in _readings(header):

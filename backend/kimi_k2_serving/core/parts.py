@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from kimi_k2_serving.core.errors import InvalidType
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object, as_object, as_string, required
+from kimi_k2_serving.core.typed_json import Object, as_object, as_string, required
 
 # Part type -> the key of its text.
 TEXTS = {

@@ -1,9 +1,9 @@
 """Sampling parameters: every accepted name, its type and range, and the name SGLang has for it.
 
-`read` checks a mapping as a client sent it (a JSON object, or tensors) and returns SGLang's sampling parameters. It
-refuses what it does not know by name. `fit` then holds them to what one engine has: its vocabulary and its context. A
-number beyond those does not make SGLang refuse the request: it kills the scheduler, for everybody. Nothing is clamped
-but `max_tokens`, to what the prompt leaves of the context.
+`read_parameters` checks a mapping as a client sent it (a JSON object, or tensors) and returns SGLang's sampling
+parameters. It refuses what it does not know by name. `fit_to_engine` then holds them to what one engine has: its
+vocabulary and its context. A number beyond those does not make SGLang refuse the request: it kills the scheduler, for
+everybody. Nothing is clamped but `max_tokens`, to what the prompt leaves of the context.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ ALIASES: Mapping[str, str] = {
 GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 
 
-def read(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+def read_parameters(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
     """SGLang's sampling parameters for what a client gave; null values are left out.
 
     `prefix` stands before a field's name in messages. Raises UnknownField, InvalidType, InvalidValue, LimitExceeded.
@@ -131,9 +131,9 @@ def read(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def fit(sampling: dict[str, Any], *, prompt_tokens: int, room: Room, field: str) -> None:
-    """Hold what `read` returned to what the engine has. `max_new_tokens` becomes at most what the prompt leaves of the
-    context; that is also its default.
+def fit_to_engine(sampling: dict[str, Any], *, prompt_tokens: int, room: Room, field: str) -> None:
+    """Hold what `read_parameters` returned to what the engine has. `max_new_tokens` becomes at most what the prompt
+    leaves of the context; that is also its default.
 
     Raises ContextLengthExceeded of `field` for a prompt that is too long, with both numbers,
     InvalidValue, and Unsupported for what this engine lacks.

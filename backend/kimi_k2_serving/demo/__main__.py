@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kimi_k2_serving.core.errors import ServingError
-from kimi_k2_serving.demo.build import build
+from kimi_k2_serving.demo.build import build_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="build again although it is up to date")
     args = parser.parse_args(argv)
     try:
-        build(args.output, force=args.force, report=_report)
+        build_checkpoint(args.output, force=args.force, report=_report)
     except ServingError as error:
         print(error, file=sys.stderr)
         return 2

@@ -25,7 +25,7 @@ _FEWEST = 2  # a pair seen once says nothing about the next text
 _Pair = tuple[bytes, bytes]
 
 
-def train(pieces: Mapping[bytes, int], ranks: int) -> list[bytes]:
+def train_merges(pieces: Mapping[bytes, int], ranks: int) -> list[bytes]:
     """Return `ranks` distinct tokens, the 256 bytes first. Raises InvalidValue if too few pairs occur twice."""
     return _Trainer(pieces).run(ranks)
 

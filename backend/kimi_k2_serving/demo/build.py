@@ -27,7 +27,7 @@ STAMP = "demo.json"
 Report = Callable[[str], None]
 
 
-def build(output: Path, *, force: bool = False, report: Report = print) -> bool:
+def build_checkpoint(output: Path, *, force: bool = False, report: Report = print) -> bool:
     """Make `output` a demo checkpoint; return whether anything had to be built.
 
     `force` builds again what is already there. Raises InvalidValue if `output` holds something else.
@@ -74,18 +74,18 @@ def _write(directory: Path, report: Report) -> None:
     text = vocabulary.corpus()
     report(f"[1/3] vocabulary: training {vocabulary.RANKS} ranks on {len(text.encode()) // 1000} kB of text")
     settings = vocabulary.tokenizer_config(shape.context)
-    (directory / "tiktoken.model").write_bytes(vocabulary.tiktoken_model(vocabulary.train(text)))
+    (directory / "tiktoken.model").write_bytes(vocabulary.tiktoken_model(vocabulary.train_vocabulary(text)))
     _write_json(directory / "tokenizer_config.json", settings)
     _write_json(directory / "config.json", config(shape))
     _write_json(directory / "generation_config.json", generation_config())
 
-    document = tokenizer_json.convert(read_vocabulary(directory), settings)
+    document = tokenizer_json.convert_ranks(read_vocabulary(directory), settings)
     sample = (*tokenizer_json.SAMPLE, *text.splitlines())
     agreed = tokenizer_json.compare(document, Vocabulary.load(directory), sample)
     (directory / "tokenizer.json").write_bytes(document)
     report(f"[2/3] tokenizer.json: {agreed} of {len(sample)} lines encode as tiktoken does")
 
-    parameters = weights.write(directory / "model.safetensors", weights.tensors(shape))
+    parameters = weights.write_weights(directory / "model.safetensors", weights.tensors(shape))
     report(f"[3/3] weights: {parameters / 1e6:.1f} million parameters, bfloat16, random")
 
     files = {file.name: _sha256(file) for file in sorted(directory.iterdir())}

@@ -53,9 +53,9 @@ def corpus() -> str:
     return resources.files(__package__).joinpath("corpus.txt").read_text(encoding="utf-8")
 
 
-def train(text: str, ranks: int = RANKS) -> list[bytes]:
+def train_vocabulary(text: str, ranks: int = RANKS) -> list[bytes]:
     """Token bytes in rank order. Raises InvalidValue if `text` is too short for that many."""
-    return bpe.train(Counter(_pieces(text)), ranks)
+    return bpe.train_merges(Counter(_pieces(text)), ranks)
 
 
 def _pieces(text: str) -> Iterator[bytes]:

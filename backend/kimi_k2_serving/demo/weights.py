@@ -83,7 +83,7 @@ def _norm(name: str, width: int) -> WeightTensor:
     return WeightTensor(f"{name}.weight", (width,), 0.05, mean=1.0)
 
 
-def write(path: Path, wanted: Iterable[WeightTensor], *, seed: int = SEED) -> int:
+def write_weights(path: Path, wanted: Iterable[WeightTensor], *, seed: int = SEED) -> int:
     """Write the tensors, drawn from one stream in their order; return the number of parameters.
 
     The format: a length (8 bytes, little endian), a JSON header padded with spaces to a multiple of 8, the data.

@@ -76,7 +76,7 @@ class Checkpoint:
         return not self.why_not_k2
 
 
-def inspect(path: Path) -> Checkpoint:
+def inspect_checkpoint(path: Path) -> Checkpoint:
     """Look at a checkpoint directory; any model's will do.
 
     Raises NotFound if it or its config.json is missing, InvalidValue if a file cannot be understood.
@@ -134,7 +134,7 @@ def tokenizer_directory(checkpoint: Checkpoint, cache: Path) -> Path:
 
 
 def _convert(checkpoint: Checkpoint, settings: dict[str, Any], vocabulary: Vocabulary, target: Path) -> None:
-    document = tokenizer_json.convert(read_vocabulary(checkpoint.path), settings)
+    document = tokenizer_json.convert_ranks(read_vocabulary(checkpoint.path), settings)
     tokenizer_json.compare(document, vocabulary)
     kept = {key: value for key, value in settings.items() if key != "auto_map"}
     kept |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": checkpoint.context_length}

@@ -32,7 +32,7 @@ class GenerationInFlight:
             self.turn.set_exception(unavailable)
 
 
-def read(answer: Answer, generation: Generation) -> Chunk:
+def read_answer(answer: Answer, generation: Generation) -> Chunk:
     """A chunk, or the error that the answer to this generation stands for."""
     match answer:
         case ServingError():

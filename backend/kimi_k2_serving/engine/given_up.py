@@ -34,7 +34,7 @@ class GivenUp:
         self._path.unlink(missing_ok=True)
 
 
-def told(runtime: Path) -> str | None:
+def given_up_model(runtime: Path) -> str | None:
     """The name of a model whose engine was given up; None if there is none."""
     for path in sorted(runtime.glob(f"*{SUFFIX}")):
         try:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kimi_k2_serving.engine.shared_memory import Entry, held
+from kimi_k2_serving.engine.shared_memory import Entry, mapped_entries
 
 RESOURCE_TRACKER = b"multiprocessing.resource_tracker"
 
@@ -29,7 +29,7 @@ def members(group: int) -> Iterator[int]:
 
 def shared_memory(group: int) -> set[Entry]:
     """The entries of /dev/shm that members of the group hold now."""
-    return {entry for pid in members(group) for entry in held(pid)}
+    return {entry for pid in members(group) for entry in mapped_entries(pid)}
 
 
 def stopped(pids: Iterable[int]) -> bool:
@@ -79,7 +79,7 @@ def kill(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def collect(group: int) -> None:
+def reap(group: int) -> None:
     """Collect the ended members that are children of this process, but for the group's leader."""
     for pid in members(group):
         if pid != group:
@@ -91,7 +91,7 @@ def await_end(group: int, seconds: float) -> bool:
     """True once no process of the group is left: the killed ones hold memory and sockets for a moment."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        collect(group)
+        reap(group)
         try:
             os.killpg(group, 0)
         except (ProcessLookupError, PermissionError):

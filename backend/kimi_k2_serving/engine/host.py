@@ -43,11 +43,11 @@ def main(argv: list[str]) -> None:
     setproctitle.setproctitle(TITLE)
     stream = socket.socket(fileno=descriptor)
     if server:
-        threading.Thread(target=leave_with, args=(server, parent), name="server-watch", daemon=True).start()
+        threading.Thread(target=end_with_server, args=(server, parent), name="server-watch", daemon=True).start()
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     # SGLang must be built on the main thread (its signal handlers) and before any loop runs (it sets the loop policy).
     start = receive_start(stream)
-    engine = build(start.server_args)
+    engine = build_engine(start.server_args)
     try:
         engine.loop.run_until_complete(serve(engine, stream))
     finally:
@@ -61,14 +61,14 @@ def bind_to_parent(parent: int) -> None:
         sys.exit(1)
 
 
-def leave_with(server: int, parent: int) -> None:
+def end_with_server(server: int, parent: int) -> None:
     """End with `server`, and end the parent, too, if it has not ended by itself: Triton 24.10's stub may hang for ever
     in a call to the Triton that is gone, its interpreter held (seen once in some twenty kills). What the parent has in
     /dev/shm nobody else would remove.
     """
     linux.wait_for_end(server)
     time.sleep(ORPHAN_SECONDS)
-    shared_memory.unlink(shared_memory.held(parent))
+    shared_memory.unlink(shared_memory.mapped_entries(parent))
     group.kill_workers(os.getpgrp(), spared=os.getpid())
     # The kernel ends this process with it.
     os.kill(parent, signal.SIGKILL)
@@ -91,7 +91,7 @@ def receive_start(stream: socket.socket) -> wire.Start:
     sys.exit(1)
 
 
-def build(server_args: dict[str, Any]) -> Any:
+def build_engine(server_args: dict[str, Any]) -> Any:
     from sglang.srt.entrypoints.engine import Engine
 
     return Engine(**server_args)
@@ -102,7 +102,7 @@ async def serve(engine: Any, stream: socket.socket) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=stream)
     await try_out(engine)
     leave_nothing(engine.tokenizer_manager.load_snapshot_reader)
-    wire.write(writer, [started(engine)])
+    wire.write_frames(writer, [started(engine)])
     beating = asyncio.create_task(beat(engine, writer))
     tasks: dict[str, asyncio.Task[None]] = {}
     with contextlib.suppress(ConnectionError):
@@ -140,7 +140,7 @@ async def beat(engine: Any, writer: asyncio.StreamWriter) -> None:
     lost = 0
     while lost < LOST_BEATS:
         try:
-            wire.write(writer, [loads(reader.read_all())])
+            wire.write_frames(writer, [beat_of(reader.read_all())])
             lost = 0
         except Exception:
             if lost == 0:
@@ -150,7 +150,7 @@ async def beat(engine: Any, writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 
-def loads(published: list[Any]) -> wire.Beat:
+def beat_of(published: list[Any]) -> wire.Beat:
     """All data-parallel ranks together."""
     ranks = [load for load in published if load is not None]
     return wire.Beat(
@@ -172,10 +172,10 @@ async def try_out(engine: Any) -> None:
 def tell(writer: asyncio.StreamWriter, message: wire.Output | wire.Failed) -> bool:
     """False if no frame holds it; the request's end is then all that is told."""
     try:
-        wire.write(writer, [message])
+        wire.write_frames(writer, [message])
     except wire.Unsendable as error:
         logger.error("an answer could not be passed on: %s", error)
-        wire.write(writer, [wire.Failed(message.uid, 500, "unsendable")])
+        wire.write_frames(writer, [wire.Failed(message.uid, 500, "unsendable")])
         return False
     return True
 

@@ -97,7 +97,7 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] = field(default=())
 
 
-def merged(chunks: Sequence[Chunk]) -> Chunk:
+def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
     """Consecutive chunks, at least one, as one; linear in what they hold."""
     if len(chunks) == 1:
         return chunks[0]

@@ -25,7 +25,7 @@ class Entry:
     inode: int
 
 
-def held(pid: int, *, proc: Path = Path("/proc")) -> Iterator[Entry]:
+def mapped_entries(pid: int, *, proc: Path = Path("/proc")) -> Iterator[Entry]:
     """The entries that a process maps or holds open; none if it is gone or not ours to look at."""
     prefix = f"{SHARED_MEMORY}/"
     with suppress(OSError):
@@ -54,7 +54,7 @@ def make_private(pid: int) -> None:
     """Let only this user open what a process of ours has in /dev/shm. Triton's Python backend makes its files there
     readable by every local user whatever the umask is, and requests and answers lie in them.
     """
-    for entry in held(pid):
+    for entry in mapped_entries(pid):
         with suppress(FileNotFoundError):
             (SHARED_MEMORY / entry.name).chmod(stat.S_IRUSR | stat.S_IWUSR)
 
@@ -73,7 +73,7 @@ def remove(entries: Iterable[Entry]) -> list[str]:
     if not present:
         return []
     pids = [int(each.name) for each in os.scandir("/proc") if each.name.isdecimal()]
-    in_use = {entry.inode for pid in pids for entry in held(pid)}
+    in_use = {entry.inode for pid in pids for entry in mapped_entries(pid)}
     removed = []
     for entry in sorted(present):
         if entry.inode not in in_use:

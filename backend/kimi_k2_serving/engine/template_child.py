@@ -29,12 +29,12 @@ def main() -> None:
     ):
         resource.setrlimit(kind, (most, most))
     given = json.load(sys.stdin.buffer)
-    sys.stdout.buffer.write(json.dumps(rendered(given["template"], given["probes"])).encode())
+    sys.stdout.buffer.write(json.dumps(render_probes(given["template"], given["probes"])).encode())
 
 
-def rendered(source: str, probes: list[dict[str, Any]]) -> list[dict[str, str]]:
+def render_probes(source: str, probes: list[dict[str, Any]]) -> list[dict[str, str]]:
     try:
-        template = environment().from_string(source)
+        template = sandbox().from_string(source)
     except Exception as error:
         return [{"error": type(error).__name__} for _ in probes]
     # Nothing else is started or opened after this: jinja2 has loaded all that it needs.
@@ -57,7 +57,7 @@ def _render(template: Any, probe: dict[str, Any]) -> dict[str, str]:
     return {"text": "".join(pieces)}
 
 
-def environment() -> Any:
+def sandbox() -> Any:
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

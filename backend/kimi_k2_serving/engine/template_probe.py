@@ -102,7 +102,7 @@ def form_of(checkpoint: Path, *, sorts: bool, strict: bool = True, python: str =
     if find_spec("jinja2") is None:
         raise NotFound("can't be compared with the prompt without jinja2; install it", field=TEMPLATE)
     forms = [Form(line_break, sort) for line_break, sort in itertools.product((True, False), (sorts, not sorts))]
-    theirs = rendered(template, sorts, python)
+    theirs = ask_template(template, sorts, python)
     found = [(form, _difference(form, theirs)) for form in forms]
     for form, difference in found:
         if difference is None:
@@ -138,7 +138,7 @@ def read_template(checkpoint: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def rendered(template: str, sorts: bool, python: str = sys.executable) -> list[dict[str, str]]:
+def ask_template(template: str, sorts: bool, python: str = sys.executable) -> list[dict[str, str]]:
     """Every probe as the template writes it, or the class of what went wrong; never raises for a template's fault."""
     probes = [{"messages": each.messages, "tools": _sorted(each.tools) if sorts else each.tools} for each in PROBES]
     command = [python, "-I", template_child.__file__]

@@ -33,7 +33,7 @@ SAMPLE: tuple[str, ...] = (
 )
 
 
-def convert(files: VocabularyFiles, config: Mapping[str, Any]) -> bytes:
+def convert_ranks(files: VocabularyFiles, config: Mapping[str, Any]) -> bytes:
     """The content of tokenizer.json for a vocabulary and the tokenizer_config.json it was read with."""
     letters = _byte_letters()
     spelled = {token: "".join([letters[byte] for byte in token]) for token in files.tokens}

@@ -177,6 +177,6 @@ async def messages(reader: asyncio.StreamReader, kind: Any) -> Any:
             yield message
 
 
-def write(writer: asyncio.StreamWriter, outgoing: Iterable[ToHost | FromHost]) -> None:
+def write_frames(writer: asyncio.StreamWriter, outgoing: Iterable[ToHost | FromHost]) -> None:
     """Raises Unsendable, and then has sent nothing."""
     writer.write(b"".join(map(frame, outgoing)))

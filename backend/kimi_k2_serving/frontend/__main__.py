@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from kimi_k2_serving.frontend.process import main
+from kimi_k2_serving.frontend.server import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

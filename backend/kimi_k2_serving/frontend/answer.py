@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.chat.prompt import PreparedPrompt
-from kimi_k2_serving.core.deltas import Answer, collect
+from kimi_k2_serving.core.deltas import Answer, collect_answer
 from kimi_k2_serving.core.errors import EngineLost, Internal, InvalidValue
 from kimi_k2_serving.core.events import ArgumentsDelta, Event, FinishReason, TextDelta
+from kimi_k2_serving.enforcer.inspection import Inspector, Report
 from kimi_k2_serving.engine.port import Chunk, EndReason, TokenLogprob, TokenUsage
 from kimi_k2_serving.frontend.port import EngineClient, Run
-from kimi_k2_serving.grammar.inspection import Inspector, Report
 
 # Ids that are parsed before others have their turn, by themselves and with log-probabilities, which are written out.
 # At most 2 ms in either case; a whole answer of 250,000 ids is one chunk and took 120 ms at once. The choices of one
@@ -89,7 +89,7 @@ def steps(
     return each[0] if len(each) == 1 else _together(each)
 
 
-async def whole(
+async def gather_answer(
     source: AsyncIterator[Step], question: Question, logprobs: Callable[[Step], object] | None = None
 ) -> Whole:
     """All of it at once, but for log-probabilities: `logprobs` gets them step by step."""
@@ -102,7 +102,7 @@ async def whole(
             if logprobs is not None:
                 logprobs(step)
     events = tuple(each.events() for each in gathered)
-    answers = tuple(map(collect, events))
+    answers = tuple(map(collect_answer, events))
     reports = tuple(latest[choice].report for choice in range(question.choices))
     return Whole(events, answers, question.usage(latest), reports)
 

@@ -16,11 +16,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kimi_k2_serving.core.errors import EngineUnavailable
 from kimi_k2_serving.frontend import openapi
 from kimi_k2_serving.frontend.anthropic import messages
-from kimi_k2_serving.frontend.anthropic.shapes import AnthropicEnvelope
+from kimi_k2_serving.frontend.anthropic.envelope import AnthropicEnvelope
 from kimi_k2_serving.frontend.errors import RouteNotFound
 from kimi_k2_serving.frontend.exchange import Endpoint, Envelope, Handler, JsonDocument, PlainText, Reply
 from kimi_k2_serving.frontend.openai import chat, completions, responses, texts
-from kimi_k2_serving.frontend.openai.shapes import OpenAIEnvelope, ResponsesEnvelope
+from kimi_k2_serving.frontend.openai.envelope import OpenAIEnvelope, ResponsesEnvelope
 from kimi_k2_serving.frontend.service import Call, Service
 
 Operation = Callable[[Service, Call], Awaitable[Reply]]
@@ -44,8 +44,8 @@ async def metrics(service: Service, call: Call) -> Reply:
     return PlainText(service.metrics.text(), PROMETHEUS)
 
 
-async def document(service: Service, call: Call) -> Reply:
-    return JsonDocument(openapi.document(service.model.names, secured=bool(service.keys.keys)))
+async def show_openapi(service: Service, call: Call) -> Reply:
+    return JsonDocument(openapi.build_openapi(service.model.names, secured=bool(service.keys.keys)))
 
 
 async def missing(service: Service, call: Call) -> Reply:
@@ -59,8 +59,8 @@ ROUTES: tuple[tuple[str, Envelope, str, Operation], ...] = (
     ("/v1/chat/completions/render", OPENAI, "POST", chat.show),
     ("/v1/completions", OPENAI, "POST", completions.create),
     ("/v1/responses", ResponsesEnvelope(), "POST", responses.create),
-    ("/v1/models", OPENAI, "GET", texts.models),
-    ("/v1/models/{id:path}", OPENAI, "GET", texts.model),
+    ("/v1/models", OPENAI, "GET", texts.list_models),
+    ("/v1/models/{id:path}", OPENAI, "GET", texts.show_model),
     ("/tokenize", OPENAI, "POST", texts.tokenize),
     ("/detokenize", OPENAI, "POST", texts.detokenize),
     ("/v1/messages", ANTHROPIC, "POST", messages.create),
@@ -70,12 +70,12 @@ ROUTES: tuple[tuple[str, Envelope, str, Operation], ...] = (
     ("/health/live", OPENAI, "GET", live),
     ("/health/ready", OPENAI, "GET", ready),
     ("/metrics", OPENAI, "GET", metrics),
-    ("/openapi.json", OPENAI, "GET", document),
+    ("/openapi.json", OPENAI, "GET", show_openapi),
 )
 
 
 # The same paths as Anthropic's clients know them, by the header that all of them send.
-ANTHROPICS: dict[str, Operation] = {"/v1/models": messages.models, "/v1/models/{id:path}": messages.model}
+ANTHROPICS: dict[str, Operation] = {"/v1/models": messages.list_models, "/v1/models/{id:path}": messages.show_model}
 VERSION = b"anthropic-version"
 
 

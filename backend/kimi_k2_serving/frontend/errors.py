@@ -62,7 +62,7 @@ _RETRY = "retry in "
 
 def from_engine(message: str) -> ServingError:
     """The error that the engine model's `code: field: detail` stands for; Triton may put words before the code."""
-    found = core.told(message)
+    found = core.parse_message(message)
     if found is None:
         known = next((kind for words, kind in _TRITONS if words in message), None)
         if known is None:

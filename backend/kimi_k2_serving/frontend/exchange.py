@@ -58,7 +58,7 @@ class JsonDocument:
 
 @dataclass(frozen=True, slots=True)
 class LargeDocument:
-    """A document as large as a client likes: it is written and sent in pieces. `body` as `sse.parts` takes it."""
+    """A document as large as a client likes, written and sent in pieces. `body` as `sse.encode_pieces` takes it."""
 
     body: Any
 
@@ -217,9 +217,9 @@ class Endpoint:
     async def _answer(self, handler: Handler, call: Call, sender: Sender) -> None:
         match await handler(call):
             case JsonDocument(body, status):
-                await sender.document(status, sse.encode(body), "application/json")
+                await sender.document(status, sse.encode_json(body), "application/json")
             case LargeDocument(body):
-                await sender.answer([piece async for piece in sse.gathered(sse.parts(body))])
+                await sender.answer([piece async for piece in sse.gather_pieces(sse.encode_pieces(body))])
             case PlainText(text, media_type):
                 await sender.document(200, text, media_type)
             case EventStream(frames):
@@ -242,7 +242,7 @@ class Endpoint:
                     sender.headers["retry-after"] = str(max(1, round(error.retry_after)))
                 if error.http == 401:
                     sender.headers["www-authenticate"] = "Bearer"
-                document = sse.encode(self._envelope.error(error, record.request_id))
+                document = sse.encode_json(self._envelope.error(error, record.request_id))
                 await sender.document(error.http, document, "application/json")
         except ClientGone:
             record.status = GONE

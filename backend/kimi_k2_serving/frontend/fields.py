@@ -12,7 +12,7 @@ from kimi_k2_serving.core import sampling
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, UnknownField, Unsupported
 from kimi_k2_serving.core.limits import CHOICES, TOP_LOGPROBS
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object, as_flag, as_object
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_object
 
 # Sampling parameters under the names that OpenAI's clients and SGLang's extras use.
 SAMPLING = (
@@ -38,7 +38,7 @@ SAMPLING = (
 SWITCHES = frozenset({"web_search_options", "audio", "moderation", "container", "prompt"})
 
 
-def check(body: Object, *, known: Collection[str], ignored: Collection[str], refused: Mapping[str, str]) -> None:
+def check_fields(body: Object, *, known: Collection[str], ignored: Collection[str], refused: Mapping[str, str]) -> None:
     """Raises Unsupported for a refused field that asks for something, UnknownField for a name nobody knows."""
     for name, value in body.items():
         if name in refused:
@@ -51,7 +51,7 @@ def check(body: Object, *, known: Collection[str], ignored: Collection[str], ref
 
 def read_sampling(body: Object, names: Collection[str] = SAMPLING) -> dict[str, Any]:
     """SGLang's sampling parameters; null is absent."""
-    return sampling.read({name: body[name] for name in names if body.get(name) is not None})
+    return sampling.read_parameters({name: body[name] for name in names if body.get(name) is not None})
 
 
 def integer(value: Json, path: str, *, minimum: int, default: int | None = None) -> int | None:
@@ -64,7 +64,7 @@ def integer(value: Json, path: str, *, minimum: int, default: int | None = None)
     return value
 
 
-def choices(value: Json) -> int:
+def read_choices(value: Json) -> int:
     """`n`."""
     n = integer(value, "n", minimum=1, default=1)
     assert n is not None

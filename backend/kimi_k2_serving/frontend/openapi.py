@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from kimi_k2_serving.core.limits import CHOICES, STOP_STRINGS, TOP_LOGPROBS
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object
+from kimi_k2_serving.core.typed_json import Object
 
 ANY: Object = {}
 STRING: Object = {"type": "string"}
@@ -29,7 +29,7 @@ def number(minimum: float, maximum: float, **more: Json) -> Object:
     return nullable({"type": "number", "minimum": minimum, "maximum": maximum, **more})
 
 
-def whole(minimum: int, maximum: int = 2**31 - 1) -> Object:
+def integer_between(minimum: int, maximum: int = 2**31 - 1) -> Object:
     return nullable({"type": "integer", "minimum": minimum, "maximum": maximum})
 
 
@@ -47,18 +47,18 @@ STRINGS = nullable({"anyOf": [STRING, array(STRING, maxItems=STOP_STRINGS.value)
 SAMPLING: Object = {
     "temperature": number(0, 2),
     "top_p": nullable({"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
-    "top_k": whole(-1),
+    "top_k": integer_between(-1),
     "min_p": number(0, 1),
     "frequency_penalty": number(-2, 2),
     "presence_penalty": number(-2, 2),
     "repetition_penalty": nullable({"type": "number", "minimum": 0.01, "maximum": 2}),
-    "seed": whole(0, 2**63 - 1),
+    "seed": integer_between(0, 2**63 - 1),
     "stop": STRINGS,
     "stop_token_ids": nullable(IDS),
     "logit_bias": nullable({"type": "object", "additionalProperties": {"type": "number"}}),
-    "min_tokens": whole(0),
+    "min_tokens": integer_between(0),
     "ignore_eos": FLAG,
-    "max_tokens": whole(1),
+    "max_tokens": integer_between(1),
 }
 STREAMING: Object = {
     "stream": FLAG,
@@ -101,10 +101,10 @@ CHAT: Object = {
     "tool_choice": nullable({"anyOf": [{"enum": ["auto", "none", "required"]}, OBJECT]}),
     "parallel_tool_calls": FLAG,
     "response_format": nullable(record({"type": {"enum": ["text", "json_object", "json_schema"]}}, ("type",))),
-    "max_completion_tokens": whole(1),
-    "n": whole(1, CHOICES.value),
+    "max_completion_tokens": integer_between(1),
+    "n": integer_between(1, CHOICES.value),
     "logprobs": FLAG,
-    "top_logprobs": whole(0, TOP_LOGPROBS.value),
+    "top_logprobs": integer_between(0, TOP_LOGPROBS.value),
     "modalities": nullable(array(STRING)),
 }
 COMPLETION: Object = {
@@ -112,9 +112,9 @@ COMPLETION: Object = {
     **STREAMING,
     "model": STRING,
     "prompt": {"anyOf": [STRING, IDS, array(STRING), array(IDS)]},
-    "n": whole(1, CHOICES.value),
-    "best_of": whole(1, CHOICES.value),
-    "logprobs": whole(0, TOP_LOGPROBS.value),
+    "n": integer_between(1, CHOICES.value),
+    "best_of": integer_between(1, CHOICES.value),
+    "logprobs": integer_between(0, TOP_LOGPROBS.value),
 }
 RESPONSES: Object = {
     "model": STRING,
@@ -126,7 +126,7 @@ RESPONSES: Object = {
     "parallel_tool_calls": FLAG,
     "text": nullable(OBJECT),
     "stream": FLAG,
-    "max_output_tokens": whole(1),
+    "max_output_tokens": integer_between(1),
     "temperature": number(0, 2),
     "top_p": nullable({"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
     "truncation": nullable({"enum": ["disabled"]}),
@@ -149,10 +149,10 @@ COUNT: Object = {
     "output_config": nullable(OBJECT),
     "output_format": nullable(OBJECT),
     "stream": FLAG,
-    "max_tokens": whole(1),
+    "max_tokens": integer_between(1),
     "temperature": number(0, 1),
     "top_p": nullable({"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
-    "top_k": whole(-1),
+    "top_k": integer_between(-1),
     "stop_sequences": nullable(array(STRING, maxItems=STOP_STRINGS.value)),
 }
 TOKENIZE: Object = {
@@ -257,7 +257,7 @@ _GETS: tuple[tuple[str, str, Object], ...] = (
 )
 
 
-def document(names: Sequence[str], *, secured: bool) -> Json:
+def build_openapi(names: Sequence[str], *, secured: bool) -> Json:
     """`names` are the served ids; `secured`: keys are needed."""
     paths: dict[str, Json] = {}
     served: Object = {"enum": list(names)}

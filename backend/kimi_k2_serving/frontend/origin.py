@@ -37,7 +37,7 @@ class Origin(Notices):
         return path
 
     def place_of(self, line: str) -> str:
-        """`told` of a line `path: what`."""
+        """`parse_message` of a line `path: what`."""
         path, separator, rest = line.partition(": ")
         return f"{self.told(path)}{separator}{rest}"
 

@@ -14,9 +14,9 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.frontend.anthropic import messages
 from kimi_k2_serving.frontend.openai import chat, completions, responses, texts
 from kimi_k2_serving.frontend.policy import Policy
-from kimi_k2_serving.frontend.reading import Reading, encode, name
+from kimi_k2_serving.frontend.reading import Reading, encode_reading, name
 from kimi_k2_serving.frontend.service import served
-from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.json_schema.bounds import Bounds
 from kimi_k2_serving.reading import desk
 from kimi_k2_serving.reading.desk import Served
 
@@ -60,7 +60,7 @@ class Desk:
         return served(self.model, value)
 
     def answer(self, reading: str, body: bytes) -> bytes:
-        return encode(READINGS[reading](self, strict_json.loads(body, field="body")))
+        return encode_reading(READINGS[reading](self, strict_json.loads(body, field="body")))
 
 
 def answer(description: bytes) -> desk.Answer:

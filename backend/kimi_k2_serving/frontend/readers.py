@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from kimi_k2_serving.frontend.reading import Read, Reading, decode, name
+from kimi_k2_serving.frontend.reading import Read, Reading, decode_reading, name
 from kimi_k2_serving.reading.lane import SMALL_BYTES, USUAL_BYTES, ReaderLanes
 
 __all__ = ["SMALL_BYTES", "USUAL_BYTES", "Readers"]
@@ -18,4 +18,4 @@ class Readers(ReaderLanes):
 
     async def read(self, reading: Reading, body: bytes) -> Read:
         """Raises what the reading does, or DeadlineExceeded, Overloaded, ShuttingDown or Internal."""
-        return decode(await self.ask(name(reading), (body,)))
+        return decode_reading(await self.ask(name(reading), (body,)))

@@ -63,12 +63,12 @@ def name(reading: Reading) -> str:
     return f"{reading.__module__}.{reading.__qualname__}"
 
 
-def encode(read: Read) -> bytes:
+def encode_reading(read: Read) -> bytes:
     prompts = list(map(prompt_fields, read.prompts))
     return dump([read.asked, prompts, read.job, read.echo, read.origin.written()])
 
 
-def decode(data: memoryview) -> Read:
+def decode_reading(data: memoryview) -> Read:
     """What it repeats stays where it is in `data`: it may be megabytes."""
     asked, prompts, job, echo, origin = msgspec.msgpack.decode(data, type=_WRITTEN)
     return Read(asked, tuple(map(prompt_of, prompts)), job, echo, Origin.of(origin))

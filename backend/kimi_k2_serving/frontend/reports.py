@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kimi_k2_serving.core.shapes import Object
+from kimi_k2_serving.core.typed_json import Object
+from kimi_k2_serving.enforcer.inspection import Report
 from kimi_k2_serving.frontend.origin import Origin
-from kimi_k2_serving.grammar.inspection import Report
 
 
 def remarks(reports: Sequence[Report | None], origin: Origin) -> Object:

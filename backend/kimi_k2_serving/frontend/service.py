@@ -14,12 +14,12 @@ from typing import TypeVar
 
 from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.chat.notices import MOST_NOTICES
-from kimi_k2_serving.chat.prompt import PreparedPrompt, held
+from kimi_k2_serving.chat.prompt import PreparedPrompt, with_constraint
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import Overloaded
 from kimi_k2_serving.core.events import CallRejected
 from kimi_k2_serving.core.messages import Conversation, Json
-from kimi_k2_serving.core.shapes import as_string
+from kimi_k2_serving.core.typed_json import as_string
 from kimi_k2_serving.frontend import answer
 from kimi_k2_serving.frontend.answer import Question, Step
 from kimi_k2_serving.frontend.errors import ModelNotFound
@@ -140,8 +140,8 @@ class Service:
         with read.origin.errors():
             constraint = await asyncio.wrap_future(await self.prepare(lambda: self.model.enforcer.ask_job(read.job)))
         if not constraint.relaxed:
-            return held(prompt, constraint, Conversation(()))
-        return await self.prepare(lambda: held(prompt, constraint, jobs.decode(read.job)[0]))
+            return with_constraint(prompt, constraint, Conversation(()))
+        return await self.prepare(lambda: with_constraint(prompt, constraint, jobs.decode_job(read.job)[0]))
 
     async def steps(self, question: Question, call: Call) -> AsyncIterator[Step]:
         """The answers' steps, counted."""

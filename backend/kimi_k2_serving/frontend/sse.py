@@ -28,14 +28,14 @@ COMMENT = b": keep-alive\n\n"
 
 
 def data(value: Json) -> bytes:
-    return b"data: " + encode(value) + b"\n\n"
+    return b"data: " + encode_json(value) + b"\n\n"
 
 
 def event(name: str, value: Json) -> bytes:
     return b"event: " + name.encode() + b"\n" + data(value)
 
 
-def encode(value: Json) -> bytes:
+def encode_json(value: Json) -> bytes:
     """Compact JSON in UTF-8; it has no line breaks, not even Unicode's, so it is one line of a frame."""
     try:
         data = msgspec.json.encode(value)
@@ -59,7 +59,7 @@ def _parsed(part: msgspec.Raw) -> Json:
 
 
 def written(data: bytes | memoryview) -> Any:
-    """What `encode` gave, as a part of another value: it is copied, not written again."""
+    """What `encode_json` gave, as a part of another value: it is copied, not written again."""
     return msgspec.Raw(data)
 
 
@@ -69,12 +69,12 @@ def verbatim(text: str) -> Any:
 
 
 class Fragments(list[bytes]):
-    """A part of a document that is JSON already, in pieces, as `list_of` and `parts` take it."""
+    """A part of a document that is JSON already, in pieces, as `list_of` and `encode_pieces` take it."""
 
 
-def members(values: list[Any]) -> bytes:
+def encode_members(values: list[Any]) -> bytes:
     """A list's JSON without its brackets."""
-    return encode(values)[1:-1]
+    return encode_json(values)[1:-1]
 
 
 def list_of(pieces: Iterable[bytes]) -> Fragments:
@@ -86,39 +86,39 @@ def list_of(pieces: Iterable[bytes]) -> Fragments:
     return found
 
 
-def parts(value: Any) -> Iterator[bytes]:
-    """`encode` in pieces, each of which is made and copied in well under a millisecond. Values may be `Fragments`."""
+def encode_pieces(value: Any) -> Iterator[bytes]:
+    """`encode_json` in pieces, each made and copied in well under a millisecond. Values may be `Fragments`."""
     match value:
         case Fragments():
             yield from value
         case dict():
             opening = b"{"
             for name, each in value.items():
-                yield opening + encode(name) + b":"
-                yield from parts(each)
+                yield opening + encode_json(name) + b":"
+                yield from encode_pieces(each)
                 opening = b","
             yield b"}" if value else b"{}"
         case list():
             opening = b"["
             for each in value:
                 yield opening
-                yield from parts(each)
+                yield from encode_pieces(each)
                 opening = b","
             yield b"]" if value else b"[]"
         case str() if len(value) > PART:
             yield b'"'
             for start in range(0, len(value), PART):
-                yield encode(value[start : start + PART])[1:-1]
+                yield encode_json(value[start : start + PART])[1:-1]
             yield b'"'
         case msgspec.Raw():
             data = memoryview(value)
             for start in range(0, len(data), PART):
                 yield bytes(data[start : start + PART])
         case _:
-            yield encode(value)
+            yield encode_json(value)
 
 
-async def gathered(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+async def gather_pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
     """The same bytes in pieces of some size; others have their turn after each."""
     found: list[bytes] = []
     size = 0
@@ -134,7 +134,7 @@ async def gathered(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 def large_event(name: str, value: Any) -> AsyncIterator[bytes]:
     """`event` in pieces."""
-    return gathered((b"event: " + name.encode() + b"\ndata: ", *parts(value), b"\n\n"))
+    return gather_pieces((b"event: " + name.encode() + b"\ndata: ", *encode_pieces(value), b"\n\n"))
 
 
 async def paced(source: AsyncIterator[bytes], *, seconds: float, idle: bytes) -> AsyncIterator[bytes]:
@@ -164,14 +164,14 @@ async def paced(source: AsyncIterator[bytes], *, seconds: float, idle: bytes) ->
             except TimeoutError:
                 yield idle
                 continue
-            gathered = []
+            waiting = []
             while isinstance(item, bytes):
-                gathered.append(item)
+                waiting.append(item)
                 if inbox.empty():
                     break
                 item = inbox.get_nowait()
-            if gathered:
-                yield b"".join(gathered)
+            if waiting:
+                yield b"".join(waiting)
             if item is None:
                 return
             if isinstance(item, Exception):

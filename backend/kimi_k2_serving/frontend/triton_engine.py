@@ -22,7 +22,7 @@ from kimi_k2_serving.frontend.errors import from_engine
 from kimi_k2_serving.frontend.port import Health, Run
 
 MODEL = "kimi_k2_engine"
-# What `read` reads: every tensor costs on every token, and text is made from the ids here.
+# What `read_chunk` reads: every tensor costs on every token, and text is made from the ids here.
 OUTPUTS = ("output_ids", "finish_reason", "stop_reason", "num_cached_tokens", "logprobs")
 # Seconds that a health check may take; it is asked on every probe.
 HEALTH_SECONDS = 2.0
@@ -93,7 +93,7 @@ class TritonEngine:
                 silence.ends()
                 if response.error_message:
                     raise from_engine(response.error_message)
-                chunk = read(response.infer_response)
+                chunk = read_chunk(response.infer_response)
                 if chunk.ids or chunk.end is not None:
                     began = True
                     yield chunk
@@ -203,7 +203,7 @@ def _bytes(data: bytes) -> bytes:
     return struct.pack("<I", len(data)) + data
 
 
-def read(response: Any) -> Chunk:
+def read_chunk(response: Any) -> Chunk:
     """One response's tensors as a chunk."""
     raw = {each.name: data for each, data in zip(response.outputs, response.raw_output_contents, strict=True)}
     ids = array("i")

@@ -20,20 +20,21 @@ from kimi_k2_serving.core.errors import InvalidSchema, LimitExceeded
 from kimi_k2_serving.core.limits import TOOL_CALLS_PER_ANSWER
 from kimi_k2_serving.core.messages import Conversation, FormatKind, Json, Tool, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.grammar import ebnf, job, schema
-from kimi_k2_serving.grammar.arguments import RuleWriter
-from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.grammar import job
 from kimi_k2_serving.grammar.job import UNREADABLE
-from kimi_k2_serving.grammar.repeats import expanded
-from kimi_k2_serving.grammar.schema import TooMuch
-from kimi_k2_serving.grammar.sharing import shared
-from kimi_k2_serving.grammar.strings import PASSES
+from kimi_k2_serving.json_schema import ebnf, schema
+from kimi_k2_serving.json_schema.bounds import Bounds
+from kimi_k2_serving.json_schema.repeats import expanded
+from kimi_k2_serving.json_schema.schema import TooMuch
+from kimi_k2_serving.json_schema.sharing import shared
+from kimi_k2_serving.json_schema.strings import PASSES
+from kimi_k2_serving.json_schema.writer import RuleWriter
 
 __all__ = ["Bounds", "Constraint", "constrain"]
 
 # A model counts calls over the conversation; ids are issued again by the parser, so the digits only have to end.
 _INDEX = ebnf.alt(
-    (ebnf.TerminalText("0"), ebnf.Seq((ebnf.OneOf(((0x31, 0x39),)), ebnf.Repeat(ebnf.OneOf(((0x30, 0x39),)), 0, 2))))
+    (ebnf.Terminal("0"), ebnf.Seq((ebnf.OneOf(((0x31, 0x39),)), ebnf.Repeat(ebnf.OneOf(((0x30, 0x39),)), 0, 2))))
 )
 
 TOO_LONG = "takes too long to compile to a grammar; simplify it"
@@ -89,7 +90,7 @@ def constrain(
         raise InvalidSchema(f"takes {len(rules)} grammar rules, the limit is {_RULES}; simplify it", field="tools")
     tag = {
         "type": "structural_tag",
-        "format": {"type": "grammar", "grammar": ebnf.write(shared(expanded(rules), "root"))},
+        "format": {"type": "grammar", "grammar": ebnf.write_grammar(shared(expanded(rules), "root"))},
     }
     return Constraint(json.dumps(tag), tuple(writer.relaxed))
 
@@ -124,7 +125,7 @@ def _section(
     most = 1 if single else bounds.max_calls or TOOL_CALLS_PER_ANSWER.value
     marker = ebnf.Token(vocabulary.control("<|tool_call_argument_begin|>"))
     bodies = [
-        ebnf.Seq((ebnf.TerminalText(f"functions.{tool.name}:"), _INDEX, marker, _arguments(tool, i, writer, effort)))
+        ebnf.Seq((ebnf.Terminal(f"functions.{tool.name}:"), _INDEX, marker, _arguments(tool, i, writer, effort)))
         for i, tool in enumerate(conversation.tools)
         if choice.allows(tool.name)
     ]
@@ -176,7 +177,7 @@ def _arguments(tool: Tool, position: int, writer: RuleWriter, effort: Effort) ->
 
 def _readable(parameters: Mapping[str, Json] | bool, path: str) -> bool:
     try:
-        schema.read(parameters, path)
+        schema.read_schema(parameters, path)
     except (InvalidSchema, LimitExceeded, RecursionError):
         return False
     return True

@@ -29,7 +29,7 @@ def reserve(_: Any, backend: Any, tokenizer: Any, *args: Any, **named: Any) -> N
     from xgrammar import TokenizerInfo, VocabType
 
     from kimi_k2_serving.grammar.engine_compiles import Compiles
-    from kimi_k2_serving.grammar.masks import CONTROL_BYTE, compiler
+    from kimi_k2_serving.grammar.xgrammar_vocabulary import CONTROL_BYTE, compiler
 
     info = backend._tokenizer_info
     first = min(added.values())

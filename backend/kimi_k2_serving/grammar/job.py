@@ -11,7 +11,7 @@ import json
 import msgspec
 
 from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat, Tool, ToolChoice, ToolMode
-from kimi_k2_serving.grammar.bounds import Bounds
+from kimi_k2_serving.json_schema.bounds import Bounds
 
 FORMAT = "response_format.json_schema.schema"
 # The field of an error that concerns all schemas together.
@@ -28,7 +28,7 @@ def constrained(conversation: Conversation) -> bool:
     return bool(conversation.tools) or conversation.response_format.kind is not FormatKind.TEXT
 
 
-def encode(conversation: Conversation, bounds: Bounds) -> bytes:
+def encode_job(conversation: Conversation, bounds: Bounds) -> bytes:
     """Equal bytes, equal constraint. Linear in the schemas."""
     choice, wanted = conversation.tool_choice, conversation.response_format
     job = {
@@ -41,7 +41,7 @@ def encode(conversation: Conversation, bounds: Bounds) -> bytes:
     return json.dumps(job, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def decode(job: bytes) -> tuple[Conversation, Bounds]:
+def decode_job(job: bytes) -> tuple[Conversation, Bounds]:
     """A conversation without messages that has the same constraint."""
     # Ours, so any decoder will do, and a megabyte takes this one a third of the time that json has the interpreter.
     data = msgspec.json.decode(job)

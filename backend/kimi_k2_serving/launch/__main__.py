@@ -38,12 +38,14 @@ def _become(layout: Layout, argv: Sequence[str]) -> NoReturn:
 
 
 def _prepare(argv: Sequence[str], progress: Progress) -> None:
-    options = cli.parse(argv)
+    options = cli.parse_options(argv)
     layout = checkout()
     torch = install.Torch(options.torch_index, options.torch_plain)
     installed = install.installed(layout, torch)
     here = machine.observe(layout.root)
-    for warning in preflight.check(options, here, layout, installed=installed, port_is_free=machine.port_is_free):
+    for warning in preflight.check_machine(
+        options, here, layout, installed=installed, port_is_free=machine.port_is_free
+    ):
         progress.plain(warning)
     if not installed:
         install.ensure(layout, torch, progress)

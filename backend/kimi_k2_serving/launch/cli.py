@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse(argv: Sequence[str]) -> Options:
+def parse_options(argv: Sequence[str]) -> Options:
     """Raise Refusal for flags that are wrong by themselves."""
     options = Options(**vars(_parser().parse_args(argv)))
     if options.host != "localhost":

@@ -43,7 +43,7 @@ class Command:
         return {name: value for name, value in inherited.items() if name not in self.unset} | dict(self.environment)
 
 
-def arguments(options: Options, *, server: Path, repository: Path, backends: Path) -> tuple[str, ...]:
+def triton_arguments(options: Options, *, server: Path, repository: Path, backends: Path) -> tuple[str, ...]:
     host = options.triton_host
     flags = {
         "model-repository": str(repository),
@@ -68,7 +68,7 @@ def arguments(options: Options, *, server: Path, repository: Path, backends: Pat
     return (str(server), *(f"--{name}" if value is None else f"--{name}={value}" for name, value in flags.items()))
 
 
-def environment(
+def triton_environment(
     *,
     wheel: Wheel,
     venv: Path,

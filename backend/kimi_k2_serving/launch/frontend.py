@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kimi_k2_serving.engine import linux
-from kimi_k2_serving.launch import server
+from kimi_k2_serving.launch import triton_process
 from kimi_k2_serving.launch.cli import Options
 from kimi_k2_serving.launch.ready import reachable
 
 _PAUSE_SECONDS = 1.0  # between a death and the next start
 
 
-def arguments(options: Options, *, python: Path, checkpoint: Path, repository: Path) -> list[str]:
+def frontend_arguments(options: Options, *, python: Path, checkpoint: Path, repository: Path) -> list[str]:
     """The frontend's command line for a server with these flags."""
     flags: dict[str, object] = {
         "--host": options.host,
@@ -66,7 +66,7 @@ class Frontend:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=server.in_child,
+                preexec_fn=triton_process.in_child,
             )
 
     def tend(self) -> bool:

@@ -50,7 +50,7 @@ class _Step:
     pins: tuple[lock.Pin, ...]
 
     def digest(self) -> str:
-        content = f"{sys.version_info[:2]} {sys.base_prefix}\n{lock.write(self.pins)}"
+        content = f"{sys.version_info[:2]} {sys.base_prefix}\n{lock.write_pins(self.pins)}"
         return hashlib.sha256(content.encode()).hexdigest()
 
     def stamp(self, layout: Layout) -> Path:
@@ -62,7 +62,7 @@ class _Step:
 
 
 def _pins(layout: Layout, name: str) -> tuple[lock.Pin, ...]:
-    return tuple(lock.read((layout.requirements / f"{name}.txt").read_text(encoding="utf-8")))
+    return tuple(lock.read_pins((layout.requirements / f"{name}.txt").read_text(encoding="utf-8")))
 
 
 def _steps(layout: Layout, torch: Torch, *, tests: bool) -> list[_Step]:
@@ -182,7 +182,7 @@ def _check(code: int, log: Path) -> None:
 def _try(step: _Step, layout: Layout, index: Sequence[str], progress: Progress, log: Path) -> tuple[int, bool]:
     """(pip's exit code, whether it said that there is no such torch)."""
     requirements = layout.run / f"{step.name}.txt"
-    requirements.write_text(lock.write(step.pins), encoding="utf-8")
+    requirements.write_text(lock.write_pins(step.pins), encoding="utf-8")
     progress.line(f"installing {step.name}: {len(step.pins)} package{'s' if len(step.pins) > 1 else ''}")
     begun = log.stat().st_size
     code = _pip(layout, [*_SECURE, *index, "-r", str(requirements)], log, progress, len(step.pins))

@@ -1,7 +1,8 @@
 """The lock: requirement files in which every line is `name==version` and the hashes of the files that may be installed.
 
-`read` and `write` are pure. `python -m kimi_k2_serving.launch.lock` (scripts/lock) writes the files anew from the `.in`
-lists: uv looks up each named version's files, and those that CPython 3.11 or 3.12 on x86_64 Linux can install are kept.
+`read_pins` and `write_pins` are pure. `python -m kimi_k2_serving.launch.lock` (scripts/lock) writes the files anew from
+the `.in` lists: uv looks up each named version's files, and those that CPython 3.11 or 3.12 on x86_64 Linux can install
+are kept.
 No index, address or host gets into a lock. Nothing is resolved: the lists are the closure, held by a test.
 """
 
@@ -49,7 +50,7 @@ class Pin:
         return " ".join((f"{self.name}=={self.version}", *(f"--hash=sha256:{digest}" for digest in self.hashes)))
 
 
-def read(text: str) -> list[Pin]:
+def read_pins(text: str) -> list[Pin]:
     """The pins of a lock file, in order. Raise ValueError for a line of any other form."""
     pins = []
     for line in text.splitlines():
@@ -63,7 +64,7 @@ def read(text: str) -> list[Pin]:
     return pins
 
 
-def write(pins: Iterable[Pin]) -> str:
+def write_pins(pins: Iterable[Pin]) -> str:
     """The lock file of `pins`, one a line, sorted by name."""
     lines = [str(pin) for pin in sorted(pins, key=lambda pin: pin.name)]
     return "\n".join(("# Written by scripts/lock. Install: pip install --require-hashes --no-deps -r FILE", *lines, ""))
@@ -117,7 +118,7 @@ def main() -> int:
         pins = compile_lock(options.uv, folder / f"{name}.in", python=PYTHON[name])
         if name == "serve-cpu":
             pins.append(Pin(TORCH_CPU[0], TORCH_CPU[1], TORCH_CPU[2]))
-        (folder / f"{name}.txt").write_text(write(pins), encoding="utf-8")
+        (folder / f"{name}.txt").write_text(write_pins(pins), encoding="utf-8")
         print(f"requirements/{name}.txt: {len(pins)} pins")
     return 0
 

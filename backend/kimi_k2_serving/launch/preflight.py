@@ -24,7 +24,7 @@ GPU_PRESETS = (
 )
 
 
-def check(
+def check_machine(
     options: Options,
     machine: Machine,
     layout: Layout,
@@ -109,7 +109,7 @@ def _check_key_file(path: Path) -> None:
 def _check_gpu(options: Options, machine: Machine) -> None:
     if not machine.nvidia or options.cpu:
         return
-    seen, preset = fit(machine.gpus)
+    seen, preset = fitting_preset(machine.gpus)
     run = (
         f"docker run --gpus all --shm-size 32g -v DIR:/checkpoint:ro -p 127.0.0.1:8000-8002:8000-8002 "
         f"-e KIMI_K2_PRESET={preset} {IMAGE}"
@@ -117,7 +117,7 @@ def _check_gpu(options: Options, machine: Machine) -> None:
     raise Refusal(f"NVIDIA GPU ({seen})", "this command installs the CPU stack", f"{run}; or add --cpu for the demo")
 
 
-def fit(gpus: Sequence[Gpu]) -> tuple[str, str]:
+def fitting_preset(gpus: Sequence[Gpu]) -> tuple[str, str]:
     """(what was seen, the preset that fits it or NAME if none does)."""
     if not gpus:
         return "nvidia-smi says nothing about it", "NAME"

@@ -22,7 +22,7 @@ from kimi_k2_serving.engine import checkpoint as engine_checkpoint
 from kimi_k2_serving.engine import given_up, linux
 from kimi_k2_serving.engine.config import load_engine_config
 from kimi_k2_serving.engine.template_probe import form_of
-from kimi_k2_serving.launch import backends, cli, machine, preflight, ready, server, state
+from kimi_k2_serving.launch import backends, cli, machine, preflight, ready, state, triton_process
 from kimi_k2_serving.launch import command as triton_command
 from kimi_k2_serving.launch import frontend as frontend_process
 from kimi_k2_serving.launch.cli import DEMO_PRESETS, Options
@@ -31,8 +31,8 @@ from kimi_k2_serving.launch.frontend import Frontend
 from kimi_k2_serving.launch.layout import Layout, checkout
 from kimi_k2_serving.launch.progress import Progress, symptoms
 from kimi_k2_serving.launch.refusal import Failure, Refusal
-from kimi_k2_serving.launch.server import Server, Stopped
 from kimi_k2_serving.launch.stubs import Stubs
+from kimi_k2_serving.launch.triton_process import Stopped, TritonProcess
 from kimi_k2_serving.settings import CHECKPOINT, PRESET, inherited, runtime_base
 
 _PHASE_SECONDS = 1.0
@@ -63,16 +63,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str], progress: Progress) -> int:
-    options = cli.parse(argv)
+    options = cli.parse_options(argv)
     layout = checkout()
     layout.run.mkdir(parents=True, exist_ok=True)
     for line in state.clean_leftovers(layout.run):
         progress.line(line)
     checkpoint = options.checkpoint or demo(options, layout, progress)
-    model = ServedCheckpoint(checkpoint, inspect(checkpoint), layout.model_repository)
+    model = ServedCheckpoint(checkpoint, read_context_length(checkpoint), layout.model_repository)
     backends.assemble(layout.backends, backends.wheel(), layout.backend_source)
     if options.print_command:
-        print(build(options, layout, model, runtime_dir=None).paste())
+        print(build_command(options, layout, model, runtime_dir=None).paste())
         return 0
     if options.prepare_only:
         progress.line("prepared; scripts/serve starts it")
@@ -101,10 +101,10 @@ def demo(options: Options, layout: Layout, progress: Progress) -> Path:
     return target
 
 
-def inspect(checkpoint: Path) -> int | None:
+def read_context_length(checkpoint: Path) -> int | None:
     """The context length in tokens, None if it does not say. Raise Refusal if this is no K2 checkpoint."""
     try:
-        found = engine_checkpoint.inspect(checkpoint)
+        found = engine_checkpoint.inspect_checkpoint(checkpoint)
         engine_checkpoint.require_k2(found)
     except ServingError as error:
         raise Refusal(
@@ -126,7 +126,7 @@ def check_template(model: ServedCheckpoint, options: Options) -> None:
         raise Refusal(f"--checkpoint {model.checkpoint}", error.field, error.detail) from None
 
 
-def build(options: Options, layout: Layout, model: ServedCheckpoint, *, runtime_dir: Path | None) -> Command:
+def build_command(options: Options, layout: Layout, model: ServedCheckpoint, *, runtime_dir: Path | None) -> Command:
     """The tritonserver command of this checkout."""
     library = machine.libpython()
     if library is None:
@@ -134,13 +134,13 @@ def build(options: Options, layout: Layout, model: ServedCheckpoint, *, runtime_
             "this Python has no libpython", "Triton's stub needs it", "install libpython3.11 and remove .venv"
         )
     wheel = backends.wheel()
-    argv = triton_command.arguments(
+    argv = triton_command.triton_arguments(
         options,
         server=wheel.server,
         repository=model.repository,
         backends=layout.backends,
     )
-    environment = triton_command.environment(
+    environment = triton_command.triton_environment(
         wheel=wheel,
         venv=Path(sys.prefix),
         libpython=library,
@@ -156,10 +156,10 @@ def build(options: Options, layout: Layout, model: ServedCheckpoint, *, runtime_
 
 def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Progress) -> int:
     """Start Triton, announce it, watch it until it ends or a signal comes. Nothing is left behind in any case."""
-    runtime_dir = server.make_runtime_dir(runtime_base())
+    runtime_dir = triton_process.make_runtime_dir(runtime_base())
     log = layout.logs / f"tritonserver-{options.http_port}.log"
-    command = build(options, layout, model, runtime_dir=runtime_dir)
-    triton = Server(
+    command = build_command(options, layout, model, runtime_dir=runtime_dir)
+    triton = TritonProcess(
         command,
         log=log,
         run=layout.run,
@@ -189,7 +189,7 @@ def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Pro
         progress.line(f"stopped in {time.monotonic() - stopping:.1f} s{left}")
 
 
-def watch(triton: Server, stubs: Stubs, frontend: Frontend, progress: Progress, runtime_dir: Path) -> Failure:
+def watch(triton: TritonProcess, stubs: Stubs, frontend: Frontend, progress: Progress, runtime_dir: Path) -> Failure:
     """Return when Triton, a model of it or its engine has ended for good, and why. Raise Stopped for a stop signal."""
     while (status := triton.wait(1.0)) is None:
         try:
@@ -197,18 +197,18 @@ def watch(triton: Server, stubs: Stubs, frontend: Frontend, progress: Progress, 
                 progress.line("the frontend died and was started again")
         except OSError as error:
             progress.line(f"the frontend died and could not be started yet: {error.strerror}")
-        if (model := given_up.told(runtime_dir)) is not None:
+        if (model := given_up.given_up_model(runtime_dir)) is not None:
             return Failure(f"the engine of {model} keeps dying and was given up")
         # A Triton that is ending takes its stubs along.
         if (instance := stubs.dead()) is not None and (status := triton.wait(1.0)) is None:
             return Failure(f"the process of {instance} died, and Triton never starts it again")
         if status is not None:
             break
-    return server.ended(status)
+    return triton_process.why_triton_ended(status)
 
 
 def build_frontend(options: Options, layout: Layout, model: ServedCheckpoint, environment: dict[str, str]) -> Frontend:
-    command = frontend_process.arguments(
+    command = frontend_process.frontend_arguments(
         options, python=Path(sys.executable), checkpoint=model.checkpoint, repository=model.repository
     )
     # Triton's libraries are for its stubs alone.
@@ -216,23 +216,27 @@ def build_frontend(options: Options, layout: Layout, model: ServedCheckpoint, en
     return Frontend(command, own, layout.logs / f"frontend-{options.frontend_port}.log")
 
 
-def _wait_frontend(triton: Server, frontend: Frontend, options: Options, progress: Progress) -> None:
+def _wait_frontend(triton: TritonProcess, frontend: Frontend, options: Options, progress: Progress) -> None:
     """Return when the frontend is ready. Raise Failure if it or Triton is not to be had."""
     begun = time.monotonic()
     while not ready.answers(options.host, options.frontend_port, "/health/ready"):
         progress.status("starting the frontend")
         if (status := triton.wait(0.2)) is not None:
-            raise server.ended(status)
+            raise triton_process.why_triton_ended(status)
         if frontend.tend() or time.monotonic() - begun > _READY_SECONDS:
             raise Failure(f"the frontend did not start; {frontend.log} says:\n{symptoms(frontend.log)}")
 
 
-def _wait_ready(triton: Server, options: Options, model: ServedCheckpoint, log: Path, progress: Progress) -> None:
+def _wait_ready(
+    triton: TritonProcess, options: Options, model: ServedCheckpoint, log: Path, progress: Progress
+) -> None:
     """Return when the model is ready. Raise Failure if Triton ends first."""
     opened: float | None = None
     while not ready.is_ready(options.triton_host, options.http_port, model.name):
         if (status := triton.wait(_PHASE_SECONDS)) is not None:
-            raise Failure(f"Triton did not start: {server.ended(status).detail}; {log} says:\n{symptoms(log)}")
+            raise Failure(
+                f"Triton did not start: {triton_process.why_triton_ended(status).detail}; {log} says:\n{symptoms(log)}"
+            )
         progress.status(ready.phase(log))
         if ready.answers(options.triton_host, options.http_port, "/v2/health/ready"):
             opened = opened or time.monotonic()

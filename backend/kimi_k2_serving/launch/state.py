@@ -56,7 +56,7 @@ def save(folder: Path, state: State) -> None:
     os.replace(fresh, target)
 
 
-def load(path: Path) -> State | None:
+def load_state(path: Path) -> State | None:
     """None if the file is not one of ours, whole."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ def clean_leftovers(folder: Path) -> list[str]:
     """Clean up after every `serve` that was killed, a line for each; one that still has processes is left alone."""
     lines = []
     for path in sorted(folder.glob("serve-*.json")):
-        state = load(path)
+        state = load_state(path)
         if state is None:
             path.unlink(missing_ok=True)
             continue

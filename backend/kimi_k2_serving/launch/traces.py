@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from kimi_k2_serving.engine.shared_memory import Entry, held, listed
+from kimi_k2_serving.engine.shared_memory import Entry, listed, mapped_entries
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -60,7 +60,7 @@ class Traces:
         for process in psutil.Process(root).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 self.processes.add(Ident(process.pid, process.create_time()))
-                self.entries.update(entry for entry in held(process.pid) if entry.inode not in self.foreign)
+                self.entries.update(entry for entry in mapped_entries(process.pid) if entry.inode not in self.foreign)
         return len(self.processes) + len(self.entries) > before
 
     def alive(self) -> list[Ident]:

@@ -26,11 +26,11 @@ from kimi_k2_serving.core.errors import Internal, ServingError
 from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.core.render import Form
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.enforcer.worker_client import Worker
 from kimi_k2_serving.engine import linux
 from kimi_k2_serving.grammar import job as jobs
-from kimi_k2_serving.grammar.bounds import Bounds
 from kimi_k2_serving.grammar.constraint import Constraint
-from kimi_k2_serving.grammar.worker_process import Worker
+from kimi_k2_serving.json_schema.bounds import Bounds
 from kimi_k2_serving.reading.crossing import READ, REFUSED, encode_error
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Jobs:
         raise Internal("this process validates nothing")
 
     def job(self, conversation: Conversation) -> bytes:
-        return jobs.encode(conversation, self._bounds) if jobs.constrained(conversation) else b""
+        return jobs.encode_job(conversation, self._bounds) if jobs.constrained(conversation) else b""
 
     def ask_job(self, job: bytes) -> Future[Constraint]:
         raise Internal("this process makes no constraint")

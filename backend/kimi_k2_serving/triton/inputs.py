@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, UnknownField
 from kimi_k2_serving.reading.crossing import pack, unpack
-from kimi_k2_serving.triton.table import SAMPLING, TensorSpec
+from kimi_k2_serving.triton.signatures import SAMPLING, TensorSpec
 
 # By this name a request's parameters travel among its texts: no tensor has it.
 PARAMETERS = ""
@@ -66,7 +66,7 @@ class Given:
 def value(given: Inputs, name: str) -> Any:
     """The first element as a Python str, int, float or bool, or None."""
     found = given.first(name)
-    return text_of(found, name) if isinstance(found, bytes | str) else found
+    return decode_text(found, name) if isinstance(found, bytes | str) else found
 
 
 def flag(given: Inputs, name: str, default: bool) -> bool:
@@ -76,14 +76,14 @@ def flag(given: Inputs, name: str, default: bool) -> bool:
 
 def strings(given: Inputs, name: str) -> list[str] | None:
     values = given.every(name)
-    return None if values is None else [text_of(each, name) for each in values]
+    return None if values is None else [decode_text(each, name) for each in values]
 
 
 def ids(given: Inputs, name: str) -> list[int] | None:
     return given.every(name)
 
 
-def text_of(raw: Any, name: str) -> str:
+def decode_text(raw: Any, name: str) -> str:
     """BYTES arrive as bytes; they are UTF-8 or refused."""
     if isinstance(raw, str):
         return raw

@@ -94,9 +94,9 @@ class TritonServer:
             return None
 
 
-async def leave_with(parent: int, stop: Callable[[], Awaitable[None]]) -> None:
+async def stop_with_parent(parent: int, stop: Callable[[], Awaitable[None]]) -> None:
     """`stop` and end this process when `parent` has ended: Triton 24.10's stub may hang when Triton is killed."""
-    await ended(parent)
+    await until_ended(parent)
     end_soon()
     try:
         # First, for Triton's stub also ends by itself within a second.
@@ -108,7 +108,7 @@ async def leave_with(parent: int, stop: Callable[[], Awaitable[None]]) -> None:
         os._exit(1)
 
 
-def end_with(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """The same for a process without an event loop, which has nothing to stop: a thread of its own waits."""
 
     def watch() -> None:
@@ -129,11 +129,11 @@ def end_soon() -> None:
 
 def remove_shared_memory() -> None:
     """What Triton shares with this process alone, and nobody else is left to remove."""
-    held = shared_memory.held(os.getpid())
+    held = shared_memory.mapped_entries(os.getpid())
     shared_memory.unlink(entry for entry in held if entry.name.startswith("triton_") and REGION in entry.name)
 
 
-async def ended(pid: int) -> None:
+async def until_ended(pid: int) -> None:
     """Return once the process is gone."""
     while (descriptor := linux.watched(pid)) is None:  # noqa: ASYNC110 - descriptors come back unannounced
         await asyncio.sleep(POLL_SECONDS)

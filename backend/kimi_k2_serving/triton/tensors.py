@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.limits import TENSOR_ELEMENTS
 from kimi_k2_serving.triton.inputs import Given
-from kimi_k2_serving.triton.table import TensorSpec
+from kimi_k2_serving.triton.signatures import TensorSpec
 
 DTYPES: dict[str, Any] = {
     "TYPE_STRING": np.object_,
@@ -23,7 +23,7 @@ DTYPES: dict[str, Any] = {
 }
 
 
-def array(request: Any, name: str) -> Any:
+def read_array(request: Any, name: str) -> Any:
     """The input's elements as a flat numpy array, or None."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
@@ -43,31 +43,31 @@ class Arrived:
         return str(self._request.parameters() or "{}")
 
     def first(self, name: str) -> Any:
-        values = array(self._request, name)
+        values = read_array(self._request, name)
         if values is None:
             return None
         return values[0] if values.dtype == np.object_ else values[0].item()
 
     def every(self, name: str) -> list[Any] | None:
-        values = array(self._request, name)
+        values = read_array(self._request, name)
         return None if values is None else list(values.tolist())
 
 
-def packed(request: Any, name: str) -> array_of[int]:
+def read_packed_ids(request: Any, name: str) -> array_of[int]:
     """32-bit integers as they came: a list of 250,000 takes 5 ms to make, this takes none."""
-    values = array(request, name)
+    values = read_array(request, name)
     found = array_of("i")
     if values is not None:
         found.frombytes(values.tobytes())
     return found
 
 
-def gathered(request: Any, known: Iterable[TensorSpec]) -> Given:
+def gather_inputs(request: Any, known: Iterable[TensorSpec]) -> Given:
     """All of a request, without reading any of it. Raises LimitExceeded for a tensor of too many elements."""
     texts: dict[str, bytes] = {}
     rest: dict[str, list[Any]] = {}
     for tensor in known:
-        if (values := array(request, tensor.name)) is None:
+        if (values := read_array(request, tensor.name)) is None:
             continue
         TENSOR_ELEMENTS.check(values.size, field=tensor.name)
         if tensor.data_type == "TYPE_STRING" and tensor.dims == (1,):
@@ -84,11 +84,11 @@ def _bytes(raw: Any) -> bytes:
 
 def response(outputs: Sequence[tuple[TensorSpec, Sequence[Any]]]) -> Any:
     return pb_utils.InferenceResponse(
-        [pb_utils.Tensor(tensor.name, encode(tensor, values)) for tensor, values in outputs]
+        [pb_utils.Tensor(tensor.name, encode_tensor(tensor, values)) for tensor, values in outputs]
     )
 
 
-def encode(tensor: TensorSpec, values: Sequence[Any]) -> Any:
+def encode_tensor(tensor: TensorSpec, values: Sequence[Any]) -> Any:
     if tensor.data_type == "TYPE_STRING":
         return np.array([each.encode("utf-8") for each in values], dtype=np.object_)
     return np.array(values, dtype=DTYPES[tensor.data_type])

@@ -8,15 +8,15 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from kimi_k2_serving.core.errors import ServingError
-from kimi_k2_serving.triton.preprocess import load
-from kimi_k2_serving.triton.server_watch import end_with
+from kimi_k2_serving.triton.chat.preprocess import load_preprocess
+from kimi_k2_serving.triton.server_watch import end_with_parent
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
-        end_with(os.getppid())
+        end_with_parent(os.getppid())
         try:
-            self._step = load(args["model_repository"])
+            self._step = load_preprocess(args["model_repository"])
         except ServingError as error:
             raise pb_utils.TritonModelException(str(error)) from None
 

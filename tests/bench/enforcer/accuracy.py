@@ -24,12 +24,12 @@ from typing import Any
 
 import httpx
 
-from kimi_k2_serving.core.deltas import collect
+from kimi_k2_serving.core.deltas import collect_answer
 from kimi_k2_serving.core.events import FinishReason
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.engine.config import load_preset
-from kimi_k2_serving.engine.host import build
+from kimi_k2_serving.engine.host import build_engine
 from tests.bench.enforcer.serving import SECTION, conversation, prompt, serving
 from tests.server.running import ROOT, Server
 from tests.support.calls import FORMS, PATIENCE_SECONDS, ask_all, tool
@@ -116,7 +116,7 @@ def without(
         ended = FinishReason(answer.json()["finish_reason"])
         ids = answer.json()["output_ids"]
         parser = ToolCallParser(vocabulary, tools=[NAME])
-        read = collect([*parser.feed([section]), *parser.feed(ids), *parser.finish(ended)])
+        read = collect_answer([*parser.feed([section]), *parser.feed(ids), *parser.finish(ended)])
         calls = [(call.name, call.arguments) for call in read.tool_calls if call.complete]
         return calls, len(read.tool_calls) + len(read.rejected), ended is FinishReason.LENGTH
 
@@ -144,7 +144,7 @@ def stock(preset: str, checkpoint: Path, schemas: Mapping[str, Any], tokens: int
     settings = load_preset(preset, {})
     os.environ.update({"HF_HUB_OFFLINE": "1", "SGLANG_PLUGINS": "kimi_k2_cpu", **settings.environment})
     vocabulary = Vocabulary.load(checkpoint)
-    engine = build({"log_level": "critical", **settings.server_args, "model_path": str(checkpoint)})
+    engine = build_engine({"log_level": "critical", **settings.server_args, "model_path": str(checkpoint)})
 
     async def everything() -> list[Answered]:
         turn = asyncio.Semaphore(concurrency)

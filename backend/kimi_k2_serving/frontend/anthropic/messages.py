@@ -22,12 +22,12 @@ from kimi_k2_serving.core.events import (
     ToolCallStart,
 )
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object
+from kimi_k2_serving.core.typed_json import Object
 from kimi_k2_serving.engine.port import TokenUsage
 from kimi_k2_serving.frontend import sse
-from kimi_k2_serving.frontend.answer import Question, Step, whole
-from kimi_k2_serving.frontend.anthropic.request import read
-from kimi_k2_serving.frontend.anthropic.shapes import usage
+from kimi_k2_serving.frontend.answer import Question, Step, gather_answer
+from kimi_k2_serving.frontend.anthropic.envelope import usage
+from kimi_k2_serving.frontend.anthropic.request import read_messages_request
 from kimi_k2_serving.frontend.exchange import EventStream, JsonDocument, LargeDocument, Reply
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
@@ -47,7 +47,7 @@ class MessagesOptions:
 def reading(service: Reader, body: Json) -> Read:
     origin = Origin()
     with origin.errors():
-        request = read(service, body, origin)
+        request = read_messages_request(service, body, origin)
         prompt, job = service.model.prompt(request.conversation, request.sampling), service.model.enforcer.job
         return Read(MessagesOptions(request.model, request.stream), (prompt,), job(request.conversation), origin=origin)
 
@@ -55,8 +55,8 @@ def reading(service: Reader, body: Json) -> Read:
 def counting(service: Reader, body: Json) -> Read:
     origin = Origin()
     with origin.errors():
-        tokens = service.model.count(read(service, body, origin, counting=True).conversation)
-    return Read(echo={"input_tokens": sse.encode(tokens)}, origin=origin)
+        tokens = service.model.count(read_messages_request(service, body, origin, counting=True).conversation)
+    return Read(echo={"input_tokens": sse.encode_json(tokens)}, origin=origin)
 
 
 async def create(service: Service, call: Call) -> Reply:
@@ -67,7 +67,7 @@ async def create(service: Service, call: Call) -> Reply:
     head: Object = {"id": f"msg_{service.new_uid()}", "type": "message", "role": "assistant", "model": request.model}
     if request.stream:
         return EventStream(frames(steps, head, origin))
-    answers = await whole(steps, question)
+    answers = await gather_answer(steps, question)
     answer = answers.answers[0]
     content = blocks(answers.events[0])
     reason, stop = stop_reason(answer.finish_reason, answer.stop)
@@ -91,19 +91,19 @@ async def count(service: Service, call: Call) -> Reply:
     return JsonDocument({"input_tokens": found.said("input_tokens")})
 
 
-def described(service: Service, name: str) -> Json:
+def model_card(service: Service, name: str) -> Json:
     """The server knows no date of the model; clients want one."""
     return {"type": "model", "id": name, "display_name": service.model.names[0], "created_at": "1970-01-01T00:00:00Z"}
 
 
-async def models(service: Service, call: Call) -> Reply:
+async def list_models(service: Service, call: Call) -> Reply:
     names = service.model.names
-    found: list[Json] = [described(service, name) for name in names]
+    found: list[Json] = [model_card(service, name) for name in names]
     return JsonDocument({"data": found, "has_more": False, "first_id": names[0], "last_id": names[-1]})
 
 
-async def model(service: Service, call: Call) -> Reply:
-    return JsonDocument(described(service, service.served(call.parameters["id"])))
+async def show_model(service: Service, call: Call) -> Reply:
+    return JsonDocument(model_card(service, service.served(call.parameters["id"])))
 
 
 def stop_reason(reason: FinishReason, stop: str | None) -> tuple[str, str | None]:

@@ -17,7 +17,7 @@ from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, Unsupported
 from kimi_k2_serving.core.messages import Conversation, Json, Role
 from kimi_k2_serving.core.parts import joined, result_text, tool_part
-from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, closed, one_of, required
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, closed, one_of, required
 from kimi_k2_serving.frontend import fields
 from kimi_k2_serving.frontend.anthropic.tools import NAME_CHARACTERS, read_tool_choice, read_tools
 from kimi_k2_serving.frontend.origin import Origin
@@ -67,12 +67,12 @@ class MessagesRequest:
     stream: bool
 
 
-def read(service: Reader, body: Json, origin: Origin, *, counting: bool = False) -> MessagesRequest:
+def read_messages_request(service: Reader, body: Json, origin: Origin, *, counting: bool = False) -> MessagesRequest:
     """`counting`: max_tokens is not needed. Raises InvalidRequest's leaves, each naming chat's path or the client's:
     `origin` knows which is which.
     """
     source = as_object(body, "body")
-    fields.check(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
+    fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))
     if not counting:
         required(source, "max_tokens", "")
@@ -112,7 +112,7 @@ def read_format(source: Object, origin: Origin) -> Json:
     value, path = source.get("output_format"), "output_format"
     if source.get("output_config") is not None:
         config = as_object(source["output_config"], "output_config")
-        fields.check(config, known=("format",), ignored=("effort", "task_budget"), refused={})
+        fields.check_fields(config, known=("format",), ignored=("effort", "task_budget"), refused={})
         if config.get("format") is not None:
             value, path = config["format"], "output_config.format"
     if value is None:
@@ -169,7 +169,7 @@ def read_messages(value: Json, origin: Origin, first: int) -> list[Json]:
         elif role == "assistant":
             assistant(as_list(content, f"{path}.content"), path, add, origin)
         else:
-            others(role, as_list(content, f"{path}.content"), path, add, origin, from_tools=from_tools)
+            read_user_blocks(role, as_list(content, f"{path}.content"), path, add, origin, from_tools=from_tools)
     return result
 
 
@@ -208,7 +208,7 @@ def assistant(blocks: list[Json], path: str, add: Add, origin: Origin) -> None:
     message |= {"content": joined(iter(texts)), "tool_calls": calls or None}
 
 
-def others(role: str, blocks: list[Json], path: str, add: Add, origin: Origin, *, from_tools: bool) -> None:
+def read_user_blocks(role: str, blocks: list[Json], path: str, add: Add, origin: Origin, *, from_tools: bool) -> None:
     """Results and texts in their order; neighbouring texts are one message."""
     texts: list[str] = []
     added = False
@@ -220,7 +220,7 @@ def others(role: str, blocks: list[Json], path: str, add: Add, origin: Origin, *
             continue
         if kind != "tool_result" or role != "user":
             readable = from_tools and role == "user"
-            texts.append(tool_part(source, where)[0] if readable else text_of(source, kind, where))
+            texts.append(tool_part(source, where)[0] if readable else source_text(source, kind, where))
             if kind == "text":
                 origin.ignore(source, where, TEXT)
             continue
@@ -238,7 +238,7 @@ def others(role: str, blocks: list[Json], path: str, add: Add, origin: Origin, *
         add({"role": role, "content": "\n\n".join(texts)}, path)
 
 
-def text_of(source: Object, kind: str, path: str) -> str:
+def source_text(source: Object, kind: str, path: str) -> str:
     if kind == "text":
         return as_string(required(source, "text", path), f"{path}.text")
     if kind in ("image", "document"):

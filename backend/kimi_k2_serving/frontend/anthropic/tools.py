@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kimi_k2_serving.core.errors import Unsupported
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string, closed, one_of, required
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, closed, one_of, required
 from kimi_k2_serving.frontend.origin import Origin
 
 # Anthropic's bound on a tool's name.

@@ -17,11 +17,11 @@ from kimi_k2_serving.core.deltas import delta, message
 from kimi_k2_serving.core.errors import Unsupported
 from kimi_k2_serving.core.events import Event, Finish, TextDelta
 from kimi_k2_serving.core.messages import Conversation, Json
-from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, required
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, required
 from kimi_k2_serving.frontend import fields, sse
-from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
+from kimi_k2_serving.frontend.answer import Question, Step, Whole, gather_answer
 from kimi_k2_serving.frontend.exchange import EventStream, LargeDocument, Reply
-from kimi_k2_serving.frontend.openai.shapes import ContentLogprobs, usage
+from kimi_k2_serving.frontend.openai.envelope import ContentLogprobs, usage
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.reports import remarks
@@ -105,10 +105,10 @@ class ChatRequest:
     origin: Origin
 
 
-def read(service: Reader, body: Json) -> ChatRequest:
+def read_chat_request(service: Reader, body: Json) -> ChatRequest:
     """Raises InvalidRequest's leaves, each naming the path."""
     source = as_object(body, "body")
-    fields.check(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
+    fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))
     if source.get("modalities") is not None and as_list(source["modalities"], "modalities") != ["text"]:
         raise Unsupported("this model writes text only", field="modalities")
@@ -121,13 +121,13 @@ def read(service: Reader, body: Json) -> ChatRequest:
         parallel_tool_calls=as_flag(source.get("parallel_tool_calls"), "parallel_tool_calls", default=True),
     )
     origin = Origin()
-    below.check(source, origin)
+    below.check_nested_fields(source, origin)
     sampling = fields.read_sampling(source)
     origin.seeded(sampling, heeded=service.model.heeds_seeds)
     return ChatRequest(
         asked=ChatCompletionOptions(
             model=model,
-            n=fields.choices(source.get("n")),
+            n=fields.read_choices(source.get("n")),
             top_logprobs=fields.top_logprobs(source),
             stream=as_flag(source.get("stream"), "stream", default=False),
             include_usage=include,
@@ -140,16 +140,16 @@ def read(service: Reader, body: Json) -> ChatRequest:
 
 
 def reading(service: Reader, body: Json) -> Read:
-    request = read(service, body)
+    request = read_chat_request(service, body)
     prompt = service.model.prompt(request.conversation, request.sampling)
     return Read(request.asked, (prompt,), service.model.enforcer.job(request.conversation), origin=request.origin)
 
 
 def rendering(service: Reader, body: Json) -> Read:
-    request = read(service, body)
+    request = read_chat_request(service, body)
     prompt = service.model.prompt(request.conversation, request.sampling)
     text, ids = service.model.text(request.conversation), list(prompt.ids)
-    echo = {"prompt": sse.encode(text), "token_ids": sse.encode(ids)}  # type: ignore[arg-type]
+    echo = {"prompt": sse.encode_json(text), "token_ids": sse.encode_json(ids)}  # type: ignore[arg-type]
     job = service.model.enforcer.job(request.conversation)
     return Read(request.asked, (prompt,), job, echo, origin=request.origin)
 
@@ -163,15 +163,17 @@ async def create(service: Service, call: Call) -> Reply:
     if request.stream:
         return EventStream(writer.frames(steps, question))
     if request.top_logprobs is None:
-        return LargeDocument(writer.completion(await whole(steps, question)))
+        return LargeDocument(writer.completion(await gather_answer(steps, question)))
     tokens = [ContentLogprobs(service.model.vocabulary) for _ in range(question.choices)]
     written: list[list[bytes]] = [[] for _ in tokens]
 
     def write(step: Step) -> None:
         if entries := tokens[step.choice].feed(step.logprobs):
-            written[step.choice].append(sse.members(entries))
+            written[step.choice].append(sse.encode_members(entries))
 
-    return LargeDocument(writer.completion(await whole(steps, question, write), list(map(sse.list_of, written))))
+    return LargeDocument(
+        writer.completion(await gather_answer(steps, question, write), list(map(sse.list_of, written)))
+    )
 
 
 async def show(service: Service, call: Call) -> Reply:
@@ -232,7 +234,7 @@ class ChatWriter:
                 latest[step.choice] = step
                 wanted = self._request.top_logprobs is not None
                 entries = logprobs[step.choice].feed(step.logprobs) if wanted else []
-                deltas = list(merged(step.events))
+                deltas = list(merge_deltas(step.events))
                 for part in deltas or ([{"content": ""}] if entries else []):
                     yield self._chunk(step, part, question, latest, logprobs=entries)
                     entries = []
@@ -266,7 +268,7 @@ class ChatWriter:
         return sse.data({**chunk, **(remarks((step.report,), self._origin) if finish else {})})
 
 
-def merged(events: Iterable[Event]) -> Iterable[Object]:
+def merge_deltas(events: Iterable[Event]) -> Iterable[Object]:
     """Deltas of one step; neighbouring text is one delta."""
     text: list[str] = []
     for event in events:

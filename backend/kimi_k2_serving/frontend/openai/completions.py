@@ -11,12 +11,12 @@ from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
 from kimi_k2_serving.core.events import TextDelta
 from kimi_k2_serving.core.limits import CHOICES, TOP_LOGPROBS
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object, as_flag, as_object, required
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_object, required
 from kimi_k2_serving.frontend import fields, sse
-from kimi_k2_serving.frontend.answer import Question, Step, Whole, whole
+from kimi_k2_serving.frontend.answer import Question, Step, Whole, gather_answer
 from kimi_k2_serving.frontend.exchange import EventStream, LargeDocument, Reply
 from kimi_k2_serving.frontend.openai.chat import finish_reason
-from kimi_k2_serving.frontend.openai.shapes import LegacyLogprobs, legacy_logprobs, usage
+from kimi_k2_serving.frontend.openai.envelope import LegacyLogprobs, legacy_logprobs, usage
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.reports import remarks
@@ -46,9 +46,9 @@ class CompletionsOptions:
 def reading(service: Reader, body: Json) -> Read:
     """Raises InvalidRequest's leaves, each naming the path."""
     source = as_object(body, "body")
-    fields.check(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
+    fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))
-    n = fields.choices(source.get("n"))
+    n = fields.read_choices(source.get("n"))
     if fields.integer(source.get("best_of"), "best_of", minimum=1, default=n) != n:
         raise InvalidValue("must equal n: this server returns what it generates", field="best_of")
     top = fields.integer(source.get("logprobs"), "logprobs", minimum=0)
@@ -99,9 +99,9 @@ async def create(service: Service, call: Call) -> Reply:
     if request.stream:
         return EventStream(writer.frames(steps))
     if request.top_logprobs is None:
-        return LargeDocument(writer.completion(await whole(steps, question)))
+        return LargeDocument(writer.completion(await gather_answer(steps, question)))
     written = [LegacyLogprobs(service.model.vocabulary) for _ in range(question.choices)]
-    answers = await whole(steps, question, lambda step: written[step.choice].feed(step.logprobs))
+    answers = await gather_answer(steps, question, lambda step: written[step.choice].feed(step.logprobs))
     return LargeDocument(writer.completion(answers, [each.document() for each in written]))
 
 

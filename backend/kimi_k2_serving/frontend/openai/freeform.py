@@ -7,7 +7,7 @@ K2 calls functions alone, so a custom tool is shown to it as one; the grammar ho
 from __future__ import annotations
 
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object
+from kimi_k2_serving.core.typed_json import Object
 from kimi_k2_serving.frontend.origin import Origin
 
 CALL = "custom_tool_call"

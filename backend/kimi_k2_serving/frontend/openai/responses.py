@@ -23,18 +23,18 @@ from kimi_k2_serving.core.events import (
     ToolCallStart,
 )
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object
+from kimi_k2_serving.core.typed_json import Object
+from kimi_k2_serving.enforcer.inspection import Report
 from kimi_k2_serving.engine.port import TokenUsage
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Question, Step
 from kimi_k2_serving.frontend.exchange import EventStream, LargeDocument, Reply
 from kimi_k2_serving.frontend.openai.freeform import CALL, FreeformInput
-from kimi_k2_serving.frontend.openai.responses_request import ResponsesRequest, read
+from kimi_k2_serving.frontend.openai.responses_request import ResponsesRequest, read_responses_request
 from kimi_k2_serving.frontend.origin import Origin
 from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.reports import remarks
 from kimi_k2_serving.frontend.service import Call, Service
-from kimi_k2_serving.grammar.inspection import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class ResponsesOptions:
 def reading(service: Reader, body: Json) -> Read:
     origin = Origin()
     with origin.errors():
-        request = read(service, body, origin)
+        request = read_responses_request(service, body, origin)
         prompt, job = service.model.prompt(request.conversation, request.sampling), service.model.enforcer.job
-        echo = {name: sse.encode(value) for name, value in repeated(request).items()}
+        echo = {name: sse.encode_json(value) for name, value in repeated(request).items()}
         asked = ResponsesOptions(request.model, request.stream, request.functions)
         return Read(asked, (prompt,), job(request.conversation), echo, origin=origin)
 

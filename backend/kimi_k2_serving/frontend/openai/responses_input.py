@@ -11,7 +11,7 @@ from kimi_k2_serving.chat import below
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.parts import absent, result_text
-from kimi_k2_serving.core.shapes import Object, as_list, as_object, as_string, one_of, required
+from kimi_k2_serving.core.typed_json import Object, as_list, as_object, as_string, one_of, required
 from kimi_k2_serving.frontend.openai.responses_tools import full_name
 from kimi_k2_serving.frontend.origin import Origin
 
@@ -82,7 +82,7 @@ class _Reader:
         content = required(source, "content", path)
         if content is not None and not isinstance(content, str | list):
             raise InvalidType("must be a string, an array of parts, or null", field=f"{path}.content")
-        below.parts(content, f"{path}.content", self._origin)
+        below.check_part_fields(content, f"{path}.content", self._origin)
         self._push({"role": role, "content": content}, path)
 
     def _call(self, source: Object, kind: str, path: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import Unsupported
 from kimi_k2_serving.core.messages import Conversation, Json
-from kimi_k2_serving.core.shapes import Object, as_flag, as_object, as_string, closed, one_of, required
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_object, as_string, closed, one_of, required
 from kimi_k2_serving.frontend import fields
 from kimi_k2_serving.frontend.openai.responses_input import NOTHING_STORED, read_input
 from kimi_k2_serving.frontend.openai.responses_tools import NAME_CHARACTERS, read_tool_choice, read_tools
@@ -71,10 +71,10 @@ class ResponsesRequest:
     origin: Origin
 
 
-def read(service: Reader, body: Json, origin: Origin) -> ResponsesRequest:
+def read_responses_request(service: Reader, body: Json, origin: Origin) -> ResponsesRequest:
     """Raises InvalidRequest's leaves, each naming chat's path or the client's: `origin` knows which is which."""
     source = as_object(body, "body")
-    fields.check(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
+    fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))
     if source.get("truncation") not in (None, "disabled"):
         raise Unsupported("must be disabled: this server never cuts a conversation", field="truncation")
@@ -113,7 +113,7 @@ def read_format(value: Json) -> Json:
     if value is None:
         return None
     text = as_object(value, "text")
-    fields.check(text, known=("format",), ignored=("verbosity",), refused={})
+    fields.check_fields(text, known=("format",), ignored=("verbosity",), refused={})
     if text.get("format") is None:
         return None
     source = as_object(text["format"], "text.format")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from kimi_k2_serving.core.errors import Unsupported
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object, as_list, as_object, as_string, required
+from kimi_k2_serving.core.typed_json import Object, as_list, as_object, as_string, required
 from kimi_k2_serving.frontend.openai import freeform
 from kimi_k2_serving.frontend.origin import Origin
 

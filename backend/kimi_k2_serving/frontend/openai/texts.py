@@ -5,11 +5,11 @@ from __future__ import annotations
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.shapes import Object, as_flag, as_list, as_object, as_string
 from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string
 from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.exchange import JsonDocument, LargeDocument, Reply
-from kimi_k2_serving.frontend.openai.shapes import token_text
+from kimi_k2_serving.frontend.openai.envelope import token_text
 from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.service import Call, Service
 
@@ -19,7 +19,7 @@ TOKENIZE_IGNORED = frozenset({"add_special_tokens", "add_generation_prompt"})
 DETOKENIZE = frozenset({"model", "tokens", "skip_special_tokens"})
 
 
-def described(service: Service, name: str) -> Json:
+def model_card(service: Service, name: str) -> Json:
     return {
         "id": name,
         "object": "model",
@@ -31,13 +31,13 @@ def described(service: Service, name: str) -> Json:
     }
 
 
-async def models(service: Service, call: Call) -> Reply:
-    found: list[Json] = [described(service, name) for name in service.model.names]
+async def list_models(service: Service, call: Call) -> Reply:
+    found: list[Json] = [model_card(service, name) for name in service.model.names]
     return JsonDocument({"object": "list", "data": found})
 
 
-async def model(service: Service, call: Call) -> Reply:
-    return JsonDocument(described(service, service.served(call.parameters["id"])))
+async def show_model(service: Service, call: Call) -> Reply:
+    return JsonDocument(model_card(service, service.served(call.parameters["id"])))
 
 
 async def tokenize(service: Service, call: Call) -> Reply:
@@ -46,7 +46,7 @@ async def tokenize(service: Service, call: Call) -> Reply:
 
 def tokenizing(service: Reader, body: Json) -> Read:
     source = as_object(body, "body")
-    fields.check(source, known=TOKENIZE, ignored=TOKENIZE_IGNORED, refused={})
+    fields.check_fields(source, known=TOKENIZE, ignored=TOKENIZE_IGNORED, refused={})
     _served(service, source)
     vocabulary = service.model.vocabulary
     if (source.get("prompt") is None) == (source.get("messages") is None):
@@ -64,7 +64,7 @@ def tokenizing(service: Reader, body: Json) -> Read:
     if as_flag(source.get("return_token_strs"), "return_token_strs", default=False):
         names = {token: name for name, token in vocabulary.controls.items()}
         result["token_strs"] = [token_text(vocabulary, token, names) for token in ids]
-    return Read(echo={"document": sse.encode(result)})
+    return Read(echo={"document": sse.encode_json(result)})
 
 
 async def detokenize(service: Service, call: Call) -> Reply:
@@ -73,7 +73,7 @@ async def detokenize(service: Service, call: Call) -> Reply:
 
 def detokenizing(service: Reader, body: Json) -> Read:
     source = as_object(body, "body")
-    fields.check(source, known=DETOKENIZE, ignored=(), refused={})
+    fields.check_fields(source, known=DETOKENIZE, ignored=(), refused={})
     _served(service, source)
     vocabulary = service.model.vocabulary
     if "tokens" not in source:
@@ -87,7 +87,7 @@ def detokenizing(service: Reader, body: Json) -> Read:
         ids.append(token)
     hidden = as_flag(source.get("skip_special_tokens"), "skip_special_tokens", default=False)
     text = _text(vocabulary, ids, hidden=hidden)
-    return Read(echo={"document": sse.encode({"prompt": text, "text": text})})
+    return Read(echo={"document": sse.encode_json({"prompt": text, "text": text})})
 
 
 def _text(vocabulary: Vocabulary, ids: list[int], *, hidden: bool) -> str:

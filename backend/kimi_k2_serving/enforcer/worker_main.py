@@ -1,0 +1,242 @@
+"""The process that grammars are compiled in: it loads once, and forks a child for each job, which may die.
+
+`python -m kimi_k2_serving.enforcer.worker_main [CHECKPOINT]`, standard input a SOCK_SEQPACKET socket: it says `ready`,
+then takes one descriptor with each message, a stream socket with one job: a line of JSON `{"kind", "budget", ...}`,
+then the rest up to the end of the stream. The message is the job's seconds. The child says that it has taken the job,
+answers in lines of JSON and ends. It is ended when it has taken `budget` seconds of a processor, all its threads
+together, or
+`wall` seconds of the clock, whatever it is doing. It takes JOB_BYTES of memory at most. Kinds:
+
+    constrain   rest: a job; maybe   -> {"structural_tag", "relaxed", "seconds", "processor"} or {"error": {...}}
+                passes, free
+    walk        also walks, most,    -> the same with {"walks": [{"ids", "ended"}]}; `patience` seconds for walking
+                seed
+    cost        as constrain         -> {"at": path} before each schema alone, {"seconds": s} after it
+    validate    rest: [text, schema, -> {"problems": [...]}
+                content]
+
+Without CHECKPOINT it validates only, and loads neither torch nor xgrammar. It ends when its input does.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from kimi_k2_serving.core.errors import InvalidSchema, ServingError
+from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.enforcer import inspection
+from kimi_k2_serving.enforcer.worker_client import READY, TAKEN
+from kimi_k2_serving.grammar import job, lanes
+from kimi_k2_serving.grammar.constraint import Constraint, Effort, constrain
+from kimi_k2_serving.grammar.yielding import step_back
+from kimi_k2_serving.json_schema.strings import PASSES
+
+if TYPE_CHECKING:
+    import xgrammar
+
+JOB_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """What is loaded once and shared by every child."""
+
+    vocabulary: Vocabulary
+    grammars: xgrammar.GrammarCompiler
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> Compiler:
+        vocabulary = Vocabulary.load(checkpoint)
+        from kimi_k2_serving.grammar import xgrammar_vocabulary
+
+        return cls(vocabulary, xgrammar_vocabulary.compiler(xgrammar_vocabulary.token_info(vocabulary)))
+
+    def compile(self, given: bytes, header: dict[str, Any]) -> tuple[Constraint, Any]:
+        """The constraint and its compiled grammar. Raises InvalidSchema or LimitExceeded."""
+        conversation, bounds = job.decode_job(given)
+        effort = Effort(header.get("passes", PASSES), frozenset(header.get("free", ())))
+        constraint = constrain(conversation, self.vocabulary, bounds=bounds, effort=effort)
+        if constraint.structural_tag is None:
+            return constraint, None
+        began = time.process_time()
+        try:
+            grammar = self.grammars.compile_structural_tag(constraint.structural_tag)
+        except (RuntimeError, ValueError):
+            raise InvalidSchema("does not compile to a grammar; simplify it", field=job.SOMEWHERE) from None
+        tag = lanes.marked(constraint.structural_tag, time.process_time() - began)
+        return replace(constraint, structural_tag=tag), grammar
+
+    def walk(self, grammar: Any, header: dict[str, Any]) -> list[dict[str, Any]]:
+        """Answers drawn by dice."""
+        from kimi_k2_serving.grammar import xgrammar_vocabulary
+
+        dice, stops = Random(header["seed"]), frozenset(self.vocabulary.stop_ids)
+        drawn = [xgrammar_vocabulary.walk(grammar, stops, dice, most=header["most"]) for _ in range(header["walks"])]
+        return [{"ids": each.ids, "ended": each.ended} for each in drawn]
+
+
+def main(arguments: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Children are reaped by the kernel.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGPROF})
+    control = socket.socket(fileno=0)
+    compiler = Compiler.load(Path(arguments[0])) if arguments else None
+    # What is loaded stays in pages that children share.
+    gc.collect()
+    gc.freeze()
+    control.send(READY)
+    children: list[Child] = []
+    while True:
+        children = [child for child in children if child.goes_on()]
+        wait = min((child.look for child in children), default=None)
+        patience = None if wait is None else max(wait - time.monotonic(), 0.0)
+        if not select.select([control], [], [], patience)[0]:
+            continue
+        message, descriptors, _, _ = socket.recv_fds(control, 32, 1)
+        if not descriptors:
+            return
+        with socket.socket(fileno=descriptors[0]) as channel:
+            if (pid := os.fork()) == 0:
+                _child(channel, compiler)
+        if (child := Child.of(pid, float(message))) is not None:
+            children.append(child)
+
+
+@dataclass(slots=True)
+class Child:
+    """A job under way; `look`, by the monotonic clock, is when it has to be looked at next."""
+
+    pid: int
+    pidfd: int
+    seconds: float
+    look: float
+
+    @classmethod
+    def of(cls, pid: int, seconds: float) -> Child | None:
+        """None if it has ended already."""
+        try:
+            return cls(pid, os.pidfd_open(pid), seconds, time.monotonic() + seconds)
+        except ProcessLookupError:
+            return None
+
+    def goes_on(self) -> bool:
+        """Ends it when its time is over; of a processor it may still have that much, within its own timer."""
+        if time.monotonic() < self.look:
+            return True
+        try:
+            left = self.seconds - _processor_seconds(self.pid)
+            if left > 0:
+                self.look += max(left, 0.05)
+                return True
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except (ProcessLookupError, FileNotFoundError):
+            pass
+        os.close(self.pidfd)
+        return False
+
+
+def _processor_seconds(pid: int) -> float:
+    """Of all its threads. Raises FileNotFoundError or ProcessLookupError when it has ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        raise ProcessLookupError
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _child(channel: socket.socket, compiler: Compiler | None) -> None:
+    """Never returns."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _bound_memory()
+        file: Any
+        with channel.makefile("rwb") as file:
+            file.write(TAKEN + b"\n")
+            file.flush()
+            header = json.loads(file.readline())
+            signal.setitimer(signal.ITIMER_REAL, header.get("wall", header["budget"]))
+            signal.setitimer(signal.ITIMER_PROF, header["budget"])
+            _serve(header, file, compiler)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _bound_memory() -> None:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    bound = pages * resource.getpagesize() + JOB_BYTES
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or hard >= bound:
+        resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+
+
+def _serve(header: dict[str, Any], file: BinaryIO, compiler: Compiler | None) -> None:
+    try:
+        rest = file.read()
+        if header["kind"] == "validate":
+            _answer(file, {"problems": inspection.problems(*json.loads(rest))})
+            return
+        assert compiler is not None
+        step_back()
+        if header["kind"] == "cost":
+            _cost(rest, file, compiler, header)
+            return
+        began = time.perf_counter()
+        constraint, grammar = compiler.compile(rest, header)
+        seconds = time.perf_counter() - began
+        answer: dict[str, Any] = {
+            "structural_tag": constraint.structural_tag,
+            "relaxed": constraint.relaxed,
+            "seconds": seconds,
+            "processor": time.process_time(),
+        }
+        if header["kind"] == "walk":
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, header["patience"])
+            answer["walks"] = compiler.walk(grammar, header)
+        _answer(file, answer)
+    except ServingError as error:
+        told = {"code": error.code, "field": error.field, "detail": error.detail}
+        _answer(file, {"error": told, "processor": time.process_time()})
+    except (MemoryError, RecursionError):
+        # As good as dead: the schema was too much.
+        return
+    except Exception:
+        traceback.print_exc()
+        _answer(file, {"error": {"code": "internal", "field": "", "detail": ""}})
+
+
+def _cost(given: bytes, file: BinaryIO, compiler: Compiler, header: dict[str, Any]) -> None:
+    conversation, bounds = job.decode_job(given)
+    for path, alone in job.places(conversation).items():
+        _answer(file, {"at": path})
+        began = time.process_time()
+        with suppress(ServingError):
+            compiler.compile(job.encode_job(alone, bounds), header)
+        _answer(file, {"seconds": time.process_time() - began})
+
+
+def _answer(file: BinaryIO, value: dict[str, Any]) -> None:
+    file.write(json.dumps(value).encode() + b"\n")
+    file.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

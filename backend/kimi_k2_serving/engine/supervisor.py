@@ -1,0 +1,369 @@
+"""SGLang in a process of its own, kept alive: `SupervisedEngine` implements the engine port over `wire`.
+
+When a process of the engine ends or its work stalls, all of them are killed, every generation in flight raises
+EngineLost once, new ones raise EngineUnavailable with a time to retry, and the host is started again with back-off.
+`suspects` says who may begin, and which deaths count: too many of those, or of failures of our own to start a host, end
+it. All state belongs to one event loop. Nothing here imports SGLang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from kimi_k2_serving.core.errors import (
+    EngineLost,
+    EngineUnavailable,
+    Internal,
+    InvalidValue,
+    Overloaded,
+    ServingError,
+)
+from kimi_k2_serving.engine import wire
+from kimi_k2_serving.engine.flight import GenerationInFlight, read_answer
+from kimi_k2_serving.engine.host_process import HostProcess
+from kimi_k2_serving.engine.port import (
+    Chunk,
+    End,
+    EndReason,
+    EngineInfo,
+    EngineState,
+    Generation,
+    Load,
+    TokenUsage,
+    merge_chunks,
+)
+from kimi_k2_serving.engine.stall import SilenceDetector, StallDetector
+from kimi_k2_serving.engine.suspects import CRASHES, WINDOW, Suspects
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_SECONDS = (0.1, 1.0, 5.0, 15.0)
+# How often the engine is asked whether it moves.
+WATCH_SECONDS = 0.25
+# Without an output or news of the scheduler for so long the engine may hang.
+MOVING_SECONDS = 5.0
+# How often in a row a host may fail to be made (no process, no descriptor, no room): four minutes with BACKOFF_SECONDS.
+# Such a shortage is not the engine's, and passes; its deaths are counted by themselves.
+SHORTAGES = 20
+
+Spawn = Callable[[], Awaitable[HostProcess]]
+
+
+class SupervisedEngine:
+    """`spawn` makes a host process; `start_timeout` is in seconds, per start; `stall_seconds` without movement while
+    something is in flight are a death. `steps_on_cpu`: the scheduler's CPU time is movement. A generation without
+    output for `silent_seconds`, while the engine moves and none waits in its queue, is given up by itself.
+    """
+
+    def __init__(
+        self,
+        spawn: Spawn,
+        server_args: Mapping[str, Any],
+        *,
+        start_timeout: float,
+        stall_seconds: float,
+        silent_seconds: float,
+        steps_on_cpu: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._spawn = spawn
+        self._server_args = dict(server_args)
+        self._start_timeout = start_timeout
+        self._stall_seconds = stall_seconds
+        self._steps_on_cpu = steps_on_cpu
+        self._clock = clock
+        self._sleep = sleep
+        self._state = EngineState.STOPPED
+        self._info: EngineInfo | None = None
+        self._host: HostProcess | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._flights: dict[str, GenerationInFlight] = {}
+        self._suspects = Suspects()
+        self._spawned_at = 0.0
+        # Seconds of service before the engine's last start, and when that was done.
+        self._service = self._ready_at = 0.0
+        self._progress = StallDetector(stall_seconds, 0.0)
+        self._silence = SilenceDetector(silent_seconds, 0.0)
+        self._load = Load()
+
+    @property
+    def state(self) -> EngineState:
+        return self._state
+
+    @property
+    def load(self) -> Load:
+        return self._load
+
+    def check(self) -> None:
+        if self._state is not EngineState.READY:
+            raise self._unavailable()
+
+    async def start(self) -> EngineInfo:
+        if self._supervisor is not None:
+            raise Internal("the engine was started twice")
+        self._state = EngineState.STARTING
+        try:
+            self._info = await self._start_host()
+        except (EngineUnavailable, asyncio.CancelledError):
+            await self.stop()
+            raise
+        except Exception as error:
+            logger.exception("the engine's process could not be made")
+            await self.stop()
+            raise EngineUnavailable("the engine's process could not be made; see the log") from error
+        self._supervisor = asyncio.create_task(self._supervise())
+        return self._info
+
+    async def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
+        self.check()
+        assert self._host is not None
+        uid = generation.uid
+        if uid in self._flights:
+            raise Internal("two generations with one uid")
+        flight = self._flights[uid] = GenerationInFlight()
+        self._suspects.arrive(uid, generation, self._served())
+        host = None
+        ended = served = False
+        try:
+            self._settle()
+            if not await flight.turn:
+                yield Chunk((), "", TokenUsage(prompt=len(generation.input_ids)), End(EndReason.ABORT))
+                return
+            host = self._host
+            if flight.answers.empty():
+                self._submit(generation)
+            while not ended:
+                chunks = [read_answer(await flight.answers.get(), generation)]
+                # Whatever else has arrived goes out as one chunk: a slow reader costs fewer, larger responses.
+                while chunks[-1].end is None and not flight.answers.empty():
+                    chunks.append(read_answer(flight.answers.get_nowait(), generation))
+                end = chunks[-1].end
+                ended, served = end is not None, end is not None and end.reason is not EndReason.ABORT
+                yield merge_chunks(chunks)
+        except (EngineLost, InvalidValue, Overloaded, Internal):
+            ended = True
+            raise
+        finally:
+            self._leave(uid, served=served)
+            if not ended and host is not None and host is self._host:
+                host.send(wire.Abort(uid))
+
+    def abort(self, uid: str) -> None:
+        flight = self._flights.get(uid)
+        if flight is not None and not flight.turn.done():
+            flight.turn.set_result(False)
+        elif flight is not None and self._host is not None:
+            self._host.send(wire.Abort(uid))
+
+    async def stop(self) -> None:
+        self._state = EngineState.STOPPED
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            # It logs its own end, whatever that was.
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+            self._supervisor = None
+        self._lose_all()
+        await self._end_host()
+
+    def _submit(self, generation: Generation) -> None:
+        assert self._host is not None
+        if self._suspects.on_trial(generation.uid):
+            # Others wait for its outputs, also where its caller does not.
+            generation = replace(generation, sampling={**generation.sampling, "stream_interval": 1})
+        try:
+            self._host.send(wire.submission(generation))
+        except wire.Unsendable as error:
+            logger.warning("a request does not fit through to the engine: %s", error)
+            raise InvalidValue("the request is too large, or holds a number that is, for the engine") from None
+        self._silence.begin(generation.uid)
+
+    def _leave(self, uid: str, *, served: bool) -> None:
+        self._flights.pop(uid, None)
+        self._silence.end(uid)
+        self._suspects.leave(uid, self._served(), served=served)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tell those who wait for their turn."""
+        now = self._clock()
+        moving = self._progress.moved_within(MOVING_SECONDS, now)
+        for decision in self._suspects.settle(self._served(), moving=moving):
+            turn = self._flights[decision.uid].turn
+            if turn.done():
+                continue
+            if decision.refusal is None:
+                turn.set_result(True)
+            else:
+                turn.set_exception(decision.refusal)
+
+    def _served(self) -> float:
+        """Seconds of service in all: the time of `suspects`. A start may take longer than what they remember."""
+        return self._service + (self._clock() - self._ready_at if self._state is EngineState.READY else 0.0)
+
+    def _lose_all(self) -> None:
+        for flight in self._flights.values():
+            flight.lose(self._unavailable())
+
+    async def _start_host(self) -> EngineInfo:
+        self._spawned_at = self._clock()
+        spawning = asyncio.ensure_future(self._spawn())
+        try:
+            host = self._host = await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            self._host = await spawning
+            raise
+        host.send(wire.Start(self._server_args))
+        try:
+            first = await asyncio.wait_for(host.receive(), self._start_timeout)
+        except TimeoutError:
+            raise EngineUnavailable(f"the engine did not start within {self._start_timeout:g} s; see its log") from None
+        if not isinstance(first, wire.Started):
+            raise EngineUnavailable("the engine ended while it was starting; see its log")
+        await asyncio.to_thread(host.observe)
+        host.watch()
+        self._progress = StallDetector(self._stall_seconds, self._clock())
+        self._ready_at = self._clock()
+        self._state = EngineState.READY
+        return EngineInfo(
+            engine=first.engine,
+            context_length=first.context_length,
+            prompt_tokens=first.prompt_tokens,
+            kv_capacity=first.kv_capacity,
+            vocab_size=first.vocab_size,
+            start_seconds=self._clock() - self._spawned_at,
+            min_p=first.min_p,
+        )
+
+    async def _supervise(self) -> None:
+        """Whatever ends this is logged and known: without it nobody would start the engine again."""
+        try:
+            await self._keep()
+        except Exception:
+            logger.exception("the engine's supervisor failed: the engine stays down")
+            self._state = EngineState.FAILED
+            self._lose_all()
+            await self._end_host()
+
+    async def _keep(self) -> None:
+        while True:
+            assert self._host is not None
+            watch = asyncio.create_task(self._watch(self._host))
+            try:
+                while (message := await self._host.receive()) is not None:
+                    try:
+                        self._take(message)
+                    except Exception:
+                        logger.exception("a message of the engine could not be taken")
+            finally:
+                watch.cancel()
+            if not await self._restart():
+                return
+
+    def _take(self, message: wire.FromHost | wire.Unreadable) -> None:
+        match message:
+            case wire.Beat():
+                self._progress.scheduler(message.published, self._clock(), busy=message.busy)
+                self._load = Load(message.running, message.queued, message.kv_usage, self._load.restarts)
+            case wire.Output() | wire.Failed():
+                now = self._clock()
+                self._progress.output(now)
+                self._silence.output(message.uid)
+                if message.uid in self._flights:
+                    self._flights[message.uid].answers.put_nowait(message)
+                if isinstance(message, wire.Output) and self._suspects.output(message.uid, self._served()):
+                    self._settle()
+            case wire.Unreadable(uid=uid, problem=problem):
+                logger.error("a message of the engine could not be read: %s", problem)
+                self._give_up(uid, Internal("the engine's answer could not be read"))
+            case wire.Started():
+                pass
+
+    def _give_up(self, uid: str, error: ServingError) -> None:
+        """End one generation with this error, here and in the engine."""
+        if uid in self._flights and self._host is not None:
+            self._flights[uid].answers.put_nowait(error)
+            self._host.send(wire.Abort(uid))
+
+    async def _watch(self, host: HostProcess) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                if self._look(host):
+                    return
+            except Exception:
+                logger.exception("the engine could not be looked at")
+
+    def _look(self, host: HostProcess) -> bool:
+        """Whether it had to be killed."""
+        now = self._clock()
+        in_flight = self._suspects.running > 0
+        if in_flight and self._steps_on_cpu:
+            self._progress.worked(host.cpu_seconds, now)
+        if self._progress.stalled(now, in_flight=in_flight, stopped=in_flight and host.stopped):
+            logger.error("the engine has not moved for %g s with work in flight: it is killed", self._stall_seconds)
+            host.kill()
+            return True
+        for uid in self._silence.lost(now, queued=self._load.queued):
+            logger.error("a generation got no output for too long while the engine moved: it is given up")
+            self._give_up(uid, EngineLost("the engine has lost this request; send it again"))
+        self._settle()
+        return False
+
+    async def _restart(self) -> bool:
+        """After a death: end what was in flight, start again. False when that is given up."""
+        self._service = self._served()
+        self._state = EngineState.RESTARTING
+        self._spawned_at = self._clock()
+        self._load = Load(restarts=self._load.restarts + 1)
+        killer = self._suspects.died(self._served())
+        if killer:
+            logger.error("the engine died of one request: it is refused from now on (fingerprint %s)", killer)
+        self._lose_all()
+        attempt = shortages = 0
+        while True:
+            await self._end_host()
+            if self._suspects.given_up(self._served()) or shortages == SHORTAGES:
+                self._state = EngineState.FAILED
+                logger.error(
+                    "the engine died %d times within %g s of service, or could not be started %d times: it stays down",
+                    *(CRASHES, WINDOW, SHORTAGES),
+                )
+                return False
+            pause = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+            logger.warning("the engine is down; starting it again in %g s", pause)
+            await self._sleep(pause)
+            attempt += 1
+            try:
+                self._info = await self._start_host()
+            except EngineUnavailable as error:
+                logger.warning("%s", error)
+                self._suspects.died(self._served())
+                continue
+            except Exception:
+                logger.exception("the engine's process could not be made")
+                shortages += 1
+                continue
+            logger.warning("the engine serves again after %.1f s", self._info.start_seconds)
+            return True
+
+    async def _end_host(self) -> None:
+        if self._host is not None:
+            await self._host.end()
+            self._host = None
+
+    def _unavailable(self) -> EngineUnavailable:
+        if self._state is EngineState.FAILED:
+            return EngineUnavailable("the engine keeps dying and was not started again; see its log", retry_after=600)
+        left = self._until_ready()
+        return EngineUnavailable(f"the engine is {self._state.value}; retry in {left:.0f} s", retry_after=left)
+
+    def _until_ready(self) -> float:
+        """An estimate in seconds, from how long the last start took."""
+        usual = self._info.start_seconds if self._info else 60.0
+        return max(1.0, usual - (self._clock() - self._spawned_at))

@@ -1,0 +1,39 @@
+"""A value that a schema lists, in the spellings that mean it: white space, the order of few members, -2 for -2.0."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+
+from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.json_schema import ebnf
+from kimi_k2_serving.json_schema.ebnf import EMPTY, Expression, Ref, Seq, Terminal
+
+# Members of an object that may come in any order; more come as they are listed.
+_MEMBERS = 3
+# Beyond this a double is not every integer.
+_EXACT = 2**53
+
+
+def literal_rule(value: Json) -> Expression:
+    match value:
+        case float() if value == int(value) and abs(value) <= _EXACT:
+            return ebnf.alt((Terminal(str(int(value))), Terminal(json.dumps(value))))
+        case list() if value:
+            return _between("[", [literal_rule(each) for each in value], "]")
+        case dict() if value:
+            members = [
+                Seq((Terminal(json.dumps(name, ensure_ascii=False) + ":"), Ref("ws"), literal_rule(each)))
+                for name, each in value.items()
+            ]
+            orders = permutations(members) if len(members) <= _MEMBERS else [members]
+            return ebnf.alt(_between("{", list(order), "}") for order in orders)
+        case _:
+            return Terminal(json.dumps(value, ensure_ascii=False))
+
+
+def _between(opening: str, members: list[Expression], closing: str) -> Expression:
+    parts: list[Expression] = [Terminal(opening), Ref("ws")]
+    for i, member in enumerate(members):
+        parts += [Seq((Terminal(","), Ref("ws"))) if i else EMPTY, member]
+    return Seq((*parts, Ref("ws"), Terminal(closing)))

@@ -1,0 +1,400 @@
+"""`pattern` of JSON Schema: ECMA-262 regular expressions, as automata over the characters of a string.
+
+A class such as `\\d` means different sets to different validators. `narrow` reads it as what all of them agree on, for
+text that must match; `wide` as what any of them takes, for text that must not. Back-references, `\\b` and lookaround
+other than at the very start have no automaton here: they raise NotRegular, and the caller relaxes the keyword.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from kimi_k2_serving.json_schema import automaton, ebnf
+from kimi_k2_serving.json_schema.automaton import Automaton
+from kimi_k2_serving.json_schema.ebnf import EMPTY, Expression, Interval, OneOf, Repeat, Seq, Terminal, alt
+
+ANY: tuple[Interval, ...] = ((0, ebnf.MAX_CODE_POINT),)
+_ANYTHING = Repeat(OneOf(ANY), 0, None)
+_LINE_ENDS = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
+_CONTROL = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0x00, "a": 0x07}
+_ASCII = {"d": ((0x30, 0x39),), "w": ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)), "s": ((9, 13), (32, 32))}
+_REPEATS = 1_000
+# General categories by their long names, and the short ones.
+_CATEGORIES = {
+    "Letter": "L",
+    "Uppercase_Letter": "Lu",
+    "Lowercase_Letter": "Ll",
+    "Titlecase_Letter": "Lt",
+    "Modifier_Letter": "Lm",
+    "Other_Letter": "Lo",
+    "Mark": "M",
+    "Nonspacing_Mark": "Mn",
+    "Spacing_Mark": "Mc",
+    "Enclosing_Mark": "Me",
+    "Number": "N",
+    "Decimal_Number": "Nd",
+    "digit": "Nd",
+    "Letter_Number": "Nl",
+    "Other_Number": "No",
+    "Punctuation": "P",
+    "punct": "P",
+    "Connector_Punctuation": "Pc",
+    "Dash_Punctuation": "Pd",
+    "Open_Punctuation": "Ps",
+    "Close_Punctuation": "Pe",
+    "Initial_Punctuation": "Pi",
+    "Final_Punctuation": "Pf",
+    "Other_Punctuation": "Po",
+    "Symbol": "S",
+    "Math_Symbol": "Sm",
+    "Currency_Symbol": "Sc",
+    "Modifier_Symbol": "Sk",
+    "Other_Symbol": "So",
+    "Separator": "Z",
+    "Space_Separator": "Zs",
+    "Line_Separator": "Zl",
+    "Paragraph_Separator": "Zp",
+    "Other": "C",
+    "Control": "Cc",
+    "cntrl": "Cc",
+    "Format": "Cf",
+    "Private_Use": "Co",
+    "Unassigned": "Cn",
+    "Combining_Mark": "M",
+}
+_KNOWN = frozenset(_CATEGORIES.values())
+
+
+class NotRegular(Exception):
+    """The pattern is no regular expression that we read: past what automata can do, or malformed."""
+
+
+def matching(pattern: str, *, narrow: bool = True) -> Automaton:
+    """The texts in which `pattern` is found. Raises NotRegular, or automaton.TooLarge, which is dear and remembered."""
+    if not isinstance(found := _tried(pattern, narrow), Automaton):
+        raise found
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _tried(pattern: str, narrow: bool) -> Automaton | type[NotRegular | automaton.TooLarge]:
+    try:
+        return _matching(pattern, narrow=narrow)
+    except (NotRegular, automaton.TooLarge) as error:
+        return type(error)
+
+
+def _matching(pattern: str, *, narrow: bool) -> Automaton:
+    reader = _Reader(pattern, narrow=narrow)
+    guards = reader.guards()
+    found = automaton.build_automaton(reader.whole())
+    for holds, body in guards:
+        # A negative guard removes, so it must remove all that any reading of it would.
+        other = automaton.build_automaton(body)
+        found = automaton.intersect(found, other) if holds else automaton.subtract(found, other)
+    return found
+
+
+def complement(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
+    found: list[Interval] = []
+    at = 0
+    for low, high in sorted(intervals):
+        if low > at:
+            found.append((at, low - 1))
+        at = max(at, high + 1)
+    if at <= ebnf.MAX_CODE_POINT:
+        found.append((at, ebnf.MAX_CODE_POINT))
+    return tuple(found)
+
+
+@functools.cache
+def _unicode(letter: str) -> tuple[Interval, ...]:
+    """What `\\d`, `\\w`, `\\s` mean to a validator that reads them as Unicode classes."""
+    tests: dict[str, Callable[[str], bool]] = {
+        "d": str.isdecimal,
+        "w": lambda c: c.isalnum() or c == "_",
+        "s": lambda c: c.isspace() or c == "\ufeff",
+    }
+    return _runs(code for code in range(sys.maxunicode + 1) if tests[letter](chr(code)))
+
+
+@functools.cache
+def _category(name: str) -> tuple[Interval, ...]:
+    """A general category such as `L` or `Lu`."""
+    return _runs(code for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)).startswith(name))
+
+
+def _holds(intervals: Iterable[Interval], code: int) -> bool:
+    return any(low <= code <= high for low, high in intervals)
+
+
+def _runs(codes: Iterable[int]) -> tuple[Interval, ...]:
+    found: list[Interval] = []
+    for code in codes:
+        if found and found[-1][1] + 1 == code:
+            found[-1] = (found[-1][0], code)
+        else:
+            found.append((code, code))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Anchor:
+    """`^` or `$`: only sound at the two ends of an alternative."""
+
+    at_start: bool
+
+
+class _Reader:
+    """Recursive descent over the pattern's text."""
+
+    def __init__(self, pattern: str, *, narrow: bool) -> None:
+        # The flag of other dialects, at the very start, is read as they mean it.
+        self.folds = pattern.startswith("(?i)")
+        self.text = pattern[4:] if self.folds else pattern
+        self.at = 0
+        self.narrow = narrow
+
+    def guards(self) -> list[tuple[bool, Expression]]:
+        """Lookaheads at the very start, behind `^`: each is a condition on the whole text."""
+        found: list[tuple[bool, Expression]] = []
+        while self.text.startswith(("^(?=", "^(?!"), self.at) or (
+            found and self.text.startswith(("(?=", "(?!"), self.at)
+        ):
+            self.at += self.text.startswith("^", self.at)
+            holds = self.text[self.at + 2] == "="
+            self.at += 3
+            narrow, self.narrow = self.narrow, self.narrow == holds
+            body = self._alternatives(anchored_start=True)
+            self.narrow = narrow
+            self._expect(")")
+            found.append((holds, body))
+        if found:
+            self.text = self.text[: self.at] + "^" + self.text[self.at :].removeprefix("^")
+        return found
+
+    def whole(self) -> Expression:
+        body = self._alternatives()
+        if self.at < len(self.text):
+            raise NotRegular
+        return body
+
+    def _alternatives(self, *, anchored_start: bool = False) -> Expression:
+        """Top level: each alternative may be anchored at either end, and is found anywhere otherwise."""
+        options = []
+        while True:
+            parts = self._parts()
+            start = bool(parts) and parts[0] == _Anchor(True)
+            end = bool(parts) and parts[-1] == _Anchor(False)
+            inner = parts[1 if start else 0 : -1 if end else None]
+            body = _sequence(inner)
+            options.append(
+                Seq((EMPTY if start or anchored_start else _ANYTHING, body, self._end() if end else _ANYTHING))
+            )
+            if not self._take("|"):
+                return alt(options)
+
+    def _end(self) -> Expression:
+        """Some validators let `$` match before a last line break."""
+        return EMPTY if self.narrow else Repeat(Terminal("\n"), 0, 1)
+
+    def _group(self) -> list[Expression | _Anchor]:
+        """A group's alternatives. `(^a|b$)` is read only where the group is the whole pattern: see _parts."""
+        options = [_sequence(self._parts())]
+        while self._take("|"):
+            options.append(_sequence(self._parts()))
+        return [alt(options)]
+
+    def _parts(self) -> list[Expression | _Anchor]:
+        parts: list[Expression | _Anchor] = []
+        while self.at < len(self.text) and self.text[self.at] not in "|)":
+            atom = self._atom()
+            parts.extend([atom] if isinstance(atom, _Anchor) else [self._quantified(atom)])
+        return parts
+
+    def _atom(self) -> Expression | _Anchor:
+        character = self._next()
+        match character:
+            case "^":
+                return _Anchor(True)
+            case "$":
+                return _Anchor(False)
+            case ".":
+                return OneOf(complement(_LINE_ENDS)) if self.narrow else OneOf(complement(((0x0A, 0x0A),)))
+            case "[":
+                return OneOf(self._class())
+            case "(":
+                self._open()
+                body = self._group()[0]
+                self._expect(")")
+                if isinstance(body, _Anchor):
+                    raise NotRegular
+                return body
+            case "\\":
+                return OneOf(self._folded(self._escape()))
+            case "*" | "+" | "?":
+                raise NotRegular
+            case _:
+                return OneOf(self._folded(((ord(character),) * 2,))) if self.folds else Terminal(character)
+
+    def _folded(self, intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
+        """The same in both cases, where case is ignored. Of letters beyond ASCII readers disagree."""
+        if not self.folds:
+            return intervals
+        both = list(intervals)
+        for low, high in intervals:
+            for first, last, step in ((0x41, 0x5A, 0x20), (0x61, 0x7A, -0x20)):
+                if max(low, first) <= min(high, last):
+                    both.append((max(low, first) + step, min(high, last) + step))
+        if not self.narrow:
+            both += [(0x17F, 0x17F)] if _holds(both, 0x73) else []
+            both += [(0x212A, 0x212A)] if _holds(both, 0x6B) else []
+            if any(high > 0x7F for _, high in intervals):
+                raise NotRegular
+        return tuple(both)
+
+    def _open(self) -> None:
+        if not self._take("?"):
+            return
+        if self._take(":"):
+            return
+        self._take("P")
+        if self._take("<") and self.at < len(self.text) and self.text[self.at] not in "=!":
+            end = self.text.find(">", self.at)
+            if end > 0:
+                self.at = end + 1
+                return
+        raise NotRegular
+
+    def _quantified(self, body: Expression) -> Expression:
+        while self.at < len(self.text):
+            character = self.text[self.at]
+            if character == "{":
+                bounds = self._counts()
+                if bounds is None:
+                    return body
+            elif character in "*+?":
+                self.at += 1
+                bounds = {"*": (0, None), "+": (1, None), "?": (0, 1)}[character]
+            else:
+                return body
+            if not self._take("?") and self.text.startswith("+", self.at):
+                raise NotRegular
+            body = Repeat(body, *bounds)
+        return body
+
+    def _counts(self) -> tuple[int, int | None] | None:
+        """`{m}`, `{m,}`, `{m,n}`; any other brace is itself, and the reader stays before it."""
+        end = self.text.find("}", self.at)
+        inside = self.text[self.at + 1 : end] if end > 0 else ""
+        first, comma, last = inside.partition(",")
+        if not first.isascii() or not first.isdigit() or (last and not (last.isascii() and last.isdigit())):
+            return None
+        least = int(first)
+        most = (int(last) if last else None) if comma else least
+        if max(least, most or 0) > _REPEATS:
+            raise automaton.TooLarge
+        if most is not None and most < least:
+            raise NotRegular
+        self.at = end + 1
+        return least, most
+
+    def _escape(self) -> tuple[Interval, ...]:
+        letter = self._next()
+        if letter in "dws":
+            return _ASCII[letter] if self.narrow else _unicode(letter)
+        if letter in "DWS":
+            name = letter.lower()
+            return complement(_unicode(name) if self.narrow else _ASCII[name])
+        if letter in "pP":
+            return self._property(negated=letter == "P")
+        if letter in "xu":
+            return self._code(2 if letter == "x" else 4)
+        if letter == "c":
+            control = self._next()
+            if not (control.isascii() and control.isalpha()):
+                raise NotRegular
+            return ((ord(control) % 32,) * 2,)
+        if letter in _CONTROL:
+            return ((_CONTROL[letter],) * 2,)
+        if letter.isalnum():
+            raise NotRegular
+        return ((ord(letter),) * 2,)
+
+    def _property(self, *, negated: bool) -> tuple[Interval, ...]:
+        end = self.text.find("}", self.at)
+        name = self.text[self.at + 1 : end]
+        for prefix in ("General_Category=", "gc="):
+            name = name.removeprefix(prefix)
+        name = _CATEGORIES.get(name, name)
+        if not self.text.startswith("{", self.at) or name not in _KNOWN or self.folds:
+            raise NotRegular
+        self.at = end + 1
+        return complement(_category(name)) if negated else _category(name)
+
+    def _code(self, digits: int) -> tuple[Interval, ...]:
+        if self._take("{"):
+            end = self.text.find("}", self.at)
+            text, self.at = self.text[self.at : max(end, self.at)], end + 1
+        else:
+            text, self.at = self.text[self.at : self.at + digits], self.at + digits
+        if not text or any(c not in "0123456789abcdefABCDEF" for c in text) or int(text, 16) > ebnf.MAX_CODE_POINT:
+            raise NotRegular
+        return ((int(text, 16),) * 2,)
+
+    def _class(self) -> tuple[Interval, ...]:
+        negated = self._take("^")
+        # Inside a negated class a wide set narrows it, and the other way round.
+        narrow, self.narrow = self.narrow, self.narrow != negated
+        found: list[Interval] = []
+        first = True
+        while first or not self._take("]"):
+            if first and self._take("]"):
+                raise NotRegular
+            first = False
+            low = self._member()
+            if self.text.startswith("-", self.at) and not self.text.startswith("-]", self.at):
+                self.at += 1
+                high = self._member()
+                if len(low) != 1 or len(high) != 1 or low[0][0] != low[0][1] or high[0][0] != high[0][1]:
+                    raise NotRegular
+                low = ((low[0][0], high[0][0]),)
+                if low[0][0] > low[0][1]:
+                    raise NotRegular
+            found.extend(self._folded(tuple(low)))
+        self.narrow = narrow
+        return complement(found) if negated else complement(complement(found))
+
+    def _member(self) -> tuple[Interval, ...]:
+        character = self._next()
+        if character != "\\":
+            return ((ord(character),) * 2,)
+        if self._take("b"):
+            return ((8, 8),)
+        return self._escape()
+
+    def _next(self) -> str:
+        if self.at >= len(self.text):
+            raise NotRegular
+        self.at += 1
+        return self.text[self.at - 1]
+
+    def _take(self, character: str) -> bool:
+        found = self.text.startswith(character, self.at)
+        self.at += found
+        return found
+
+    def _expect(self, character: str) -> None:
+        if not self._take(character):
+            raise NotRegular
+
+
+def _sequence(parts: list[Expression | _Anchor]) -> Expression:
+    """Anchors inside a sequence have no meaning that an automaton of characters can hold."""
+    if any(isinstance(part, _Anchor) for part in parts):
+        raise NotRegular
+    return Seq(tuple(part for part in parts if not isinstance(part, _Anchor)))

@@ -1,0 +1,1 @@
+"""The ensemble's two steps: messages to ids, and ids to content and tool calls."""

@@ -1,0 +1,131 @@
+"""The ensemble's last step at work: each engine response in its order, one response for each. It never raises.
+
+An answer's last response is made on a thread of its own where that may take long: reading a whole answer, or checking
+it against what no grammar held. By then all the others are with Triton, so the order within an answer stays.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from kimi_k2_serving import settings
+from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.enforcer.inspection import Inspector
+from kimi_k2_serving.enforcer.worker_client import Worker, WorkerProcess
+from kimi_k2_serving.engine import linux, shared_memory
+from kimi_k2_serving.engine.abort_channel import AbortSender
+from kimi_k2_serving.engine.build import python
+from kimi_k2_serving.triton import inputs, tensors
+from kimi_k2_serving.triton.chat.answers import Ending, Outputs, Streams, reported
+from kimi_k2_serving.triton.chat.metrics import EnforcementMetrics
+from kimi_k2_serving.triton.chat.seal import Seal
+from kimi_k2_serving.triton.reply import Reply, failed
+from kimi_k2_serving.triton.repository import engine_config
+
+# Of each kind; those that wait for the grammar worker hold up none that don't.
+THREADS = 4
+# The other threads run Python, too, and this one should wait for them no longer than this.
+SWITCH_SECONDS = 0.0005
+
+
+def load_postprocess(model_directory: str, name: str) -> Postprocess:
+    """`name` is the model's. Raises ServingError for an engine.yaml or a checkpoint that can't be read."""
+    linux.keep_private()
+    shared_memory.make_private(os.getpid())
+    sys.setswitchinterval(SWITCH_SECONDS)
+    vocabulary = Vocabulary.load(engine_config(model_directory).checkpoint)
+    runtime = settings.runtime_directory(os.getppid(), settings.Settings.read())
+    return Postprocess(
+        vocabulary,
+        Seal.open(runtime),
+        AbortSender(runtime),
+        WorkerProcess(None, python=python()),
+        EnforcementMetrics(name),
+    )
+
+
+class Postprocess:
+    """`execute` on one thread. `stop` after the last of them: whoever is still inspected is answered."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, seal: Seal, aborts: AbortSender, worker: Worker, metrics: EnforcementMetrics
+    ) -> None:
+        self._seal = seal
+        self._aborts = aborts
+        self._worker = worker
+        self._metrics = metrics
+        self._streams = Streams(
+            vocabulary, seal=seal, abort=aborts.abort, clock=time.monotonic, inspecting=self._inspecting
+        )
+        self._readers = ThreadPoolExecutor(THREADS, thread_name_prefix="postprocess")
+        self._waiters = ThreadPoolExecutor(THREADS, thread_name_prefix="postprocess-check")
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            self._respond(request, Reply(request))
+
+    def stop(self) -> None:
+        self._worker.close()
+        self._readers.shutdown()
+        self._waiters.shutdown()
+        self._aborts.close()
+        self._metrics.close()
+        self._seal.close()
+
+    def _inspecting(self) -> None:
+        """Started when it is first needed."""
+        self._worker.start()
+        self._metrics.began()
+
+    def _respond(self, request: Any, reply: Reply) -> None:
+        try:
+            given = tensors.Arrived(request)
+            context = inputs.value(given, "request_context") or ""
+            if reply.cancelled():
+                # No error: after one, Triton 24.10 counts the ensemble's request as in flight for ever.
+                self._streams.drop(context)
+                reply.send(tensors.response([]))
+                return
+            made = self._streams.feed(
+                context,
+                tensors.read_packed_ids(request, "output_ids"),
+                finish=inputs.value(given, "finish_reason"),
+                prompt_tokens=inputs.value(given, "num_input_tokens") or 0,
+                cached_tokens=inputs.value(given, "num_cached_tokens") or 0,
+            )
+            if isinstance(made, Ending) and not made.light:
+                self._readers.submit(self._finish, made, reply)
+                return
+            response = tensors.response(made.outputs() if isinstance(made, Ending) else made)
+        except Exception as error:
+            reply.send(failed(error))
+            return
+        if not reply.send(response):
+            self._streams.drop(context)
+
+    def _finish(self, ending: Ending, reply: Reply) -> None:
+        try:
+            outputs, inspector = ending.outputs(), ending.inspector()
+            if inspector is not None and inspector.large:
+                self._waiters.submit(self._report, ending, outputs, inspector, reply)
+                return
+        except Exception as error:
+            reply.send(failed(error))
+            return
+        self._report(ending, outputs, inspector, reply)
+
+    def _report(self, ending: Ending, outputs: Outputs, inspector: Inspector | None, reply: Reply) -> None:
+        try:
+            if inspector is not None:
+                report = inspector.report(self._worker, since=ending.arrived)
+                self._metrics.reported(report)
+                outputs = [*outputs, *reported(report)]
+            response = tensors.response(outputs)
+        except Exception as error:
+            response = failed(error)
+        reply.send(response)

@@ -1,0 +1,123 @@
+"""One request's responses on their way to Triton: in order, on one worker thread at a time, the final flag once.
+
+What comes while a send is under way goes out together with the next one, so a slow reader costs fewer, larger
+responses. `put` and `fail` never block; a failure replaces whatever still waits. Triton's sender is let go with the
+final response: one that a garbage collection or the interpreter's end finds takes the whole stub down. Nor is Triton
+asked about a request while it gets that response: 24.10 then looks into what it has just freed, and crashes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from kimi_k2_serving.core.errors import ServingError
+from kimi_k2_serving.engine.port import Chunk, merge_chunks
+from kimi_k2_serving.triton import tensors
+from kimi_k2_serving.triton.engine.response import ResponseWriter
+from kimi_k2_serving.triton.reply import end, internal
+
+
+class Outbox:
+    """`broken(self)` is called on a worker thread when a response could not be made or sent; it has ended by then."""
+
+    def __init__(self, sender: Any, workers: Executor, *, broken: Callable[[Outbox], None]) -> None:
+        self._sender: Any = sender
+        self._workers = workers
+        self._broken = broken
+        self._lock = threading.Lock()
+        # Held while Triton is asked for a cancellation, and while it gets the final response.
+        self._asking = threading.Lock()
+        self._chunks: list[Chunk] = []
+        self._error: ServingError | None = None
+        self._active = False
+        self._sending_since: float | None = None
+        # Set before the first chunk is put.
+        self.answer: ResponseWriter | None = None
+        # Whether the final flag has been given to Triton.
+        self.finished = False
+
+    @property
+    def idle(self) -> bool:
+        return not self._active
+
+    def put(self, chunk: Chunk) -> None:
+        with self._lock:
+            self._chunks.append(chunk)
+            self._wake()
+
+    def fail(self, error: ServingError) -> None:
+        with self._lock:
+            self._chunks.clear()
+            self._error = error
+            self._wake()
+
+    def stalled_seconds(self) -> float:
+        """How long the send under way has taken."""
+        since = self._sending_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def cancelled(self) -> bool:
+        """Ask Triton whether the client is gone. Blocks for one call to Triton's process; False at a request's end."""
+        if not self._asking.acquire(blocking=False):
+            return False
+        try:
+            return not self.finished and bool(self._sender.is_cancelled())
+        finally:
+            self._asking.release()
+
+    def _wake(self) -> None:
+        if not self._active:
+            self._active = True
+            self._workers.submit(self._run)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                chunks, error = self._chunks, self._error
+                if not chunks and error is None:
+                    self._active = False
+                    return
+                self._chunks, self._error = [], None
+            try:
+                self._pass_on(chunks, error)
+            except Exception as failure:
+                pb_utils.Logger.log_error(f"a response failed: {type(failure).__name__}: {failure}")
+                self._give_up()
+
+    def _pass_on(self, chunks: list[Chunk], error: ServingError | None) -> None:
+        if self.finished:
+            return
+        if error is not None:
+            self._send(tensors.failure(error), last=True)
+            return
+        assert self.answer is not None
+        outputs, last = self.answer.feed(merge_chunks(chunks))
+        if outputs:
+            self._send(tensors.response(outputs), last=last)
+
+    def _send(self, response: Any, *, last: bool) -> None:
+        self._sending_since = time.monotonic()
+        try:
+            if last:
+                with self._asking:
+                    self.finished = True
+                    sender, self._sender = self._sender, None
+                    end(sender, response)
+            else:
+                self._sender.send(response)
+        finally:
+            self._sending_since = None
+
+    def _give_up(self) -> None:
+        try:
+            if not self.finished:
+                self._send(tensors.failure(internal()), last=True)
+        except Exception as failure:
+            pb_utils.Logger.log_error(f"a request could not be ended: {type(failure).__name__}: {failure}")
+        self._broken(self)

@@ -1,0 +1,161 @@
+"""One request to the engine model: tensors in, a `Job` out, everything checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kimi_k2_serving.core import limits
+from kimi_k2_serving.core import sampling as core_sampling
+from kimi_k2_serving.core.errors import InvalidValue, MissingField
+from kimi_k2_serving.core.sampling import Room
+from kimi_k2_serving.engine.port import Generation
+from kimi_k2_serving.engine.text import TextEncoder
+from kimi_k2_serving.triton import inputs, tensors
+from kimi_k2_serving.triton.inputs import Inputs
+from kimi_k2_serving.triton.signatures import ENGINE_INPUTS
+
+# SGLang sends a chunk every so many steps. A response that nobody streams needs none but the last; but the engine has
+# to be seen to work on it, and no message may grow with the answer.
+WHOLE_ANSWER_INTERVAL = 256
+PRIORITIES = (-100, 100)
+DAY_MS = 86_400_000
+# Each is a response that Triton and the client have to handle.
+SHORTEST_HEARTBEAT_MS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`echo` goes before the text; `context` is the request_context as it came; `stops` are matched on the text
+    here. `timeout` and `heartbeat` are in seconds, None where there is none. `outputs`: what the client asked for, all
+    where it did not say.
+    """
+
+    generation: Generation
+    stream: bool
+    echo: str
+    context: str | None
+    stops: tuple[str, ...]
+    logprobs: bool
+    cumulative_logprob: bool
+    num_input_tokens: bool
+    num_output_tokens: bool
+    timeout: float | None
+    heartbeat: float | None
+    outputs: frozenset[str]
+
+
+def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callable[[], str]) -> Job:
+    """Raises InvalidRequest's leaves, each naming the tensor or key."""
+    given = tensors.Arrived(request)
+    inputs.refuse_parameters(given, (tensor.name for tensor in ENGINE_INPUTS))
+    stream = inputs.flag(given, "stream", False)
+    text, input_ids = read_prompt(given, encoder)
+    sampling = core_sampling.read_parameters(inputs.sampling(given))
+    field = "input_ids" if text is None else "text_input"
+    core_sampling.fit_to_engine(sampling, prompt_tokens=len(input_ids), room=room, field=field)
+    # The text up to the stop string is cut here, held back while it may still become one; SGLang only ends the run.
+    sampling["no_stop_trim"] = True
+    if not stream:
+        sampling["stream_interval"] = WHOLE_ANSWER_INTERVAL
+    context = inputs.value(given, "request_context")
+    top = read_top_logprobs(given)
+    cumulative = inputs.flag(given, "return_cumulative_logprob", False)
+    return Job(
+        generation=Generation(
+            uid=new_uid() if context is None else context_uid(context),
+            input_ids=input_ids,
+            sampling=sampling,
+            stream=stream,
+            top_logprobs=0 if top is None and cumulative else top,
+            priority=read_integer(given, "request_priority", *PRIORITIES) or 0,
+            cache_salt=read_salt(given),
+        ),
+        stream=stream,
+        echo=read_echo(given, text, stream),
+        context=context,
+        stops=tuple(sampling.get("stop", ())),
+        logprobs=top is not None,
+        cumulative_logprob=cumulative,
+        num_input_tokens=inputs.flag(given, "return_num_input_tokens", False),
+        num_output_tokens=inputs.flag(given, "return_num_output_tokens", False),
+        timeout=read_seconds(given, "timeout_ms", 1),
+        heartbeat=read_heartbeat(given, stream),
+        outputs=frozenset(request.requested_output_names()),
+    )
+
+
+def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[int]]:
+    # Some clients always send both, one of them empty.
+    text = inputs.value(given, "text_input") or None
+    ids = inputs.ids(given, "input_ids")
+    if text is None and ids is None:
+        raise MissingField("give one of text_input and input_ids, not empty", field="input_ids")
+    if text is not None and ids is not None:
+        raise InvalidValue("give one of text_input and input_ids, not both", field="input_ids")
+    if ids is None:
+        assert text is not None
+        return text, encoder.encode(text)
+    if min(ids) < 0 or max(ids) >= encoder.vocab_size:
+        raise InvalidValue(f"ids must lie in 0 to {encoder.vocab_size - 1}", field="input_ids")
+    return None, ids
+
+
+def read_echo(given: Inputs, text: str | None, stream: bool) -> str:
+    if inputs.flag(given, "exclude_input_in_output", True):
+        return ""
+    if stream:
+        raise InvalidValue("must be true when stream is true", field="exclude_input_in_output")
+    return text or ""
+
+
+def read_top_logprobs(given: Inputs) -> int | None:
+    """None where no logprobs are wanted."""
+    top = inputs.value(given, "top_logprobs")
+    if top is not None:
+        if top < 0:
+            raise InvalidValue(f"must not be negative, got {top}", field="top_logprobs")
+        limits.TOP_LOGPROBS.check(top, field="top_logprobs")
+    if inputs.flag(given, "return_logprobs", False):
+        return int(top or 0)
+    return None
+
+
+def read_heartbeat(given: Inputs, stream: bool) -> float | None:
+    seconds = read_seconds(given, "heartbeat_ms", SHORTEST_HEARTBEAT_MS)
+    if seconds is not None and not stream:
+        raise InvalidValue("needs stream true: without it there is exactly one response", field="heartbeat_ms")
+    return seconds
+
+
+def read_seconds(given: Inputs, name: str, least: int) -> float | None:
+    """A tensor in milliseconds as seconds."""
+    milliseconds = read_integer(given, name, least, DAY_MS)
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def read_integer(given: Inputs, name: str, least: int, most: int) -> int | None:
+    found = inputs.value(given, name)
+    if found is None:
+        return None
+    if not least <= found <= most:
+        raise InvalidValue(f"must lie in {least} to {most}, got {found}", field=name)
+    return int(found)
+
+
+def read_salt(given: Inputs) -> str | None:
+    """Empty is none: SGLang makes no difference either."""
+    salt = inputs.value(given, "cache_salt")
+    if salt is not None:
+        limits.CACHE_SALT_BYTES.check(len(salt.encode()), field="cache_salt")
+    return salt or None
+
+
+def context_uid(context: str) -> str:
+    # The rest of the line is the client's own, and comes back with it.
+    uid = context.partition("\n")[0].partition(" ")[0]
+    if not uid:
+        raise InvalidValue("must start with a uid", field="request_context")
+    limits.REQUEST_ID_BYTES.check(len(uid.encode()), field="request_context")
+    return uid

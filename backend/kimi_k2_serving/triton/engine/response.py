@@ -1,0 +1,98 @@
+"""One answer of the engine model: the engine's chunks in, each response's tensors out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from kimi_k2_serving.core.phrases import PhraseScanner
+from kimi_k2_serving.engine.port import Chunk, TokenLogprob, merge_chunks
+from kimi_k2_serving.engine.text import TextEncoder
+from kimi_k2_serving.triton.engine.request import Job
+from kimi_k2_serving.triton.signatures import ENGINE_OUTPUTS, TensorSpec
+
+OUTPUTS = {tensor.name: tensor for tensor in ENGINE_OUTPUTS}
+Outputs = list[tuple[TensorSpec, Sequence[Any]]]
+
+
+class StopText:
+    """Text up to the first stop string; held back only while it may still become one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._scanner = PhraseScanner(stops)
+        self._stopped = False
+
+    def feed(self, text: str) -> str:
+        if self._stopped:
+            return ""
+        scan = self._scanner.scan(text)
+        self._stopped = scan.phrase is not None
+        return scan.text
+
+    def finish(self) -> str:
+        return "" if self._stopped else self._scanner.release()
+
+
+class ResponseWriter:
+    """`feed(chunk)` -> (tensors, final). Without streaming, everything waits for the last chunk."""
+
+    def __init__(self, job: Job, encoder: TextEncoder) -> None:
+        self._job = job
+        self._encoder = encoder
+        self._stops = StopText(job.stops)
+        self._waiting: list[Chunk] = []
+        self._context = job.context
+        self._cumulative = 0.0
+
+    def feed(self, chunk: Chunk) -> tuple[Outputs, bool]:
+        if self._job.stream:
+            return self._outputs(chunk), chunk.end is not None
+        self._waiting.append(chunk)
+        if chunk.end is None:
+            return [], False
+        return self._outputs(merge_chunks(self._waiting)), True
+
+    def _outputs(self, chunk: Chunk) -> Outputs:
+        job, last = self._job, chunk.end is not None
+        text = self._stops.feed(chunk.text) + (self._stops.finish() if last else "")
+        values: dict[str, Any] = {"text_output": job.echo + text, "output_ids": chunk.ids}
+        if self._context is not None:
+            values["request_context"] = self._context
+            self._context = self._context.partition("\n")[0]
+        if job.logprobs:
+            values["logprobs"] = json.dumps([self._described(each) for each in chunk.logprobs])
+        self._cumulative += sum(each.logprob for each in chunk.logprobs)
+        if job.num_output_tokens or not job.stream:
+            values["num_output_tokens"] = len(chunk.ids)
+        if job.num_input_tokens or last:
+            values["num_input_tokens"] = chunk.usage.prompt
+            if chunk.ids or last:  # a heartbeat knows nothing of the cache
+                values["num_cached_tokens"] = chunk.usage.cached
+        if chunk.end is not None:
+            values["finish_reason"] = chunk.end.reason.value
+            if chunk.end.matched is not None:
+                values["stop_reason"] = str(chunk.end.matched)
+            if job.cumulative_logprob:
+                values["cumulative_logprob"] = self._cumulative
+        # Every tensor costs, on every token, all the way to the client.
+        return [
+            (OUTPUTS[name], each if name == "output_ids" else [each])
+            for name, each in values.items()
+            if name in job.outputs
+        ]
+
+    def _described(self, logprob: TokenLogprob) -> dict[str, dict[str, Any]]:
+        """vllm_backend's shape: {token_id: {logprob, rank, decoded_token}}; the chosen id's rank is null beyond
+        the top.
+        """
+        ranked = {token_id: rank for rank, (token_id, _) in enumerate(logprob.top, 1)}
+        entries = {logprob.token_id: logprob.logprob, **dict(logprob.top)}
+        return {
+            str(token_id): {
+                "logprob": value,
+                "rank": ranked.get(token_id),
+                "decoded_token": self._encoder.decode([token_id]),
+            }
+            for token_id, value in entries.items()
+        }

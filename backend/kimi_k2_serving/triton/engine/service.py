@@ -1,0 +1,398 @@
+"""Requests in, decoupled responses out: one `Session` per request, all on an event loop of its own.
+
+A session decides and this module does what it says: admission, the engine's run, responses, cancellation, deadlines,
+heartbeats and the drain. Tensors are read, responses sent and Triton asked on worker threads, never on the loop; a
+refusal goes out from Triton's own thread, before anything of the request is read. It knows nothing of K2's prompts or
+tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from kimi_k2_serving.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    InvalidValue,
+    ServingError,
+    ShuttingDown,
+)
+from kimi_k2_serving.core.sampling import Room
+from kimi_k2_serving.engine import lifecycle as sessions
+from kimi_k2_serving.engine.abort_channel import AbortReceiver
+from kimi_k2_serving.engine.admission import Admission, Capacity
+from kimi_k2_serving.engine.given_up import GivenUp
+from kimi_k2_serving.engine.lifecycle import Action, Phase
+from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, TokenUsage
+from kimi_k2_serving.engine.text import TextEncoder
+from kimi_k2_serving.triton import tensors
+from kimi_k2_serving.triton.background import Background, Complaints
+from kimi_k2_serving.triton.engine.flight import RequestInFlight, ask
+from kimi_k2_serving.triton.engine.metrics import EngineMetrics, Own
+from kimi_k2_serving.triton.engine.outbox import Outbox
+from kimi_k2_serving.triton.engine.request import Job, read_job
+from kimi_k2_serving.triton.engine.response import ResponseWriter
+from kimi_k2_serving.triton.reply import end
+from kimi_k2_serving.triton.server_watch import TritonServer, stop_with_parent
+
+# Triton's parent process serves sends and polls from a pool of 32 threads.
+SENDERS = 4
+READERS = 2
+# A cancellation reaches the engine within this and one poll per live request; deadlines and the queue within this.
+POLL_SECONDS = METRICS_SECONDS = 0.05
+STOP_SECONDS = 20.0
+# How long a stop waits for last responses to be passed on.
+FLUSH_SECONDS = 2.0
+# What Triton needs, of its exit timeout, to end connections and unload models after the last request has ended.
+UNLOAD_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """`runtime` is the directory of the abort channel; `server` is the Triton above and `parent` its process, None
+    where there is none to watch.
+    """
+
+    model: str
+    runtime: Path
+    capacity: Capacity
+    slow_reader_seconds: float
+    server: TritonServer | None = None
+    parent: int | None = None
+
+
+class EngineService:
+    """`start` blocks until the engine serves, `stop` until nothing of it is left; both are called once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        encoder: TextEncoder,
+        serving: Serving,
+        *,
+        new_uid: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self._engine = engine
+        self._encoder = encoder
+        self._serving = serving
+        self._new_uid = new_uid
+        self._admission = Admission(serving.capacity)
+        self._aborts = AbortReceiver(serving.runtime, serving.model, self._abort)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
+        self._complaints = Complaints()
+        self._background = Background(self._loop, self._complaints)
+        self._given_up = GivenUp(serving.runtime, serving.model)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="engine-read")
+        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="engine-send")
+        self._askers = ThreadPoolExecutor(2, thread_name_prefix="engine-ask")
+        self._metrics: EngineMetrics | None = None
+        # Every request whose final response Triton does not have yet, and of those with a uid, by it.
+        self._flights: set[RequestInFlight] = set()
+        self._by_uid: dict[str, RequestInFlight] = {}
+        self._by_ticket: dict[int, RequestInFlight] = {}
+        self._room = Room(0, 0, 0)
+        # While Triton seems to stop, and once this service is told to.
+        self._draining = self._stopping = False
+
+    @property
+    def ready(self) -> bool:
+        return self._engine.state is EngineState.READY and self._open
+
+    @property
+    def _open(self) -> bool:
+        """Nothing is done for anybody without the loop."""
+        return not self._draining and not self._stopping and self._thread.is_alive()
+
+    def start(self) -> EngineInfo:
+        """Raises EngineUnavailable if the engine can't be started; then nothing is left to stop."""
+        self._metrics = EngineMetrics(self._serving.model)
+        try:
+            self._thread.start()
+            info = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        except BaseException:
+            self.stop()
+            raise
+        ids = min(info.vocab_size, self._encoder.vocab_size)
+        self._room = Room(ids, info.context_length, info.prompt_tokens, info.min_p)
+        return info
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        for request in requests:
+            arrived = time.monotonic()
+            sender = request.get_response_sender()
+            try:
+                self._refuse_if_closed()
+                ticket = self._admission.arrive()
+            except ServingError as error:
+                self._refuse(sender, error, arrived)
+            else:
+                self._loop.call_soon_threadsafe(self._arrive, request, sender, ticket, arrived)
+
+    def stop(self) -> None:
+        """End every request with one error, the engine, and every thread."""
+        self._stopping = True
+        try:
+            if self._thread.is_alive():
+                asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(STOP_SECONDS)
+            else:
+                self._loop.run_until_complete(asyncio.wait_for(self._stop(), STOP_SECONDS))
+        except Exception as error:
+            self._complaints.about("stopping", error)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(STOP_SECONDS)
+        for workers in (self._readers, self._senders, self._askers):
+            workers.shutdown(wait=False, cancel_futures=True)
+        if not self._thread.is_alive():
+            self._loop.close()
+        if self._metrics is not None:
+            self._metrics.close()
+
+    async def _start(self) -> EngineInfo:
+        if self._serving.parent is not None:
+            self._background.once(stop_with_parent(self._serving.parent, self._orphaned), "watching for Triton's end")
+        info = await self._engine.start()
+        await self._aborts.open()
+        self._given_up.withdraw()
+        forever = self._background.forever
+        forever(self._keep_time, "keeping time", POLL_SECONDS)
+        forever(self._poll, "asking for cancellations", POLL_SECONDS)
+        forever(self._publish, "publishing metrics", METRICS_SECONDS)
+        if self._serving.server is not None:
+            forever(functools.partial(self._drain, self._serving.server), "watching for a stop", POLL_SECONDS)
+        return info
+
+    async def _orphaned(self) -> None:
+        """Triton is gone: a call to it would never return, and some hold the interpreter meanwhile."""
+        self._stopping = True
+        self._background.cancel()
+        await self._engine.stop()
+
+    async def _stop(self) -> None:
+        """Whatever of it fails, the engine ends and the channel closes."""
+        try:
+            self._end_all()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    while self._flights:
+                        self._forget_finished()
+                        await asyncio.sleep(0.01)
+            await self._background.close()
+        finally:
+            try:
+                await self._engine.stop()
+            finally:
+                self._given_up.withdraw()
+                self._aborts.close()
+
+    # One request.
+
+    def _refuse(self, sender: Any, error: ServingError, arrived: float) -> None:
+        """On Triton's thread: a worker would get to it after what streams have to send."""
+        assert self._metrics is not None
+        end(sender, tensors.failure(error))
+        self._metrics.refused(error.code, time.monotonic() - arrived)
+
+    def _arrive(self, request: Any, sender: Any, ticket: int, arrived: float) -> None:
+        # No reference back to the flight: see outbox.
+        flight = RequestInFlight(Outbox(sender, self._senders, broken=self._broken), ticket=ticket, arrived=arrived)
+        self._flights.add(flight)
+        self._by_ticket[ticket] = flight
+        try:
+            # The door may have closed, and all that was in flight been ended, since this came in.
+            self._refuse_if_closed()
+        except ServingError as error:
+            self._interrupt(flight, error)
+            return
+        self._background.once(self._read(flight, request), "reading a request")
+
+    def _refuse_if_closed(self) -> None:
+        if not self._open:
+            raise ShuttingDown("the server is stopping; send the request to another")
+        self._engine.check()
+
+    async def _read(self, flight: RequestInFlight, request: Any) -> None:
+        try:
+            job = await self._loop.run_in_executor(self._readers, self._read_job, request)
+            if flight.live:
+                self._join(flight, job)
+        except ServingError as error:
+            self._interrupt(flight, error)
+        except Exception as error:
+            pb_utils.Logger.log_error(f"a request could not be read: {type(error).__name__}: {error}")
+            self._interrupt(flight, Internal("an internal error; see the server's log"))
+        self._settle()
+
+    def _read_job(self, request: Any) -> Job:
+        return read_job(request, self._encoder, room=self._room, new_uid=self._new_uid)
+
+    def _join(self, flight: RequestInFlight, job: Job) -> None:
+        generation = job.generation
+        if generation.uid in self._by_uid:
+            raise InvalidValue("this uid is already in flight", field="request_context")
+        self._by_uid[generation.uid] = flight
+        flight.job = job
+        flight.outbox.answer = ResponseWriter(job, self._encoder)
+        if job.timeout is not None:
+            flight.deadline = flight.arrived + job.timeout
+        self._beat(flight)
+        priority = generation.priority or 0
+        self._admission.join(flight.ticket, len(generation.input_ids), priority, self._loop.time())
+
+    def _settle(self) -> None:
+        for decision in self._admission.settle(self._loop.time()):
+            flight = self._by_ticket[decision.ticket]
+            if decision.refusal is None:
+                self._perform(flight, flight.session.admit())
+            else:
+                self._interrupt(flight, decision.refusal)
+
+    async def _run(self, flight: RequestInFlight) -> None:
+        """The engine's run, to its end; cancelled when nobody wants the rest."""
+        assert flight.job is not None
+        try:
+            async with contextlib.aclosing(self._engine.generate(flight.job.generation)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    self._perform(flight, flight.session.receive(chunk))
+        except ServingError as error:
+            self._perform(flight, flight.session.lose(error))
+        except Exception as error:
+            pb_utils.Logger.log_error(f"a run failed: {type(error).__name__}: {error}")
+        # Nothing is left of this where the run has ended as it should.
+        self._perform(flight, flight.session.lose(Internal("an internal error; see the server's log")))
+
+    def _interrupt(self, flight: RequestInFlight, error: ServingError) -> None:
+        self._perform(flight, flight.session.interrupt(error))
+
+    def _perform(self, flight: RequestInFlight, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case sessions.StartRun():
+                    flight.run = self._background.once(self._run(flight), "a run")
+                case sessions.StopRun():
+                    assert flight.run is not None
+                    flight.run.cancel()
+                case sessions.SendChunk(chunk=chunk):
+                    flight.outbox.put(chunk)
+                    self._beat(flight)
+                case sessions.SendLast(chunk=chunk):
+                    flight.outbox.put(chunk)
+                    assert chunk.end is not None
+                    self._ended(flight, "aborted" if chunk.end.reason.value == "abort" else "completed")
+                case sessions.SendError(error=error):
+                    flight.outbox.fail(error)
+                    self._ended(flight, error.code)
+
+    def _ended(self, flight: RequestInFlight, outcome: str) -> None:
+        """Its place is free at once; the flight itself stays until Triton has its final response."""
+        if self._metrics is not None:
+            self._metrics.ended(outcome)
+        if flight.job is not None:
+            self._by_uid.pop(flight.job.generation.uid, None)
+        if self._by_ticket.pop(flight.ticket, None) is not None:
+            self._admission.leave(flight.ticket, self._loop.time())
+            self._loop.call_soon(self._settle)
+
+    def _broken(self, outbox: Outbox) -> None:
+        """On a worker thread: its client has been told what there is to tell."""
+        self._loop.call_soon_threadsafe(self._give_up, outbox)
+
+    def _give_up(self, outbox: Outbox) -> None:
+        for flight in [each for each in self._flights if each.outbox is outbox]:
+            self._interrupt(flight, Internal("an internal error; see the server's log"))
+
+    def _abort(self, uid: str) -> None:
+        """Postprocess wants no more: an early end if it runs, none at all if it still waits."""
+        flight = self._by_uid.get(uid)
+        if flight is None:
+            return
+        if flight.session.phase is Phase.RUNNING:
+            # After the first step of its run, which may be due: the engine does not know it before.
+            self._loop.call_soon(self._engine.abort, uid)
+        else:
+            self._interrupt(flight, Cancelled("cancelled before it began"))
+
+    # All requests.
+
+    async def _keep_time(self) -> None:
+        now = self._loop.time()
+        for flight in [flight for flight in self._flights if flight.live]:
+            try:
+                self._check_time(flight, now)
+            except Exception as error:
+                # Of one request; the others' deadlines are kept all the same.
+                self._complaints.about("keeping a request's time", error)
+        self._settle()
+        self._forget_finished()
+        if self._engine.state is EngineState.FAILED:
+            self._given_up.tell()
+
+    def _check_time(self, flight: RequestInFlight, now: float) -> None:
+        if now >= flight.deadline:
+            self._interrupt(flight, DeadlineExceeded(f"not done within {flight.deadline - flight.arrived:g} s"))
+        elif flight.outbox.stalled_seconds() > self._serving.slow_reader_seconds:
+            self._interrupt(flight, Cancelled("a response could not be passed on: the client does not read"))
+        elif now >= flight.next_heartbeat and flight.outbox.idle and flight.job is not None:
+            flight.outbox.put(Chunk((), "", TokenUsage(prompt=len(flight.job.generation.input_ids))))
+            self._beat(flight)
+
+    def _beat(self, flight: RequestInFlight) -> None:
+        """Something goes out now: the next heartbeat is a whole interval away."""
+        if flight.job is not None and flight.job.heartbeat is not None:
+            flight.next_heartbeat = self._loop.time() + flight.job.heartbeat
+
+    def _forget_finished(self) -> None:
+        self._flights -= {flight for flight in self._flights if flight.outbox.finished and flight.outbox.idle}
+
+    async def _poll(self) -> None:
+        """Ask for cancellations: there is no callback. Works in every phase, waiting and prefill included. A round
+        takes a call to Triton's process per request, so each cancelled one is ended before the rest are asked about.
+        """
+
+        def found(flight: RequestInFlight) -> None:
+            self._loop.call_soon_threadsafe(self._interrupt, flight, Cancelled("cancelled by the client"))
+
+        live = [flight for flight in self._flights if flight.live and flight.outbox.stalled_seconds() < 1]
+        await self._loop.run_in_executor(self._askers, ask, live, found)
+
+    async def _publish(self) -> None:
+        assert self._metrics is not None
+        if self._serving.parent not in (None, os.getppid()):
+            return  # see _orphaned
+        own = Own(self._admission.waiting, self._admission.prompt_tokens, self.ready)
+        await self._loop.run_in_executor(self._askers, self._metrics.flush, self._engine.load, own)
+
+    async def _drain(self, server: TritonServer) -> None:
+        """Once Triton stops: nothing new, and one error for whatever it would cut off. A Triton that answers again does
+        not stop, whatever it was that kept it from answering.
+        """
+        await server.stopping()
+        self._draining = True
+        pb_utils.Logger.log_info(f"draining: {len(self._flights)} requests in flight")
+        try:
+            async with asyncio.timeout(max(server.exit_seconds - UNLOAD_SECONDS, server.exit_seconds / 2)):
+                await server.serving()
+        except TimeoutError:
+            self._end_all()
+            await server.serving()
+        self._draining = False
+        pb_utils.Logger.log_info("draining no more: Triton answers again")
+
+    def _end_all(self) -> None:
+        for flight in list(self._flights):
+            self._interrupt(flight, ShuttingDown("the server is stopping; send the request again"))
