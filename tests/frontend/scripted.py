@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator
 
 from kimi_k2_serving.core import errors
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, TokenUsage
-from kimi_k2_serving.frontend.port import Health, Run
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob, TokenUsage
+from kimi_k2_serving.frontend.port import Health
 
 ERRORS = {
     kind.code: kind
@@ -39,7 +39,7 @@ class ScriptedEngine:
         self._names = {token: name for name, token in vocabulary.controls.items()}
         self._pause = pause
         self._seen: set[str] = set()
-        self.runs: list[Run] = []
+        self.runs: list[Generation] = []
         self.in_flight = 0
         self.ended_early = 0
         self.state = Health(True)
@@ -50,7 +50,7 @@ class ScriptedEngine:
     async def close(self) -> None:
         pass
 
-    async def generate(self, run: Run) -> AsyncIterator[Chunk]:
+    async def generate(self, run: Generation) -> AsyncIterator[Chunk]:
         self.runs.append(run)
         self.in_flight += 1
         complete = False
@@ -74,7 +74,7 @@ class ScriptedEngine:
     def text(self, ids: list[int]) -> str:
         return b"".join(map(self._vocabulary.token_bytes, ids)).decode("utf-8", "replace")
 
-    async def _play(self, run: Run, command: str) -> AsyncIterator[Chunk]:
+    async def _play(self, run: Generation, command: str) -> AsyncIterator[Chunk]:
         verb, _, rest = command.partition(" ")
         if verb == "wait":
             seconds, _, rest = rest.partition(" ")
@@ -122,7 +122,7 @@ class ScriptedEngine:
                 ids += self._vocabulary.encode("{" + piece)
         return ids
 
-    async def _chunks(self, run: Run, ids: list[int], *, whole: bool) -> AsyncIterator[Chunk]:
+    async def _chunks(self, run: Generation, ids: list[int], *, whole: bool) -> AsyncIterator[Chunk]:
         room = run.sampling["max_new_tokens"]
         reason = EndReason.STOP
         ids = [*ids, self._vocabulary.control("<|im_end|>")] if whole else ids
@@ -140,7 +140,7 @@ class ScriptedEngine:
                 self._logprobs(run, token),
             )
 
-    def _logprobs(self, run: Run, token: int) -> tuple[TokenLogprob, ...]:
+    def _logprobs(self, run: Generation, token: int) -> tuple[TokenLogprob, ...]:
         if run.top_logprobs is None:
             return ()
         top = tuple((other, -0.5 - other) for other in range(run.top_logprobs))

@@ -16,11 +16,11 @@ from kimi_k2_serving.core.deltas import collect_answer
 from kimi_k2_serving.core.errors import EngineLost, Internal
 from kimi_k2_serving.core.events import Event, Finish, FinishReason
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenUsage
 from kimi_k2_serving.frontend.answer import Question, Step, _together, gather_answer, steps
 from kimi_k2_serving.frontend.anthropic.messages import blocks
 from kimi_k2_serving.frontend.openai.responses import ItemWriter
-from kimi_k2_serving.frontend.port import Health, Run
+from kimi_k2_serving.frontend.port import Health
 from tests.support.enforcer import chat_model
 
 MARKERS = (
@@ -41,7 +41,7 @@ class Given:
         self._chunks = chunks
         self.in_flight = 0
 
-    async def generate(self, run: Run) -> AsyncIterator[Chunk]:
+    async def generate(self, run: Generation) -> AsyncIterator[Chunk]:
         self.in_flight += 1
         try:
             for chunk in self._chunks:

@@ -20,11 +20,10 @@ from kimi_k2_serving.core.events import (
     ToolCallStart,
 )
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, TokenUsage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob, TokenUsage
 from kimi_k2_serving.frontend import sse
 from kimi_k2_serving.frontend.answer import Gathered
 from kimi_k2_serving.frontend.app import create_app
-from kimi_k2_serving.frontend.port import Run
 from kimi_k2_serving.frontend.service import Service
 from tests.frontend.asking import ANTHROPIC_LOOK, LOOK, chat, messages
 from tests.frontend.scripted import ScriptedEngine
@@ -44,7 +43,7 @@ class LargeEngine(ScriptedEngine):
 
     ids: tuple[int, ...] = ()
 
-    async def generate(self, run: Run) -> AsyncIterator[Chunk]:
+    async def generate(self, run: Generation) -> AsyncIterator[Chunk]:
         self.runs.append(run)
         size = 16 if run.stream else len(self.ids)
         for start in range(0, len(self.ids), size):

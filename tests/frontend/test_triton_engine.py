@@ -14,9 +14,8 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from kimi_k2_serving.core import errors
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob
 from kimi_k2_serving.frontend.errors import from_engine
-from kimi_k2_serving.frontend.port import Run
 from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine
 from kimi_k2_serving.triton.signatures import ENGINE_INPUTS
 
@@ -89,11 +88,13 @@ async def triton(*answers: Answer) -> AsyncIterator[tuple[TritonEngine, Triton]]
         await server.stop(None)
 
 
-def run(**options: Any) -> Run:
-    return Run(**{"uid": "u1", "input_ids": [5, 6], "sampling": {"max_new_tokens": 3}, "stream": True, **options})
+def run(**options: Any) -> Generation:
+    return Generation(
+        **{"uid": "u1", "input_ids": [5, 6], "sampling": {"max_new_tokens": 3}, "stream": True, **options}
+    )
 
 
-async def chunks(engine: TritonEngine, asked: Run) -> list[Chunk]:
+async def chunks(engine: TritonEngine, asked: Generation) -> list[Chunk]:
     return [chunk async for chunk in engine.generate(asked)]
 
 

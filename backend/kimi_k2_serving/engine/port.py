@@ -48,7 +48,8 @@ class EngineInfo:
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One request. `uid` is ours and unique; `input_ids` are final; `sampling` has SGLang's sampling parameter
-    names. Generations share a prefix cache only with those of the same `cache_salt`.
+    names. Generations share a prefix cache only with those of the same `cache_salt`. `top_logprobs`: alternatives per
+    token, None for no log-probabilities at all. `priority`: higher goes first.
     """
 
     uid: str

@@ -17,8 +17,8 @@ from kimi_k2_serving.core.deltas import Answer, collect_answer
 from kimi_k2_serving.core.errors import EngineLost, Internal, InvalidValue
 from kimi_k2_serving.core.events import ArgumentsDelta, Event, FinishReason, TextDelta
 from kimi_k2_serving.enforcer.inspection import Inspector, Report
-from kimi_k2_serving.engine.port import Chunk, EndReason, TokenLogprob, TokenUsage
-from kimi_k2_serving.frontend.port import EngineClient, Run
+from kimi_k2_serving.engine.port import Chunk, EndReason, Generation, TokenLogprob, TokenUsage
+from kimi_k2_serving.frontend.port import EngineClient
 
 # Ids that are parsed before others have their turn, by themselves and with log-probabilities, which are written out.
 # At most 2 ms in either case; a whole answer of 250,000 ids is one chunk and took 120 ms at once. The choices of one
@@ -143,13 +143,13 @@ class Gathered:
         self._pieces = []
 
 
-def _run(question: Question, choice: int, uid: str) -> Run:
+def _run(question: Question, choice: int, uid: str) -> Generation:
     prompt = question.prompts[choice // question.n]
     sampling = dict(prompt.sampling)
     if "sampling_seed" in sampling:
         # Seeds are 63 bits wide; behind the last comes the first.
         sampling["sampling_seed"] = (sampling["sampling_seed"] + choice % question.n) % 2**63
-    return Run(
+    return Generation(
         uid=uid,
         input_ids=prompt.ids,
         sampling=sampling,
@@ -163,7 +163,7 @@ def _run(question: Question, choice: int, uid: str) -> Run:
 
 
 async def _choice(
-    model: ChatModel, engine: EngineClient, prompt: PreparedPrompt, run: Run, choice: int, share: int
+    model: ChatModel, engine: EngineClient, prompt: PreparedPrompt, run: Generation, choice: int, share: int
 ) -> AsyncIterator[Step]:
     """One of `share` that are read at the same time."""
     parser = model.parser(prompt)

@@ -5,27 +5,11 @@ Implementations: `triton_engine.TritonEngine` (the engine model over gRPC) and t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from kimi_k2_serving.engine.port import Chunk
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One generation. `sampling` has SGLang's names; `cache_salt` keeps its prefix cache apart from other salts'.
-
-    `top_logprobs`: alternatives per token, None for no log-probabilities at all. `priority`: higher goes first.
-    """
-
-    uid: str
-    input_ids: Sequence[int]
-    sampling: dict[str, Any]
-    stream: bool
-    top_logprobs: int | None = None
-    priority: int | None = None
-    cache_salt: str | None = None
+from kimi_k2_serving.engine.port import Chunk, Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +23,7 @@ class Health:
 class EngineClient(Protocol):
     """Every method is called on one event loop."""
 
-    def generate(self, run: Run) -> AsyncIterator[Chunk]:
+    def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
         """Chunks until one has `end`; closing the iterator ends the generation.
 
         Raises EngineUnavailable, EngineLost, Overloaded, InvalidRequest's leaves, DeadlineExceeded or Internal.

@@ -17,9 +17,9 @@ import msgspec
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, Internal, Overloaded, ServingError, Unavailable
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, TokenUsage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob, TokenUsage
 from kimi_k2_serving.frontend.errors import from_engine
-from kimi_k2_serving.frontend.port import Health, Run
+from kimi_k2_serving.frontend.port import Health
 
 MODEL = "kimi_k2_engine"
 # What `read_chunk` reads: every tensor costs on every token, and text is made from the ids here.
@@ -82,7 +82,7 @@ class TritonEngine:
             call.cancel()
         return Health(False, "the engine model gives no answer")
 
-    async def generate(self, run: Run) -> AsyncIterator[Chunk]:
+    async def generate(self, run: Generation) -> AsyncIterator[Chunk]:
         began = False
         call = self._stub.ModelStreamInfer()
         silence = SilenceTimeout(call, self._beat * BEATS if run.stream else None)
@@ -162,7 +162,7 @@ def empty_request() -> Any:
     return message
 
 
-def request(run: Run, *, beat: float = BEAT_SECONDS) -> Any:
+def request(run: Generation, *, beat: float = BEAT_SECONDS) -> Any:
     """The request message. Nothing of it can be lost: Triton refuses an input that its model lacks."""
     message = service_pb2.ModelInferRequest(model_name=MODEL)
     _add(message, "input_ids", "INT32", array("i", run.input_ids).tobytes(), len(run.input_ids))
