@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from kimi_k2_serving.core.errors import Internal, InvalidValue, NotFound, ServingError
 from kimi_k2_serving.core.tokens import Vocabulary
@@ -163,6 +162,8 @@ def test_conversion_writes_into_the_cache_only_and_once(published: Path, tmp_pat
 
 
 def test_the_converted_tokenizer_loads_without_remote_code_and_keeps_the_flags(published: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer  # takes 4 s
+
     directory = tokenizer_directory(inspect_checkpoint(published), tmp_path / "cache")
     settings = json.loads((directory / "tokenizer_config.json").read_text())
     assert "auto_map" not in settings
