@@ -21,7 +21,7 @@ class RequestInFlight:
     outbox: Outbox
     ticket: int
     arrived: float
-    session: Lifecycle = field(default_factory=Lifecycle)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
     job: Job | None = None
     run: asyncio.Task[None] | None = None
     deadline: float = math.inf
@@ -29,7 +29,7 @@ class RequestInFlight:
 
     @property
     def live(self) -> bool:
-        return self.session.phase is not Phase.ENDED
+        return self.lifecycle.phase is not Phase.ENDED
 
 
 def ask(flights: Sequence[RequestInFlight], found: Callable[[RequestInFlight], None]) -> None:

@@ -1,6 +1,6 @@
 """Requests in, decoupled responses out: one `Session` per request, all on an event loop of its own.
 
-A session decides and this module does what it says: admission, the engine's run, responses, cancellation, deadlines,
+A lifecycle decides and this module does what it says: admission, the engine's run, responses, cancellation, deadlines,
 heartbeats and the drain. Tensors are read, responses sent and Triton asked on worker threads, never on the loop; a
 refusal goes out from Triton's own thread, before anything of the request is read. It knows nothing of K2's prompts or
 tools.
@@ -32,7 +32,7 @@ from kimi_k2_serving.core.errors import (
     ShuttingDown,
 )
 from kimi_k2_serving.core.sampling import Room
-from kimi_k2_serving.engine import lifecycle as sessions
+from kimi_k2_serving.engine import lifecycle
 from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.admission import Admission, Capacity
 from kimi_k2_serving.engine.given_up import GivenUp
@@ -258,7 +258,7 @@ class EngineService:
         for decision in self._admission.settle(self._loop.time()):
             flight = self._by_ticket[decision.ticket]
             if decision.refusal is None:
-                self._perform(flight, flight.session.admit())
+                self._perform(flight, flight.lifecycle.admit())
             else:
                 self._interrupt(flight, decision.refusal)
 
@@ -268,33 +268,33 @@ class EngineService:
         try:
             async with contextlib.aclosing(self._engine.generate(flight.job.generation)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
-                    self._perform(flight, flight.session.receive(chunk))
+                    self._perform(flight, flight.lifecycle.receive(chunk))
         except ServingError as error:
-            self._perform(flight, flight.session.lose(error))
+            self._perform(flight, flight.lifecycle.lose(error))
         except Exception as error:
             pb_utils.Logger.log_error(f"a run failed: {type(error).__name__}: {error}")
         # Nothing is left of this where the run has ended as it should.
-        self._perform(flight, flight.session.lose(Internal("an internal error; see the server's log")))
+        self._perform(flight, flight.lifecycle.lose(Internal("an internal error; see the server's log")))
 
     def _interrupt(self, flight: RequestInFlight, error: ServingError) -> None:
-        self._perform(flight, flight.session.interrupt(error))
+        self._perform(flight, flight.lifecycle.interrupt(error))
 
     def _perform(self, flight: RequestInFlight, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
-                case sessions.StartRun():
+                case lifecycle.StartRun():
                     flight.run = self._background.once(self._run(flight), "a run")
-                case sessions.StopRun():
+                case lifecycle.StopRun():
                     assert flight.run is not None
                     flight.run.cancel()
-                case sessions.SendChunk(chunk=chunk):
+                case lifecycle.SendChunk(chunk=chunk):
                     flight.outbox.put(chunk)
                     self._beat(flight)
-                case sessions.SendLast(chunk=chunk):
+                case lifecycle.SendLast(chunk=chunk):
                     flight.outbox.put(chunk)
                     assert chunk.end is not None
                     self._ended(flight, "aborted" if chunk.end.reason.value == "abort" else "completed")
-                case sessions.SendError(error=error):
+                case lifecycle.SendError(error=error):
                     flight.outbox.fail(error)
                     self._ended(flight, error.code)
 
@@ -321,7 +321,7 @@ class EngineService:
         flight = self._by_uid.get(uid)
         if flight is None:
             return
-        if flight.session.phase is Phase.RUNNING:
+        if flight.lifecycle.phase is Phase.RUNNING:
             # After the first step of its run, which may be due: the engine does not know it before.
             self._loop.call_soon(self._engine.abort, uid)
         else:
