@@ -17,7 +17,7 @@ import pytest
 
 from kimi_k2_serving.frontend import connections
 from tests.frontend.asking import chat
-from tests.frontend.test_server import KEY, SCRIPTED, free_port
+from tests.frontend.test_server import KEY, SCRIPTED, free_port, wait_until_live
 
 FEW = 160
 LIMITED = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({FEW}, {FEW})); "
@@ -34,14 +34,7 @@ def limited(tmp_path: Path, *flags: str, first: str = "") -> Iterator[tuple[str,
     ):
         url = f"http://127.0.0.1:{port}"
         try:
-            deadline = time.monotonic() + 30
-            while True:
-                with suppress(httpx.TransportError):
-                    if httpx.get(f"{url}/health/live").status_code == 200:
-                        break
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until_live(process, url)
             yield url, log
         finally:
             process.kill()

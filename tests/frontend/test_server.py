@@ -32,6 +32,17 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def wait_until_live(frontend: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        with suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health/live").status_code == 200:
+                return
+        assert frontend.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @contextmanager
 def process(
     *flags: str, module: str = SCRIPTED, temporary: str = "/tmp"
@@ -44,14 +55,7 @@ def process(
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as running:
         url = f"http://127.0.0.1:{port}"
         try:
-            deadline = time.monotonic() + 30
-            while True:
-                with suppress(httpx.TransportError):
-                    if httpx.get(f"{url}/health/live").status_code == 200:
-                        break
-                assert running.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until_live(running, url)
             yield running, url
         finally:
             running.kill()
