@@ -2,8 +2,9 @@
 
 The answer is a JSON object: `schemas`, each as it was read (2020-12 vocabulary); `grammar`, the rules as text;
 `structural_tag`, what the engine gets; `relaxed`, what the grammar does not hold and the server checks afterwards.
-With `--compile N` the grammar is compiled as the server does, in a killable worker, and N answers are drawn by dice;
-each finished call is parsed and validated. Exit code 1 if one is invalid.
+With `--compile N` all of it is what the server would serve: the grammar is compiled in a killable worker within the
+server's budget, and parts that are too expensive are given up. Then N answers are drawn at random; each finished call
+is parsed and validated. Exit code 1 if one is invalid.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from random import Random
 from typing import Any
 
 from kimi_k2_cli import request
 from kimi_k2_cli.checkpoint import add_option, load_vocabulary, resolve
+from kimi_k2_cli.draw import draw
 from kimi_k2_serving.core.deltas import collect_answer
 from kimi_k2_serving.core.events import FinishReason
 from kimi_k2_serving.core.messages import Conversation, FormatKind
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
-from kimi_k2_serving.grammar.constraint import Bounds, constrain
+from kimi_k2_serving.grammar.constraint import Bounds, Constraint, constrain
 from kimi_k2_serving.json_schema import schema
 from kimi_k2_serving.json_schema.validate import validate, validate_answer
 
@@ -31,16 +35,21 @@ _BOUNDS = {"production": Bounds.production, "demo": Bounds.demo}
 def configure(parser: argparse.ArgumentParser) -> None:
     add_option(parser)
     parser.add_argument("--bounds", choices=_BOUNDS, default="production", help="how far an answer may grow")
-    parser.add_argument("--compile", type=int, metavar="N", help="compile, draw N answers by dice, validate each")
+    parser.add_argument("--compile", type=int, metavar="N", help="compile, draw N answers at random, validate each")
     parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="give up a drawn answer after N")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the dice")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draw")
     parser.epilog = "example: kimi-k2 grammar --bounds demo --compile 20 < request.json"
 
 
 def run(args: argparse.Namespace) -> int:
     conversation = request.from_stdin()
     vocabulary = load_vocabulary(args)
-    constraint = constrain(conversation, vocabulary, bounds=_BOUNDS[args.bounds]())
+    began = time.perf_counter()
+    if args.compile is None:
+        constraint = constrain(conversation, vocabulary, bounds=_BOUNDS[args.bounds]())
+    else:
+        constraint = _enforced(args, conversation)
+    seconds = time.perf_counter() - began
     tag = constraint.structural_tag
     answer: dict[str, Any] = {
         "schemas": _schemas(conversation),
@@ -49,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         "relaxed": list(constraint.relaxed),
     }
     if args.compile is not None and tag is not None:
-        answer["compiled"] = _compile(args, conversation, vocabulary)
+        answer["compiled"] = {"seconds": round(seconds, 4), **_drawn(args, conversation, vocabulary, tag)}
     sys.stdout.buffer.write(json.dumps(answer, ensure_ascii=False, indent=2).encode() + b"\n")
     return 1 if answer.get("compiled", {}).get("problems") else 0
 
@@ -66,25 +75,27 @@ def _schemas(conversation: Conversation) -> dict[str, Any]:
     return found
 
 
-def _compile(args: argparse.Namespace, conversation: Conversation, vocabulary: Vocabulary) -> dict[str, Any]:
+def _enforced(args: argparse.Namespace, conversation: Conversation) -> Constraint:
     from kimi_k2_serving.enforcer.enforcer import Enforcer
     from kimi_k2_serving.enforcer.worker_client import WorkerProcess
 
     with Enforcer(WorkerProcess(resolve(args.checkpoint)), bounds=_BOUNDS[args.bounds]()) as enforcer:
-        compiled = enforcer.walk(conversation, walks=args.compile, most=args.max_tokens, seed=args.seed)
-    problems: list[str] = []
-    calls = 0
-    for ids, ended in compiled.walks:
-        if ended:
-            found, count = _judge(conversation, vocabulary, ids)
-            problems += found
-            calls += count
+        enforcer.worker.wait()
+        return enforcer.constrain(conversation)
+
+
+def _drawn(args: argparse.Namespace, conversation: Conversation, vocabulary: Vocabulary, tag: str) -> dict[str, Any]:
+    from kimi_k2_serving.grammar.xgrammar_vocabulary import compiler, token_info
+
+    grammar = compiler(token_info(vocabulary)).compile_structural_tag(tag)
+    dice, stops = Random(args.seed), frozenset(vocabulary.stop_ids)
+    answers = [draw(grammar, stops, dice, limit=args.max_tokens) for _ in range(args.compile)]
+    judged = [_judge(conversation, vocabulary, each.ids) for each in answers if each.ended]
     return {
-        "seconds": round(compiled.seconds, 4),
-        "answers": len(compiled.walks),
-        "finished": sum(ended for _, ended in compiled.walks),
-        "calls": calls,
-        "problems": problems,
+        "answers": len(answers),
+        "finished": len(judged),
+        "calls": sum(calls for _, calls in judged),
+        "problems": [problem for problems, _ in judged for problem in problems],
     }
 
 

@@ -17,10 +17,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from random import Random
 
+from kimi_k2_cli.draw import draw
 from kimi_k2_serving.core.messages import Tool
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar.constraint import Bounds, constrain
-from kimi_k2_serving.grammar.xgrammar_vocabulary import walk
 from kimi_k2_serving.json_schema.validate import validate
 from tests.grammar.prover import Prover, request, tool
 from tests.support.schemas import corpus
@@ -66,7 +66,7 @@ def _measure(
     count: Counter[str] = Counter(schemas=1, relaxed=bool(constraint.relaxed))
     dice = Random(0)
     for _ in range(answers):
-        drawn = walk(grammar, frozenset(prover.vocabulary.stop_ids), dice, most=MOST_TOKENS)
+        drawn = draw(grammar, frozenset(prover.vocabulary.stop_ids), dice, limit=MOST_TOKENS)
         if not drawn.ended:
             count["unfinished"] += 1
             continue

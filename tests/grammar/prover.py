@@ -9,13 +9,14 @@ from typing import Any
 
 import jsonschema
 
+from kimi_k2_cli.draw import draw
 from kimi_k2_serving.core.deltas import Answer, collect_answer
 from kimi_k2_serving.core.events import FinishReason
 from kimi_k2_serving.core.messages import Conversation, Json, Message, Role, Tool, ToolChoice, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.grammar.constraint import Bounds, Constraint, constrain
-from kimi_k2_serving.grammar.xgrammar_vocabulary import compiler, token_info, walk
+from kimi_k2_serving.grammar.xgrammar_vocabulary import compiler, token_info
 from kimi_k2_serving.json_schema.schema import Schema
 
 MOST_TOKENS = 20_000
@@ -46,7 +47,7 @@ class Prover:
         assert tag is not None
         grammar = self.grammars.compile_structural_tag(tag)
         dice = Random(seed)
-        drawn = [walk(grammar, frozenset(self.vocabulary.stop_ids), dice, most=MOST_TOKENS) for _ in range(answers)]
+        drawn = [draw(grammar, frozenset(self.vocabulary.stop_ids), dice, limit=MOST_TOKENS) for _ in range(answers)]
         assert all(each.ended for each in drawn), "a walk did not end"
         return [each.ids for each in drawn]
 

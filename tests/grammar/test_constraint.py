@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from xgrammar import GrammarMatcher
 
+from kimi_k2_cli.draw import draw
 from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.core.messages import FormatKind, ResponseFormat, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.enforcer.inspection import Relaxed
 from kimi_k2_serving.grammar.constraint import Bounds
-from kimi_k2_serving.grammar.xgrammar_vocabulary import compiler, token_info, walk
+from kimi_k2_serving.grammar.xgrammar_vocabulary import compiler, token_info
 from kimi_k2_serving.json_schema.validate import validate_answer
 from tests.grammar.prover import MOST_TOKENS, Prover, request, tool
 
@@ -176,8 +177,8 @@ def test_answers_do_not_depend_on_what_was_compiled_before(prover: Prover) -> No
     modes = [request(NOW, mode=mode) for mode in (ToolMode.REQUIRED, ToolMode.NONE, ToolMode.AUTO)]
     for conversation in modes:
         tag = prover.constraint(conversation).structural_tag
-        first = walk(prover.grammars.compile_structural_tag(tag), stops, Random(3), most=60)
-        again = walk(fresh.compile_structural_tag(tag), stops, Random(3), most=60)
+        first = draw(prover.grammars.compile_structural_tag(tag), stops, Random(3), limit=60)
+        again = draw(fresh.compile_structural_tag(tag), stops, Random(3), limit=60)
         assert first == again
 
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from kimi_k2_serving.core.errors import Internal, InvalidSchema, Overloaded
-from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat, ToolMode
+from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.enforcer import worker_client
 from kimi_k2_serving.enforcer.enforcer import MOST_SECONDS, Enforcer
@@ -220,20 +220,6 @@ def test_it_dies_with_a_parent_that_is_killed() -> None:
 def test_a_worker_that_cannot_start_is_our_fault(tmp_path: Path) -> None:
     with Enforcer(WorkerProcess(tmp_path), bounds=Bounds.demo()) as enforcer, pytest.raises(Internal):
         enforcer.constrain(request(tool(SMALL)))
-
-
-def test_drawn_answers_reach_their_end(enforcer: Enforcer) -> None:
-    walked = enforcer.walk(request(tool(SMALL)), walks=5, most=2_000, seed=1)
-    assert len(walked.walks) == 5
-    assert all(ended for _, ended in walked.walks)
-    assert 0 < walked.seconds < 2
-
-
-@pytest.mark.slow
-def test_a_schema_that_is_too_much_is_not_walked(enforcer: Enforcer) -> None:
-    with pytest.raises(InvalidSchema) as caught:
-        enforcer.walk(request(tool(HUGE), mode=ToolMode.REQUIRED), walks=1, most=10, seed=1)
-    assert caught.value.field == "tools[0].function.parameters"
 
 
 class Failing:

@@ -32,7 +32,7 @@ INSTALLED = {
     "settings": (),
     "core": ("tiktoken",),
     "json_schema": ("jsonschema",),
-    "grammar": ("msgspec", "numpy", "sglang", "xgrammar"),
+    "grammar": ("msgspec", "sglang", "xgrammar"),
     "enforcer": ("msgspec", "xgrammar"),
     "engine": ("fastapi", "jinja2", "msgspec", "setproctitle", "sglang", "tokenizers", "torch", "torchvision", "yaml"),
     "demo": ("numpy", "tokenizers"),
@@ -44,7 +44,7 @@ INSTALLED = {
     "backend": (),
     "model_repository": ("triton_python_backend_utils",),
     "kimi_k2_client": ("grpc", "httpx", "numpy", "tritonclient"),
-    "kimi_k2_cli": ("kimi_k2_client",),
+    "kimi_k2_cli": ("kimi_k2_client", "numpy", "xgrammar"),
 }
 # Runs what it reads, or takes time that grows faster than what it reads.
 DANGEROUS_MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "cloudpickle"}

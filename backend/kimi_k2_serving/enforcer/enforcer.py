@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from kimi_k2_serving.core.errors import Internal, InvalidSchema, LimitExceeded, Overloaded, ServingError, ShuttingDown
@@ -42,19 +41,10 @@ MOST_SECONDS = 15.0
 _SEARCHES = 3
 # What schemas that are kept may have taken together, when each was compiled alone.
 _KEPT_SECONDS = 0.7
-WALK_SECONDS = 300.0
 LANES = 2
 # Unknown conversations that may wait: at their worst they wait for each other.
 MOST_WAITING = 256
 _ERRORS: dict[str, type[ServingError]] = {kind.code: kind for kind in (InvalidSchema, LimitExceeded)}
-
-
-@dataclass(frozen=True, slots=True)
-class Walked:
-    """`seconds` that constraint and compile took; `walks` as lists of ids with whether each reached an end."""
-
-    seconds: float
-    walks: tuple[tuple[tuple[int, ...], bool], ...]
 
 
 class Enforcer:
@@ -120,19 +110,6 @@ class Enforcer:
     def constrain(self, conversation: Conversation) -> Constraint:
         """`ask`, waited for."""
         return self.ask(conversation).result()
-
-    def walk(self, conversation: Conversation, *, walks: int, most: int, seed: int) -> Walked:
-        """Constrain and compile within the budget, then draw answers by dice. Raises as `ask`, or Internal."""
-        given: dict[str, Any] = {"walks": walks, "most": most, "seed": seed, "patience": WALK_SECONDS}
-        job = jobs.encode_job(conversation, self._bounds)
-        answer = self._ask("walk", job, self.budget, MOST_SECONDS, more=WALK_SECONDS, **given)
-        if answer is None:
-            detail = f"takes more than {self.budget:g} s to compile to a grammar, and is served with parts given up"
-            places = list(jobs.places(conversation))
-            raise InvalidSchema(detail, field=places[0] if len(places) == 1 else jobs.SOMEWHERE)
-        if "error" in answer:
-            raise _refusal(answer["error"]).error()
-        return Walked(answer["seconds"], tuple((tuple(each["ids"]), bool(each["ended"])) for each in answer["walks"]))
 
     def close(self) -> None:
         """End the worker, and whoever still waits with ShuttingDown."""
@@ -202,8 +179,13 @@ class Enforcer:
 
     def _tried(self, job: bytes, deadline: float, seconds: float, **more: Any) -> dict[str, Any] | None:
         """None past the budget, and for a grammar that is too large for xgrammar."""
-        answer = self._ask("constrain", job, seconds, max(deadline - time.monotonic(), seconds), **more)
-        if answer is not None and "error" in answer and answer["error"]["field"] == jobs.SOMEWHERE:
+        wall = max(deadline - time.monotonic(), seconds)
+        header = {"kind": "constrain", "budget": seconds, "wall": wall, **more}
+        lines = self.worker.ask(header, job, seconds=wall)
+        if not lines:
+            return None
+        answer = lines[-1][1]
+        if "error" in answer and answer["error"]["field"] == jobs.SOMEWHERE:
             return None
         return answer
 
@@ -225,14 +207,6 @@ class Enforcer:
             found.append(path)
             spent.remove(seconds)
         return found
-
-    def _ask(
-        self, kind: str, job: bytes, budget: float, wall: float, *, more: float = 0.0, **header: Any
-    ) -> dict[str, Any] | None:
-        """The one line of an answer; None if the job died. Raises Internal."""
-        header = {"kind": kind, "budget": budget, "wall": wall, **header}
-        lines = self.worker.ask(header, job, seconds=wall + more)
-        return lines[-1][1] if lines else None
 
 
 def _read(answer: dict[str, Any]) -> Outcome:

@@ -7,10 +7,8 @@ answers in lines of JSON and ends. It is ended when it has taken `budget` second
 together, or
 `wall` seconds of the clock, whatever it is doing. It takes JOB_BYTES of memory at most. Kinds:
 
-    constrain   rest: a job; maybe   -> {"structural_tag", "relaxed", "seconds", "processor"} or {"error": {...}}
+    constrain   rest: a job; maybe   -> {"structural_tag", "relaxed", "processor"} or {"error": {...}}
                 passes, free
-    walk        also walks, most,    -> the same with {"walks": [{"ids", "ended"}]}; `patience` seconds for walking
-                seed
     cost        as constrain         -> {"at": path} before each schema alone, {"seconds": s} after it
     validate    rest: [text, schema, -> {"problems": [...]}
                 content]
@@ -33,7 +31,6 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kimi_k2_serving.core.errors import InvalidSchema, ServingError
@@ -65,28 +62,20 @@ class Compiler:
 
         return cls(vocabulary, xgrammar_vocabulary.compiler(xgrammar_vocabulary.token_info(vocabulary)))
 
-    def compile(self, given: bytes, header: dict[str, Any]) -> tuple[Constraint, Any]:
-        """The constraint and its compiled grammar. Raises InvalidSchema or LimitExceeded."""
+    def compile(self, given: bytes, header: dict[str, Any]) -> Constraint:
+        """The constraint; its grammar compiles. Raises InvalidSchema or LimitExceeded."""
         conversation, bounds = job.decode_job(given)
         effort = Effort(header.get("passes", PASSES), frozenset(header.get("free", ())))
         constraint = constrain(conversation, self.vocabulary, bounds=bounds, effort=effort)
         if constraint.structural_tag is None:
-            return constraint, None
+            return constraint
         began = time.process_time()
         try:
-            grammar = self.grammars.compile_structural_tag(constraint.structural_tag)
+            self.grammars.compile_structural_tag(constraint.structural_tag)
         except (RuntimeError, ValueError):
             raise InvalidSchema("does not compile to a grammar; simplify it", field=job.SOMEWHERE) from None
         tag = lanes.marked(constraint.structural_tag, time.process_time() - began)
-        return replace(constraint, structural_tag=tag), grammar
-
-    def walk(self, grammar: Any, header: dict[str, Any]) -> list[dict[str, Any]]:
-        """Answers drawn by dice."""
-        from kimi_k2_serving.grammar import xgrammar_vocabulary
-
-        dice, stops = Random(header["seed"]), frozenset(self.vocabulary.stop_ids)
-        drawn = [xgrammar_vocabulary.walk(grammar, stops, dice, most=header["most"]) for _ in range(header["walks"])]
-        return [{"ids": each.ids, "ended": each.ended} for each in drawn]
+        return replace(constraint, structural_tag=tag)
 
 
 def main(arguments: list[str]) -> None:
@@ -198,20 +187,9 @@ def _serve(header: dict[str, Any], file: BinaryIO, compiler: Compiler | None) ->
         if header["kind"] == "cost":
             _cost(rest, file, compiler, header)
             return
-        began = time.perf_counter()
-        constraint, grammar = compiler.compile(rest, header)
-        seconds = time.perf_counter() - began
-        answer: dict[str, Any] = {
-            "structural_tag": constraint.structural_tag,
-            "relaxed": constraint.relaxed,
-            "seconds": seconds,
-            "processor": time.process_time(),
-        }
-        if header["kind"] == "walk":
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.setitimer(signal.ITIMER_REAL, header["patience"])
-            answer["walks"] = compiler.walk(grammar, header)
-        _answer(file, answer)
+        constraint = compiler.compile(rest, header)
+        kept = {"structural_tag": constraint.structural_tag, "relaxed": constraint.relaxed}
+        _answer(file, {**kept, "processor": time.process_time()})
     except ServingError as error:
         told = {"code": error.code, "field": error.field, "detail": error.detail}
         _answer(file, {"error": told, "processor": time.process_time()})

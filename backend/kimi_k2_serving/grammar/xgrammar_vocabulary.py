@@ -1,4 +1,4 @@
-"""xgrammar's view of the vocabulary, and answers drawn by dice from a compiled grammar.
+"""xgrammar's view of the vocabulary.
 
 A control id must match as a token and never as characters: its bytes begin with 0xFF, which no UTF-8 text contains.
 (Without bytes at all xgrammar would take it for a special token and refuse it everywhere.) Imports xgrammar and torch.
@@ -6,10 +6,6 @@ A control id must match as a token and never as characters: its bytes begin with
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from random import Random
-
-import numpy
 import xgrammar
 
 from kimi_k2_serving.core.tokens import Vocabulary
@@ -33,31 +29,3 @@ def token_info(vocabulary: Vocabulary) -> xgrammar.TokenizerInfo:
 def compiler(info: xgrammar.TokenizerInfo) -> xgrammar.GrammarCompiler:
     """Without xgrammar's own cache: it takes rules that differ only in their token ids for equal (0.2.7)."""
     return xgrammar.GrammarCompiler(info, max_threads=yielding.threads(), cache_enabled=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """Ids drawn; `ended` is false if `most` tokens did not reach an end."""
-
-    ids: tuple[int, ...]
-    ended: bool
-
-
-def walk(grammar: xgrammar.CompiledGrammar, stop_ids: frozenset[int], dice: Random, *, most: int) -> Walk:
-    """One answer: every step is a uniform choice among all allowed tokens. Raises ValueError on a dead end."""
-    matcher = xgrammar.GrammarMatcher(grammar)
-    size = grammar.tokenizer_info.vocab_size
-    mask = xgrammar.allocate_token_bitmask(1, size)
-    ids: list[int] = []
-    while len(ids) < most:
-        matcher.fill_next_token_bitmask(mask)
-        allowed = numpy.flatnonzero(numpy.unpackbits(mask.numpy().view(numpy.uint8), bitorder="little")[:size])
-        if not len(allowed):
-            raise ValueError("no token is allowed")
-        token = int(allowed[dice.randrange(len(allowed))])
-        if not matcher.accept_token(token):
-            raise ValueError("an allowed token was refused")
-        if token in stop_ids:
-            return Walk(tuple(ids), True)
-        ids.append(token)
-    return Walk(tuple(ids), False)
