@@ -2,10 +2,10 @@
 
     scripts/bench corpora --checkpoint DIR [--only servers cluster] [--most 200]
 
-Two rows a corpus, conversations of one tool and of several: how many, seconds of a processor that the worker spent on
-each (every try counts, a try that the kernel ended with all of its budget), how many are relaxed in some part, how many
-have a tool that takes any object, and how many for time. Packages are fetched by pip and npm into a directory that is
-removed afterwards.
+Two rows for each corpus, conversations of one tool and of several, and one for all published ones: how many, seconds of
+processor time that the worker spent on each (every try counts; a try that the kernel ended counts with its whole
+budget), how many are relaxed in some part, how many have a tool that takes any object, and how many for time. Packages
+are fetched by pip and npm into a directory that is removed afterwards.
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ class Tally:
     counts: Counter[str] = field(default_factory=Counter)
     slowest: list[tuple[float, str]] = field(default_factory=list)
 
+    def add(self, other: Tally) -> None:
+        self.seconds += other.seconds
+        self.counts += other.counts
+        self.slowest += other.slowest
+
     def show(self, name: str) -> None:
         ordered = sorted(self.seconds) or [0.0]
         p50, p95 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.95))
@@ -92,13 +97,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=CORPORA, default=list(CORPORA))
-    parser.add_argument("--most", type=int, default=200, help="conversations of a corpus, drawn by dice (200)")
+    parser.add_argument("--most", type=int, default=200, help="conversations of a corpus, drawn at random (200)")
     args = parser.parse_args()
     worker = Metered(WorkerProcess(args.checkpoint))
     print("| corpus | n | p50 | p95 | max | relaxed | free-form | unreadable | refused | for time |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as directory, Enforcer(worker, bounds=Bounds.production()) as enforcer:
         enforcer.worker.wait()
+        foreign = Tally()
         for name in args.only:
             conversations = CORPORA[name](Path(directory))
             if len(conversations) > args.most:
@@ -107,7 +113,11 @@ def main() -> None:
             together = [tools for tools in conversations if len(tools) > 1]
             for row, asked in ((f"{name}, one tool", alone), (f"{name}, several tools", together)):
                 if asked:
-                    _measure_all(enforcer, worker, asked).show(row)
+                    tally = _measure_all(enforcer, worker, asked)
+                    tally.show(row)
+                    if name != "ours":
+                        foreign.add(tally)
+        foreign.show("all published")
 
 
 def _measure_all(enforcer: Enforcer, worker: Metered, conversations: published.Conversations) -> Tally:

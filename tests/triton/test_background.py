@@ -154,12 +154,12 @@ def test_an_engine_that_was_given_up_is_told_in_the_runtime_directory(
     assert not runtime.exists()
 
 
-def test_a_count_that_fails_costs_no_answer(said: list[str]) -> None:
+def test_a_count_that_fails_costs_no_answer_and_is_made_up_for(said: list[str]) -> None:
     metrics = EnforcementMetrics("kimi_k2_postprocess")
     metrics.began()
     (metric,) = triton.MetricFamily.made[RELAXED]
     metric.increment = Broken(metric.increment, 2)  # type: ignore[method-assign]
     for _ in range(3):
         metrics.began()
-    assert metric.value == 2
+    assert metric.value == 4
     assert len(said) == 1

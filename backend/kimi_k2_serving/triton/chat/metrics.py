@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
-
-import triton_python_backend_utils as pb_utils
+from collections import Counter
+from itertools import product
 
 from kimi_k2_serving.enforcer.inspection import Report
 from kimi_k2_serving.triton.background import Complaints
+from kimi_k2_serving.triton.metrics_page import MetricsPage
 
 RELAXED = "kimi_k2:relaxed_requests"
 INSPECTED = "kimi_k2:inspected"
@@ -24,20 +24,12 @@ class EnforcementMetrics:
     """On any thread. Series are there from the start, so that a rate can be taken of the first."""
 
     def __init__(self, model: str) -> None:
+        self._page = MetricsPage(model, gauges={}, counters=COUNTERS)
         self._lock = threading.Lock()
-        self._metrics: dict[tuple[str, str], Any] = {}
-        self._families: list[Any] = []
+        self._totals: Counter[tuple[str, str]] = Counter()
         self._complaints = Complaints()
-        try:
-            for name, meaning in COUNTERS.items():
-                family = pb_utils.MetricFamily(name=name, description=meaning, kind=pb_utils.MetricFamily.COUNTER)
-                self._families.append(family)
-                for kind in ("",) if name == RELAXED else ("call", "content"):
-                    labels = {"model": model, "kind": kind} if kind else {"model": model}
-                    self._metrics[name, kind] = family.Metric(labels=labels)
-        except Exception as error:
-            self.close()
-            pb_utils.Logger.log_info(f"this server takes no metrics: {error}")
+        for name, kind in ((RELAXED, ""), *product((INSPECTED, INVALID), ("call", "content"))):
+            self._add(name, kind, 0)
 
     def began(self) -> None:
         """A request with a relaxed node."""
@@ -50,16 +42,13 @@ class EnforcementMetrics:
         self._add(INVALID, "content", int(bool(report.invalid_content)))
 
     def close(self) -> None:
-        """Metrics go before their families."""
-        with self._lock:
-            self._metrics.clear()
-        self._families.clear()
+        self._page.close()
 
     def _add(self, name: str, kind: str, count: int) -> None:
         with self._lock:
-            if count and (metric := self._metrics.get((name, kind))) is not None:
-                try:
-                    metric.increment(count)
-                except Exception as error:
-                    # An answer is worth more than its count.
-                    self._complaints.about("counting what was enforced", error)
+            self._totals[name, kind] += count
+            try:
+                self._page.count(name, self._totals[name, kind], **({"kind": kind} if kind else {}))
+            except Exception as error:
+                # An answer is worth more than its count; the next one brings what is missing.
+                self._complaints.about("counting what was enforced", error)

@@ -1,7 +1,6 @@
 """The engine's state on Triton's own /metrics page: gauges by SGLang's names, how requests ended and were refused.
 
-Every call to Triton's metrics crosses to its process, so values are collected here and `flush` passes on what changed.
-A server that runs without metrics is served all the same.
+Values are collected here, and `flush` writes them to the page.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
-
-import triton_python_backend_utils as pb_utils
 
 from kimi_k2_serving.engine.port import Load
+from kimi_k2_serving.triton.metrics_page import MetricsPage
 
 GAUGES = {
     "sglang:num_running_reqs": "Requests in the scheduler's batch",
@@ -38,8 +35,6 @@ COUNTERS = {
 }
 REFUSAL_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, math.inf)
 
-Labels = tuple[tuple[str, str], ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Own:
@@ -54,22 +49,12 @@ class EngineMetrics:
     """`ended` and `refused` on any thread; `flush` on one."""
 
     def __init__(self, model: str) -> None:
-        self._labels = {"model": model}
+        self._page = MetricsPage(model, gauges=GAUGES, counters=COUNTERS)
         self._lock = threading.Lock()
         self._ended: Counter[str] = Counter()
         # Refusals by the smallest of REFUSAL_SECONDS that each stayed within.
         self._refused = [0] * len(REFUSAL_SECONDS)
         self._refused_seconds = 0.0
-        self._sent: dict[tuple[str, Labels], float] = {}
-        self._metrics: dict[tuple[str, Labels], Any] = {}
-        self._families: dict[str, Any] = {}
-        try:
-            for names, kind in ((GAUGES, pb_utils.MetricFamily.GAUGE), (COUNTERS, pb_utils.MetricFamily.COUNTER)):
-                for name, meaning in names.items():
-                    self._families[name] = pb_utils.MetricFamily(name=name, description=meaning, kind=kind)
-        except Exception as error:
-            self._families = {}
-            pb_utils.Logger.log_info(f"this server takes no metrics: {error}")
 
     def ended(self, outcome: str) -> None:
         with self._lock:
@@ -82,40 +67,18 @@ class EngineMetrics:
             self._refused_seconds += seconds
 
     def flush(self, load: Load, own: Own) -> None:
-        if not self._families:
-            return
         gauges = (load.running, load.queued, load.kv_usage, own.waiting, own.prompt_tokens, own.ready)
         for name, value in zip(GAUGES, gauges, strict=True):
-            self._set(name, value)
-        self._count(RESTARTS, (), load.restarts)
+            self._page.gauge(name, value)
+        self._page.count(RESTARTS, load.restarts)
         with self._lock:
             ended, refused, seconds = dict(self._ended), list(accumulate(self._refused)), self._refused_seconds
         for outcome, count in ended.items():
-            self._count(ENDED, (("outcome", outcome),), count)
+            self._page.count(ENDED, count, outcome=outcome)
         for bound, count in zip(REFUSAL_SECONDS, refused, strict=True):
-            self._count(f"{REFUSALS}_bucket", (("le", "+Inf" if math.isinf(bound) else f"{bound:g}"),), count)
-
-        self._count(f"{REFUSALS}_sum", (), seconds)
-        self._count(f"{REFUSALS}_count", (), refused[-1])
+            self._page.count(f"{REFUSALS}_bucket", count, le="+Inf" if math.isinf(bound) else f"{bound:g}")
+        self._page.count(f"{REFUSALS}_sum", seconds)
+        self._page.count(f"{REFUSALS}_count", refused[-1])
 
     def close(self) -> None:
-        """Metrics go before their families."""
-        self._metrics.clear()
-        self._families.clear()
-
-    def _set(self, name: str, value: float) -> None:
-        if self._sent.get((name, ())) != value:
-            self._metric(name, ()).set(value)
-            self._sent[name, ()] = value
-
-    def _count(self, name: str, labels: Labels, value: float) -> None:
-        metric = self._metric(name, labels)
-        if (more := value - self._sent.get((name, labels), 0)) > 0:
-            metric.increment(more)
-            self._sent[name, labels] = value
-
-    def _metric(self, name: str, labels: Labels) -> Any:
-        key = (name, labels)
-        if key not in self._metrics:
-            self._metrics[key] = self._families[name].Metric(labels={**self._labels, **dict(labels)})
-        return self._metrics[key]
+        self._page.close()
