@@ -113,6 +113,82 @@ def test_without_a_queue_what_fits_is_still_granted() -> None:
     assert granted(door) == [ticket]
 
 
+def test_a_queue_that_filled_up_meanwhile_refuses_what_would_wait_and_forgets_it() -> None:
+    door = admission(requests=2, queue=1)
+    working, late = join(door, 100), door.arrive()
+    assert granted(door) == [working]
+    waiting = join(door)
+    with pytest.raises(Overloaded, match="1 waiting"):
+        door.join(late, 1, 0, 0.0)
+    assert door.waiting == 1
+    door.arrive()
+    with pytest.raises(Overloaded):
+        door.arrive()
+    door.leave(working, 0.0)
+    assert granted(door) == [waiting]
+
+
+def test_without_a_queue_what_does_not_fit_is_refused() -> None:
+    door = admission(requests=2, queue=0)
+    join(door, 60)
+    granted(door)
+    with pytest.raises(Overloaded):
+        join(door, 60)
+    join(door, 40)
+    assert (len(granted(door)), door.prompt_tokens) == (1, 100)
+
+
+def test_who_leaves_while_waiting_or_unread_is_never_granted_and_frees_the_place() -> None:
+    door = admission(requests=1, queue=1)
+    working = join(door)
+    granted(door)
+    gone = join(door)
+    door.leave(gone, 0.0)
+    door.leave(door.arrive(), 0.0)
+    door.leave(12345, 0.0)
+    following = join(door)
+    assert door.waiting == 1
+    door.leave(working, 0.0)
+    assert granted(door) == [following]
+
+
+def test_who_waited_too_long_frees_the_place() -> None:
+    door = admission(requests=1, queue=1)
+    join(door)
+    granted(door)
+    join(door)
+    assert len(door.settle(10.0)) == 1
+    door.arrive()
+
+
+def test_the_time_to_retry_is_at_most_a_minute_and_takes_two_endings() -> None:
+    for endings, expected in (((0.0,), 1.0), ((0.0, 8.0), 16.0), ((0.0, 8.0, 16.0), 16.0), ((0.0, 500.0), 60.0)):
+        door = admission(requests=1, queue=1)
+        for now in endings:
+            ticket = join(door, now=now)
+            granted(door, now)
+            door.leave(ticket, now)
+        join(door, now=endings[-1])
+        granted(door, endings[-1])
+        join(door, now=endings[-1])
+        with pytest.raises(Overloaded, match=f"retry in {expected:.0f} s$") as caught:
+            door.arrive()
+        assert caught.value.retry_after == expected
+
+
+def test_the_time_to_retry_looks_at_the_last_32_endings() -> None:
+    door = admission(requests=1, queue=0)
+    for now in (0.0, *(1000.0 + i * 31 for i in range(32))):
+        ticket = join(door, now=now)
+        granted(door, now)
+        door.leave(ticket, now)
+    join(door, now=now)
+    granted(door, now)
+    with pytest.raises(Overloaded) as caught:
+        door.arrive()
+    assert caught.value.retry_after == 31.0
+
+
 class Door(RuleBasedStateMachine):
     """Against a model: sets of tickets by state, and the limits."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -20,6 +23,35 @@ from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
 
 INTERRUPTIONS = (Cancelled("x"), DeadlineExceeded("x"), ShuttingDown("x"), Overloaded("x"), Internal("x"))
 LOSSES = (EngineLost("x"), Overloaded("x"), Internal("x"))
+
+
+TOKEN = Chunk((1,), "a", TokenUsage())
+LAST = Chunk((2,), "b", TokenUsage(), End(EndReason.STOP))
+ERROR = Internal("x")
+EVENTS: dict[str, Callable[[Lifecycle], list[Action]]] = {
+    "admit": Lifecycle.admit,
+    "token": lambda life: life.receive(TOKEN),
+    "last token": lambda life: life.receive(LAST),
+    "lose": lambda life: life.lose(ERROR),
+    "interrupt": lambda life: life.interrupt(ERROR),
+}
+# What each event does in each phase, and the phase that it leads to.
+TRANSITIONS: dict[tuple[Phase, str], tuple[list[Action], Phase]] = {
+    (Phase.WAITING, "admit"): ([StartRun()], Phase.RUNNING),
+    (Phase.WAITING, "interrupt"): ([SendError(ERROR)], Phase.ENDED),
+    (Phase.RUNNING, "token"): ([SendChunk(TOKEN)], Phase.RUNNING),
+    (Phase.RUNNING, "last token"): ([SendLast(LAST)], Phase.ENDED),
+    (Phase.RUNNING, "lose"): ([SendError(ERROR)], Phase.ENDED),
+    (Phase.RUNNING, "interrupt"): ([StopRun(), SendError(ERROR)], Phase.ENDED),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("phase", Phase)
+def test_an_event_does_what_its_phase_allows_and_else_nothing(phase: Phase, event: str) -> None:
+    life = Lifecycle()
+    life.phase = phase
+    assert (EVENTS[event](life), life.phase) == TRANSITIONS.get((phase, event), ([], phase))
 
 
 class Life(RuleBasedStateMachine):

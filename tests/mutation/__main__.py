@@ -123,16 +123,20 @@ class Mutation:
 
 
 def _draw_little(item: pytest.Item) -> None:
-    """Fewer examples and no search for the least one: a failure is all that counts."""
+    """Fewer examples and no search for the smallest one: a failure is all that counts."""
     function: Any = getattr(item, "obj", None)
     if hasattr(function, "_hypothesis_internal_use_settings"):
-        phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
-        own = function._hypothesis_internal_use_settings
-        few = min(EXAMPLES, own.max_examples)
-        settings = hypothesis.settings(
-            own, max_examples=few, phases=phases, database=None, derandomize=True, deadline=None
-        )
-        getattr(function, "__func__", function)._hypothesis_internal_use_settings = settings
+        few = _few(function._hypothesis_internal_use_settings)
+        getattr(function, "__func__", function)._hypothesis_internal_use_settings = few
+    machine: Any = getattr(item, "cls", None)
+    if isinstance(getattr(machine, "settings", None), hypothesis.settings):
+        machine.settings = _few(machine.settings)
+
+
+def _few(own: hypothesis.settings) -> hypothesis.settings:
+    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    few = min(EXAMPLES, own.max_examples)
+    return hypothesis.settings(own, max_examples=few, phases=phases, database=None, derandomize=True, deadline=None)
 
 
 def _equivalent(module: str) -> set[str]:

@@ -17,9 +17,9 @@ from kimi_k2_serving.engine.port import Chunk
 
 
 class Phase(enum.Enum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    ENDED = "ended"
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    ENDED = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
