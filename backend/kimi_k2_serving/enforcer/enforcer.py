@@ -1,9 +1,9 @@
-"""Constraints under a budget: what a conversation's answer is held to, made and compiled in a process that may die.
+"""The constraint of a conversation's answer, made and compiled within a time budget in a process that may die.
 
-An outcome is remembered by what determines it, good or bad, so a conversation pays once and a hit waits for nobody.
-What passes the budget, or kills the process, is compiled once more with its most expensive parts given up, then with
-whole schemas given up; that is remembered for a while only. LANES jobs at a time, cheap before expensive; what only
-looked cheap is put back among the expensive. Thread-safe.
+Outcomes, good or bad, are cached, so a conversation pays once, and a request with a cached schema never waits. A schema
+that exceeds the budget or kills the process is compiled again with its most expensive parts given up, then with whole
+schemas given up; such an outcome is cached for a short time only. LANES jobs run at a time, cheap before expensive; a
+job that only looked cheap is put back among the expensive ones. Thread-safe.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from kimi_k2_serving.json_schema.bounds import Bounds
 
 logger = logging.getLogger(__name__)
 
-# Of a processor: for the whole grammar, and for each try after it, with so many passes over the vocabulary.
+# Processor time for the whole grammar, and for each try after it, which may take RELAXED_PASSES over the vocabulary.
 BUDGET_SECONDS = 2.0
 RELAXED_SECONDS = 1.0
-# What looks cheap has this long to prove it; then it waits among the expensive, and a lane is free for the next.
+# A job that looks cheap gets this much processor time; then it waits among the expensive ones and frees its lane.
 PROBE_SECONDS = 0.4
 RELAXED_PASSES = 8.0
-# Of the clock, for all tries that hold something of every schema; the last one, which holds nothing, takes no time.
+# Wall-clock time for all tries that compile any schema. The last try, which compiles none, takes almost no time.
 MOST_SECONDS = 15.0
-# Schemas that are given up one after the other, before all are.
+# How often the most expensive schemas are searched and given up, before all schemas are.
 _SEARCHES = 3
-# What schemas that are kept may have taken together, when each was compiled alone.
+# How much time the schemas that are kept may have taken together, when each was compiled alone.
 _KEPT_SECONDS = 0.7
 WALK_SECONDS = 300.0
 LANES = 2
-# Unknown conversations that may wait: at their worst they wait for each other.
+# How many unknown jobs may wait. At worst each of them waits for all others.
 MOST_WAITING = 256
 _ERRORS: dict[str, type[ServingError]] = {kind.code: kind for kind in (InvalidSchema, LimitExceeded)}
 
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """`seconds` that constraint and compile took; `walks` as lists of ids with whether each reached an end."""
+    """`seconds` that making and compiling the constraint took; `walks`: lists of ids, and whether each answer ended."""
 
     seconds: float
     walks: tuple[tuple[tuple[int, ...], bool], ...]
 
 
 class Enforcer:
-    """`worker` is its own: started with it and closed with it. `clock` is monotonic, in seconds."""
+    """Owns `worker`: `close` closes it. `clock` is monotonic, in seconds."""
 
     def __init__(
         self,
@@ -109,10 +109,10 @@ class Enforcer:
                     try:
                         self._lanes.submit(guess(job), functools.partial(self._work, key, job, guess(job)))
                     except RuntimeError:
-                        # No thread is to be had: who asks for this next must not wait for a job that nobody does.
-                        logger.exception("a lane could not be started")
+                        # Without a thread nobody does the job, so the next request for it must not wait for it.
+                        logger.exception("no thread could be started to compile a grammar")
                         del self._waiting[key]
-                        outcome = RememberedError(Overloaded, "too busy for a new schema; retry in 1 s")
+                        outcome = RememberedError(Overloaded, "no thread is left for a new schema; retry in 1 s")
         if outcome is not None:
             _settle(future, outcome)
         return future
@@ -122,12 +122,12 @@ class Enforcer:
         return self.ask(conversation).result()
 
     def walk(self, conversation: Conversation, *, walks: int, most: int, seed: int) -> Walked:
-        """Constrain and compile within the budget, then draw answers by dice. Raises as `ask`, or Internal."""
+        """Constrain and compile within the budget, then draw random answers. Raises as `ask_job`."""
         given: dict[str, Any] = {"walks": walks, "most": most, "seed": seed, "patience": WALK_SECONDS}
         job = jobs.encode_job(conversation, self._bounds)
         answer = self._ask("walk", job, self.budget, MOST_SECONDS, more=WALK_SECONDS, **given)
         if answer is None:
-            detail = f"takes more than {self.budget:g} s to compile to a grammar, and is served with parts given up"
+            detail = f"takes more than {self.budget:g} s to compile to a grammar; a server gives up parts of it"
             places = list(jobs.places(conversation))
             raise InvalidSchema(detail, field=places[0] if len(places) == 1 else jobs.SOMEWHERE)
         if "error" in answer:
@@ -135,7 +135,7 @@ class Enforcer:
         return Walked(answer["seconds"], tuple((tuple(each["ids"]), bool(each["ended"])) for each in answer["walks"]))
 
     def close(self) -> None:
-        """End the worker, and whoever still waits with ShuttingDown."""
+        """End the worker; requests that still wait fail with ShuttingDown."""
         with self._lock:
             self._closed = True
             waiting = list(itertools.chain.from_iterable(self._waiting.values()))
@@ -150,7 +150,7 @@ class Enforcer:
         if self._closed:
             return RememberedError(ShuttingDown, "the server is stopping; send the request again")
         if key not in self._waiting and len(self._waiting) >= MOST_WAITING:
-            return RememberedError(Overloaded, "too many new schemas at once; retry in 1 s")
+            return RememberedError(Overloaded, "too many requests with new schemas at once; retry in 1 s")
         return None
 
     def _work(self, key: bytes, job: bytes, cost: float) -> None:
@@ -172,7 +172,7 @@ class Enforcer:
         except ServingError as error:
             outcome = RememberedError.of(error)
         except Exception:
-            logger.exception("a constraint failed")
+            logger.exception("making a constraint failed")
             outcome = RememberedError(Internal, "an internal error; see the server's log")
         with self._lock:
             self._outcomes.add(key, outcome, passing=passing)
@@ -181,7 +181,7 @@ class Enforcer:
             _settle(future, outcome)
 
     def _outcome(self, job: bytes) -> tuple[Outcome, bool]:
-        """What is to be remembered, and whether only for a while."""
+        """The outcome of a job, and whether it may only be cached for a short time."""
         deadline = time.monotonic() + MOST_SECONDS
         answer = self._tried(job, deadline, self.budget)
         if answer is not None:
@@ -201,21 +201,21 @@ class Enforcer:
         return _read(answer), True
 
     def _tried(self, job: bytes, deadline: float, seconds: float, **more: Any) -> dict[str, Any] | None:
-        """None past the budget, and for a grammar that is too large for xgrammar."""
+        """The answer to one try; None if it exceeds the budget, or the grammar is too large for xgrammar."""
         answer = self._ask("constrain", job, seconds, max(deadline - time.monotonic(), seconds), **more)
         if answer is not None and "error" in answer and answer["error"]["field"] == jobs.SOMEWHERE:
             return None
         return answer
 
     def _costly(self, job: bytes, deadline: float, known: list[str]) -> list[str]:
-        """The schemas that take too long, as far as one look tells: the one that does not end, or the slowest."""
+        """The paths of schemas that take too long, judged by compiling each alone: an endless one, or the slowest."""
         header = {"kind": "cost", "budget": BUDGET_SECONDS, "passes": RELAXED_PASSES, "free": known}
         wall = max(deadline - time.monotonic(), RELAXED_SECONDS)
         lines = [line for _, line in self.worker.ask({**header, "wall": wall}, job, seconds=wall)]
         paths = [str(line["at"]) for line in lines if "at" in line]
         spent = [float(line["seconds"]) for line in lines if "seconds" in line]
         if len(spent) < len(paths):
-            # Of many the one under way at the end need not be the slowest.
+            # The schema that was being compiled when the time was up need not be the slowest one.
             spent.append(max(BUDGET_SECONDS - sum(spent), 0.0))
             return [max(zip(spent, paths, strict=True))[1]]
         found: list[str] = []
@@ -229,7 +229,7 @@ class Enforcer:
     def _ask(
         self, kind: str, job: bytes, budget: float, wall: float, *, more: float = 0.0, **header: Any
     ) -> dict[str, Any] | None:
-        """The one line of an answer; None if the job died. Raises Internal."""
+        """The one line of the worker's answer; None if the job died. Raises Internal or Overloaded."""
         header = {"kind": kind, "budget": budget, "wall": wall, **header}
         lines = self.worker.ask(header, job, seconds=wall + more)
         return lines[-1][1] if lines else None
