@@ -101,11 +101,6 @@ def _nothing(body: Expression) -> bool:
     return isinstance(body, Alt) and not body.options
 
 
-def productive(rules: Mapping[str, Expression]) -> frozenset[str]:
-    """The rules that match some finite text."""
-    return _productive(rules, {name: references(body) for name, body in rules.items()})
-
-
 def _productive(rules: Mapping[str, Expression], needs: Mapping[str, list[str]]) -> frozenset[str]:
     """The rules that match some finite text. `needs`: the rules that each refers to.
 

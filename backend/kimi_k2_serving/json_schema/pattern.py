@@ -202,12 +202,12 @@ class _Reader:
         """Some validators let `$` match before a last line break."""
         return EMPTY if self.narrow else Repeat(Terminal("\n"), 0, 1)
 
-    def _group(self) -> list[Expression | _Anchor]:
-        """A group's alternatives. `(^a|b$)` is read only where the group is the whole pattern: see _parts."""
+    def _group(self) -> Expression:
+        """The alternatives of a group. An anchor inside a group raises NotRegular."""
         options = [_sequence(self._parts())]
         while self._take("|"):
             options.append(_sequence(self._parts()))
-        return [alt(options)]
+        return alt(options)
 
     def _parts(self) -> list[Expression | _Anchor]:
         parts: list[Expression | _Anchor] = []
@@ -229,10 +229,8 @@ class _Reader:
                 return OneOf(self._class())
             case "(":
                 self._open()
-                body = self._group()[0]
+                body = self._group()
                 self._expect(")")
-                if isinstance(body, _Anchor):
-                    raise NotRegular
                 return body
             case "\\":
                 return OneOf(self._folded(self._escape()))

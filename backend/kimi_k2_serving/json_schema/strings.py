@@ -40,7 +40,6 @@ _NAME_PASSES = 6.0
 # The characters with which an undeclared name may depart from the beginning of a declared one; fewer are cheaper.
 _ASCII: tuple[Interval, ...] = ((0x20, 0x7E),)
 _NAME: tuple[Interval, ...] = ((0x2D, 0x2E), (0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
-_LONGEST_NAME = 64
 _QUOTE = Terminal('"')
 _RAW: tuple[Interval, ...] = ((0x20, 0x21), (0x23, 0x5B), (0x5D, MAX_CODE_POINT))
 _SHORT = {0x22: '\\"', 0x5C: "\\\\", 0x08: "\\b", 0x0C: "\\f", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}

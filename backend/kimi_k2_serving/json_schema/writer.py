@@ -28,7 +28,6 @@ from kimi_k2_serving.json_schema.shapes import Array, Demand, Goal, Number, Obje
 # A recursive schema whose smallest value nests more deeply than about this is refused.
 _MAX_DEPTH = 64
 ROOT: Goal = frozenset({Demand(())})
-ANYTHING: Goal = frozenset()
 
 
 class RuleWriter:
