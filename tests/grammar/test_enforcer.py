@@ -100,8 +100,7 @@ def test_nothing_to_constrain_asks_nobody(enforcer: Enforcer, worker: FakeWorker
 
 
 def test_a_known_conversation_asks_nobody_again(enforcer: Enforcer, worker: FakeWorker) -> None:
-    first = constraint_of(enforcer, of("a"))
-    again = ask(enforcer, of("a"))
+    first, again = constraint_of(enforcer, of("a")), ask(enforcer, of("a"))
     assert again.done()
     assert again.result() == first
     assert len(worker.jobs) == 1
