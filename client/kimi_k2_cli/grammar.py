@@ -81,7 +81,7 @@ def _enforced(args: argparse.Namespace, conversation: Conversation) -> Constrain
 
     with Enforcer(WorkerProcess(resolve(args.checkpoint)), bounds=_BOUNDS[args.bounds]()) as enforcer:
         enforcer.worker.wait()
-        return enforcer.constrain(conversation)
+        return enforcer.ask_job(enforcer.job(conversation)).result()
 
 
 def _drawn(args: argparse.Namespace, conversation: Conversation, vocabulary: Vocabulary, tag: str) -> dict[str, Any]:

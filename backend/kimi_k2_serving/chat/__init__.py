@@ -1,1 +1,1 @@
-"""One chat request against the served model: prompt, sampling, constraint and parser, for every way to ask for it."""
+"""One chat request to the served model: prompt, sampling, constraint and parser, the same for every API."""

@@ -1,5 +1,5 @@
-"""Keys below the top level of a chat request: in what steers the answer an unknown one is refused, in the history it is
-listed as ignored, because nobody can take it back. Tools are shown to the model as they are.
+"""Checks the keys below the top level of a chat request. An unknown key is refused in the fields that steer the answer.
+In the history it is only reported as ignored, because a client cannot change it there. Tools are shown as they are.
 """
 
 from __future__ import annotations
@@ -9,29 +9,11 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.parts import TEXTS
 from kimi_k2_serving.core.typed_json import Object, closed
 
-# Read, refused when they ask for something, or without a place in the prompt: see core/chat.
+# Keys of a message that core/chat reads, that it refuses if they have an effect, or that have no place in the prompt.
 MESSAGE = frozenset(
-    {
-        "role",
-        "content",
-        "name",
-        "tool_calls",
-        "tool_call_id",
-        "refusal",
-        "reasoning_content",
-        "reasoning",
-        "annotations",
-    }
-    | {
-        "reasoning_details",
-        "cache_control",
-        "audio",
-        "function_call",
-        "partial",
-        "prefix",
-        "id",
-        "provider_specific_fields",
-    }
+    {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "reasoning_content", "reasoning", "prefix"}
+    | {"reasoning_details", "cache_control", "audio", "function_call", "partial", "id", "provider_specific_fields"}
+    | {"annotations"}
 )
 CALL = frozenset(
     {"id", "type", "function", "custom", "index", "cache_control", "extra_content", "provider_specific_fields"}
@@ -45,7 +27,7 @@ FUNCTION = frozenset({"name", "arguments", "index"})
 
 
 def check_nested_fields(body: Object, notices: Notices) -> None:
-    """`body` was read before, so only its shape is looked at. Raises UnknownField."""
+    """`body` was read before, so only its keys are checked. Raises UnknownField."""
     _steering(body.get("response_format"), "response_format", ("type", "json_schema"))
     _steering(_of(body.get("response_format"), "json_schema"), "response_format.json_schema", SCHEMA)
     choice = body.get("tool_choice")
@@ -73,7 +55,7 @@ def _message(message: Object, path: str, notices: Notices) -> None:
 
 
 def check_part_fields(content: Json, path: str, notices: Notices) -> None:
-    """Keys of texts; of a part that is no text, much is always lost, and the prompt says so."""
+    """Report unknown keys of text parts. Of any other part much is lost anyway, and the prompt says so."""
     for i, part in enumerate(content if isinstance(content, list) else ()):
         if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind in TEXTS:
             notices.ignore(part, f"{path}[{i}]", PART)

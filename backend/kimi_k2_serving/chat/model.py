@@ -1,7 +1,7 @@
-"""The served model: from a conversation to what the engine is asked, and to the parser that reads its answer.
+"""The served model: turns a conversation into a request to the engine, and makes the parser of the engine's answer.
 
-The ensemble's first step and the frontend both ask here, so both serve the same model. Only an unknown schema is ever
-waited for, by whoever asks for the constraint; the rest is a processor's work. Thread-safe.
+The ensemble's first step and the frontend both use it, so both serve the same model. Only the constraint of an unknown
+schema has to be waited for; everything else is only processor time. Thread-safe.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from kimi_k2_serving.engine.config import EngineConfig
 from kimi_k2_serving.engine.template_probe import form_of
 from kimi_k2_serving.grammar.constraint import Bounds, Constraint
 
-# What a checkpoint may recommend in its generation_config.json.
+# The sampling parameters that a checkpoint may recommend in its generation_config.json.
 RECOMMENDED = ("temperature", "top_p", "top_k", "repetition_penalty")
 
 
 class Constrainer(Protocol):
-    """`grammar.enforcer.Enforcer`; `worker` checks what it had to relax."""
+    """The interface of `enforcer.enforcer.Enforcer`; `worker` validates what was relaxed."""
 
     @property
     def worker(self) -> Worker: ...
@@ -48,9 +48,9 @@ class Constrainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChatModel:
-    """`names`: the ids under which it is served, the first is its own. `defaults`: sampling by SGLang's names.
+    """`names`: the ids under which it is served, its own first. `defaults`: sampling parameters by SGLang's names.
 
-    `form`: the prompt's, as the checkpoint's own template has it. `heeds_seeds`: whether the engine draws by them.
+    `form`: how the checkpoint's own template writes the prompt. `heeds_seeds`: whether seeds have an effect.
     """
 
     names: tuple[str, ...]
@@ -63,8 +63,8 @@ class ChatModel:
 
     @classmethod
     def load(cls, config: EngineConfig, *, names: tuple[str, ...] = ()) -> ChatModel:
-        """The model of an engine.yaml, its worker still loading. Raises NotFound or InvalidValue for a directory that
-        holds no K2 checkpoint, or one whose template makes other prompts than this server.
+        """The model of an engine.yaml; its worker is still loading. Raises NotFound or InvalidValue for a directory
+        without a K2 checkpoint, or with one whose template makes other prompts than this server.
         """
         found = inspect_checkpoint(config.checkpoint)
         require_k2(found)
@@ -87,20 +87,20 @@ class ChatModel:
         return core_sampling.Room.of_context(self.vocabulary.size, self.context_length)
 
     def wait(self) -> None:
-        """Until the worker takes jobs. Raises Internal if it does not start."""
+        """Wait until the worker takes jobs. Raises Internal or Overloaded if it does not start."""
         self.enforcer.worker.wait()
 
     def close(self) -> None:
         self.enforcer.close()
 
     def prompt(self, conversation: Conversation, given: Mapping[str, Any]) -> PreparedPrompt:
-        """`given`: sampling parameters by SGLang's names. Raises InvalidRequest's leaves."""
+        """`given`: sampling parameters by SGLang's names. Raises subclasses of InvalidRequest."""
         rendered = self.form.prompt(conversation)
         ids = self.vocabulary.encode_prompt(rendered.segments)
         sampling = self._sampling(given, len(ids), "messages")
         stops = tuple(sampling.get("stop", ()))
         if conversation.tools:
-            # The engine would match them inside arguments too.
+            # The engine would match stop strings inside arguments, too; the parser matches them in content alone.
             sampling.pop("stop", None)
         choice = conversation.tool_choice
         mode = choice.mode
@@ -117,20 +117,20 @@ class ChatModel:
         )
 
     def text(self, conversation: Conversation) -> str:
-        """The prompt that `prompt` would make, for people to read."""
+        """The prompt that `prompt` would make, as readable text."""
         return self.form.prompt(conversation).text()
 
     def count(self, conversation: Conversation) -> int:
-        """Tokens of the prompt that `prompt` would make."""
+        """The number of tokens of the prompt that `prompt` would make."""
         rendered = self.form.prompt(conversation)
         return len(self.vocabulary.encode_prompt(rendered.segments))
 
     def completion(self, ids: Sequence[int], given: Mapping[str, Any]) -> PreparedPrompt:
-        """A prompt that is no chat. Raises InvalidValue for ids outside the vocabulary."""
+        """A prompt without a chat. Raises InvalidValue for ids outside the vocabulary."""
         if not ids:
             raise InvalidValue("must not be empty", field="prompt")
         if min(ids) < 0 or max(ids) >= self.vocabulary.size:
-            raise InvalidValue(f"ids must lie in 0 to {self.vocabulary.size - 1}", field="prompt")
+            raise InvalidValue(f"ids must be between 0 and {self.vocabulary.size - 1}", field="prompt")
         sampling = self._sampling(given, len(ids), "prompt")
         return PreparedPrompt(ids=ids, sampling=sampling, stops=tuple(sampling.get("stop", ())))
 
@@ -153,13 +153,13 @@ class ChatModel:
 
 
 def bounds(config: EngineConfig, form: Form) -> Bounds:
-    """Of the answers, by the engine's preset; keys in the order in which the prompt shows them."""
+    """The bounds of answers, by the engine's preset, with keys in the order in which the prompt shows them."""
     chosen = Bounds.demo() if config.preset.grammar == "demo" else Bounds.production()
     return replace(chosen, sort_keys=form.sort_tool_keys)
 
 
 def recommended(checkpoint: Path) -> dict[str, Any]:
-    """The checkpoint's own generation_config.json: K2's recommends temperature 0.6."""
+    """The sampling parameters in the checkpoint's generation_config.json. K2's recommends temperature 0.6."""
     path = checkpoint / "generation_config.json"
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Readers of an answer's ids: for a chat the tool-call parser of core, for a completion text up to a stop string."""
+"""Parsers of an answer's ids: for a chat the tool-call parser of core, for a completion one that yields plain text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
 
 
 class Parser(Protocol):
-    """An answer's ids to events; `stopped`: whatever the engine still says is of no use."""
+    """Turns an answer's ids into events; `stopped`: the answer is complete, and further ids have no effect."""
 
     @property
     def stopped(self) -> bool: ...
@@ -22,7 +22,7 @@ class Parser(Protocol):
 
 
 class TextParser:
-    """A completion without a chat: text up to the first stop string; control ids have no text."""
+    """For a completion without a chat: text up to the first stop string; control ids have no text."""
 
     def __init__(self, vocabulary: Vocabulary, stops: Sequence[str]) -> None:
         self._decoder = TextDecoder(vocabulary)

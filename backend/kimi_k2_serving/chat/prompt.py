@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what the reader of its answer has to know."""
+"""A prepared prompt: what the engine gets, and what the parser of its answer has to know."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from kimi_k2_serving.grammar.constraint import Constraint
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
-    """`first_call` is None for a completion without a chat, whose answer holds no calls; `tools` may be called.
-
-    `sampling` is by SGLang's names, the grammar included; `stops` are the reader's to match where the engine's are not
-    the same. `relaxed` is what the grammar does not hold, None where it holds everything.
+    """`first_call`: the index of the answer's first call; None for a completion without a chat, which has no calls.
+    `tools`: the names that may be called. `sampling`: parameters by SGLang's names, the grammar included. `stops`: the
+    stop strings that the parser matches. `relaxed`: what the grammar does not enforce, None if it enforces everything.
     """
 
     ids: Sequence[int]
@@ -29,7 +28,7 @@ class PreparedPrompt:
 
 
 def with_constraint(prompt: PreparedPrompt, constraint: Constraint, conversation: Conversation) -> PreparedPrompt:
-    """The prompt with its constraint. Of the conversation only what determined the constraint is read."""
+    """The prompt with its constraint. Reads only those parts of the conversation that determined the constraint."""
     sampling = dict(prompt.sampling)
     if constraint.structural_tag is not None:
         sampling["structural_tag"] = constraint.structural_tag

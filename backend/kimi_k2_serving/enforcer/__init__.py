@@ -1,1 +1,1 @@
-"""Grammars compiled in a process that may die, within a budget, and what was given up to stay within it."""
+"""Compiles grammars within a budget, in a process that may die, and reports what was given up to stay within it."""

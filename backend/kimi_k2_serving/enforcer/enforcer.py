@@ -1,9 +1,9 @@
-"""Constraints under a budget: what a conversation's answer is held to, made and compiled in a process that may die.
+"""The constraint of a conversation's answer, made and compiled within a time budget in a process that may die.
 
-An outcome is remembered by what determines it, good or bad, so a conversation pays once and a hit waits for nobody.
-What passes the budget, or kills the process, is compiled once more with its most expensive parts given up, then with
-whole schemas given up; that is remembered for a while only. LANES jobs at a time, cheap before expensive; what only
-looked cheap is put back among the expensive. Thread-safe.
+Outcomes, good or bad, are cached, so a conversation pays once, and a request with a cached schema never waits. A schema
+that exceeds the budget or kills the process is compiled again with its most expensive parts given up, then with whole
+schemas given up; such an outcome is cached for a short time only. LANES jobs run at a time, cheap before expensive; a
+job that only looked cheap is put back among the expensive ones. Thread-safe.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from kimi_k2_serving.json_schema.bounds import Bounds
 
 logger = logging.getLogger(__name__)
 
-# Of a processor: for the whole grammar, and for each try after it, with so many passes over the vocabulary.
+# Processor time for the whole grammar, and for each try after it, which may take RELAXED_PASSES over the vocabulary.
 BUDGET_SECONDS = 2.0
 RELAXED_SECONDS = 1.0
-# What looks cheap has this long to prove it; then it waits among the expensive, and a lane is free for the next.
+# A job that looks cheap gets this much processor time; then it waits among the expensive ones and frees its lane.
 PROBE_SECONDS = 0.4
 RELAXED_PASSES = 8.0
-# Of the clock, for all tries that hold something of every schema; the last one, which holds nothing, takes no time.
+# Wall-clock time for all tries that compile any schema. The last try, which compiles none, takes almost no time.
 MOST_SECONDS = 15.0
-# Schemas that are given up one after the other, before all are.
+# How many times the most expensive schemas are searched for and given up before all schemas are.
 _SEARCHES = 3
-# What schemas that are kept may have taken together, when each was compiled alone.
+# How much time the schemas that are kept may have taken together, when each was compiled alone.
 _KEPT_SECONDS = 0.7
 LANES = 2
-# Unknown conversations that may wait: at their worst they wait for each other.
+# How many unknown jobs may wait. At worst each of them waits for all others.
 MOST_WAITING = 256
 _ERRORS: dict[str, type[ServingError]] = {kind.code: kind for kind in (InvalidSchema, LimitExceeded)}
 
 
 class Enforcer:
-    """`worker` is its own: started with it and closed with it. `clock` is monotonic, in seconds."""
+    """Owns `worker`: `close` closes it. `clock` is monotonic, in seconds."""
 
     def __init__(
         self,
@@ -73,18 +73,15 @@ class Enforcer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, conversation: Conversation) -> Future[Constraint]:
-        """Done already where the outcome is known; cancel it when nobody waits any more. It raises InvalidSchema or
-        LimitExceeded with the path inside the request, Overloaded, ShuttingDown or Internal.
-        """
-        return self.ask_job(self.job(conversation))
-
     def job(self, conversation: Conversation) -> bytes:
-        """What `ask_job` takes for it: b"" where there is nothing to constrain."""
+        """The job of a conversation, for `ask_job`; b"" if its answer is not constrained."""
         return jobs.encode_job(conversation, self._bounds) if jobs.constrained(conversation) else b""
 
     def ask_job(self, job: bytes) -> Future[Constraint]:
-        """`ask`, of a conversation that was made a job elsewhere."""
+        """The constraint of a job; done at once if the outcome is cached. Cancel it when nobody waits for it any more.
+
+        It raises InvalidSchema or LimitExceeded with the path inside the request, Overloaded, ShuttingDown or Internal.
+        """
         future: Future[Constraint] = Future()
         if not job:
             future.set_result(Constraint(None))
@@ -99,20 +96,16 @@ class Enforcer:
                     try:
                         self._lanes.submit(guess(job), functools.partial(self._work, key, job, guess(job)))
                     except RuntimeError:
-                        # No thread is to be had: who asks for this next must not wait for a job that nobody does.
-                        logger.exception("a lane could not be started")
+                        # Without a thread nobody does the job, so the next request for it must not wait for it.
+                        logger.exception("no thread could be started to compile a grammar")
                         del self._waiting[key]
-                        outcome = RememberedError(Overloaded, "too busy for a new schema; retry in 1 s")
+                        outcome = RememberedError(Overloaded, "no thread is left for a new schema; retry in 1 s")
         if outcome is not None:
             _settle(future, outcome)
         return future
 
-    def constrain(self, conversation: Conversation) -> Constraint:
-        """`ask`, waited for."""
-        return self.ask(conversation).result()
-
     def close(self) -> None:
-        """End the worker, and whoever still waits with ShuttingDown."""
+        """End the worker; requests that still wait fail with ShuttingDown."""
         with self._lock:
             self._closed = True
             waiting = list(itertools.chain.from_iterable(self._waiting.values()))
@@ -127,7 +120,7 @@ class Enforcer:
         if self._closed:
             return RememberedError(ShuttingDown, "the server is stopping; send the request again")
         if key not in self._waiting and len(self._waiting) >= MOST_WAITING:
-            return RememberedError(Overloaded, "too many new schemas at once; retry in 1 s")
+            return RememberedError(Overloaded, "too many requests with new schemas at once; retry in 1 s")
         return None
 
     def _work(self, key: bytes, job: bytes, cost: float) -> None:
@@ -149,7 +142,7 @@ class Enforcer:
         except ServingError as error:
             outcome = RememberedError.of(error)
         except Exception:
-            logger.exception("a constraint failed")
+            logger.exception("making a constraint failed")
             outcome = RememberedError(Internal, "an internal error; see the server's log")
         with self._lock:
             self._outcomes.add(key, outcome, passing=passing)
@@ -158,7 +151,7 @@ class Enforcer:
             _settle(future, outcome)
 
     def _outcome(self, job: bytes) -> tuple[Outcome, bool]:
-        """What is to be remembered, and whether only for a while."""
+        """The outcome of a job, and whether it may only be cached for a short time."""
         deadline = time.monotonic() + MOST_SECONDS
         answer = self._tried(job, deadline, self.budget)
         if answer is not None:
@@ -178,7 +171,7 @@ class Enforcer:
         return _read(answer), True
 
     def _tried(self, job: bytes, deadline: float, seconds: float, **more: Any) -> dict[str, Any] | None:
-        """None past the budget, and for a grammar that is too large for xgrammar."""
+        """The answer to one try; None if it exceeds the budget, or the grammar is too large for xgrammar."""
         wall = max(deadline - time.monotonic(), seconds)
         header = {"kind": "constrain", "budget": seconds, "wall": wall, **more}
         lines = self.worker.ask(header, job, seconds=wall)
@@ -190,14 +183,14 @@ class Enforcer:
         return answer
 
     def _costly(self, job: bytes, deadline: float, known: list[str]) -> list[str]:
-        """The schemas that take too long, as far as one look tells: the one that does not end, or the slowest."""
+        """The paths of schemas that take too long, judged by compiling each alone: an endless one, or the slowest."""
         header = {"kind": "cost", "budget": BUDGET_SECONDS, "passes": RELAXED_PASSES, "free": known}
         wall = max(deadline - time.monotonic(), RELAXED_SECONDS)
         lines = [line for _, line in self.worker.ask({**header, "wall": wall}, job, seconds=wall)]
         paths = [str(line["at"]) for line in lines if "at" in line]
         spent = [float(line["seconds"]) for line in lines if "seconds" in line]
         if len(spent) < len(paths):
-            # Of many the one under way at the end need not be the slowest.
+            # The schema that was being compiled when the time was up need not be the slowest one.
             spent.append(max(BUDGET_SECONDS - sum(spent), 0.0))
             return [max(zip(spent, paths, strict=True))[1]]
         found: list[str] = []

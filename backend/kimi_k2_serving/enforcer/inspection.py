@@ -1,9 +1,9 @@
-"""What a grammar could not hold, checked on the finished answer and reported: the answer itself is never changed.
+"""Checks a finished answer for what its grammar did not enforce, and reports it. The answer itself is never changed.
 
-Where nothing was relaxed there is nothing to inspect, to carry or to report. Arguments that the length cut off, and
-content that the length or a stop string cut off, are not inspected: finish_reason says so. Nothing in a report is the
-model's, but for names of properties. A document that is large beside its schema is checked by a worker, which may take
-CHECK_SECONDS; what it has not done by then is a problem itself, `not checked`. Imports jsonschema when it is needed.
+If nothing was relaxed, nothing is inspected or reported. Arguments that the length limit cut off, and content that it
+or a stop string cut off, are not inspected: finish_reason says so. A report holds no text of the model, except names of
+properties. A document that is large, alone or together with its schema, is checked by a worker within CHECK_SECONDS; if
+that is not enough, its problem is `not checked`. Imports jsonschema only when it is needed.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from kimi_k2_serving.grammar.constraint import Constraint
 
 CHECK_SECONDS = 1.0
-# Characters of a document, and times those of its schema, that are checked at once: the work grows with both, and with
-# the square of the first for uniqueItems. Milliseconds, at the worst a tenth of a second.
+# A document of up to SMALL characters, and up to SMALL_PRODUCT times those of its schema, is checked in this process.
+# The work grows with both, for uniqueItems with the square of the first: milliseconds, at worst a tenth of a second.
 SMALL = 1 << 11
 SMALL_PRODUCT = 1 << 21
 NOT_CHECKED = "not checked"
@@ -43,7 +43,7 @@ NOT_CHECKED = "not checked"
 
 @dataclass(frozen=True, slots=True)
 class Relaxed:
-    """`places` as in `Constraint.relaxed`; of the schemas only those that were relaxed: by tool, and the format's."""
+    """`places` as in `Constraint.relaxed`; the relaxed schemas alone, of `tools` by name and of the response format."""
 
     places: tuple[str, ...]
     tools: Mapping[str, Json] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Relaxed:
 
     @classmethod
     def of(cls, constraint: Constraint, conversation: Conversation) -> Relaxed | None:
-        """None where nothing was."""
+        """None if nothing was relaxed."""
         if not constraint.relaxed:
             return None
         tools: dict[str, Json] = {}
@@ -72,8 +72,8 @@ class Relaxed:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`calls` and `contents` were inspected; `invalid` has, by a call's index in the answer, what is wrong with it,
-    `path: keyword`.
+    """`calls` and `contents` count what was inspected; `invalid` has the problems of a call, each `path: keyword`, by
+    the call's index in the answer.
     """
 
     relaxed: tuple[str, ...]
@@ -83,7 +83,7 @@ class Report:
     invalid_content: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Json]:
-        """As clients see it; what has nothing to say is absent."""
+        """The report as clients get it; keys without any problem are absent."""
         document: dict[str, Json] = {"relaxed": list(self.relaxed)}
         if self.invalid:
             document["invalid"] = [
@@ -95,7 +95,7 @@ class Report:
 
 
 class Inspector:
-    """Reads one answer's events as they come; `report` once the last was read."""
+    """Collects one answer's events; call `report` after the last one."""
 
     def __init__(self, relaxed: Relaxed) -> None:
         self._relaxed = relaxed
@@ -131,7 +131,7 @@ class Inspector:
     def report(
         self, worker: Worker, *, clock: Callable[[], float] = time.monotonic, since: float | None = None
     ) -> Report:
-        """May wait for the worker, CHECK_SECONDS for all documents together, counted from `since` or from now."""
+        """May wait for the worker: CHECK_SECONDS for all documents together, counted from `since` or from now."""
         deadline = (clock() if since is None else since) + CHECK_SECONDS
         invalid = {}
         for index, arguments, schema in self._documents:
@@ -146,13 +146,13 @@ class Inspector:
 
 
 def validate_document(worker: Worker, text: str, schema: Json, *, content: bool, seconds: float) -> tuple[str, ...]:
-    """What is wrong with one document, here if that is quick, else by the worker within `seconds`."""
+    """The problems of one document, checked in this process if it is small, else by the worker within `seconds`."""
     if _is_small(text, schema):
         return tuple(problems(text, schema, content))
     lines: list[Line] = []
-    # With no time left at all, an interval of 0 would switch the worker's alarm off.
+    # A budget of 0 would disable the timers that end the worker's child.
     if seconds > 0:
-        # Fast: a megabyte takes 1 ms, in which nobody else has the interpreter.
+        # msgspec holds the GIL for 1 ms per megabyte.
         rest = msgspec.json.encode([text, schema, content])
         with suppress(Internal, Overloaded):
             lines = worker.ask({"kind": "validate", "budget": seconds}, rest, seconds=seconds, patience=seconds)
@@ -181,7 +181,7 @@ def _name(content: bool) -> str:
 
 
 def _inside(place: str, path: str) -> bool:
-    """Whether `place` is that of a node of the schema at `path`."""
+    """Whether `place` lies in the schema at `path`."""
     return place.startswith(path) and place[len(path) : len(path) + 1] in (".", "[", ":", "")
 
 

@@ -1,4 +1,4 @@
-"""What became of a job, by its digest: least recently used, bounded in bytes. Not thread-safe."""
+"""A cache of the outcomes of jobs, by digest: bounded in bytes, drops the least recently used. Not thread-safe."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from kimi_k2_serving.core.errors import InvalidSchema, LimitExceeded, ServingErr
 from kimi_k2_serving.grammar.constraint import Constraint
 
 MOST_BYTES: Final = 64 * 2**20
-# CPython on 64 bits: an entry with its key, its link and its objects.
+# What 64-bit CPython needs for an entry with its key, its link and its objects.
 ENTRY_BYTES: Final = 512
-# How long what was too slow once stays relaxed or refused: a machine is not always busy.
+# How long a job that was too slow stays relaxed or refused: later the machine may be less busy.
 PASSING_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class RememberedError:
-    """An error to be made for each who asks."""
+    """An error that is made anew for each request that gets it."""
 
     kind: type[ServingError]
     detail: str
@@ -42,7 +42,7 @@ class Outcomes:
     def __init__(self, clock: Callable[[], float], *, most: int = MOST_BYTES) -> None:
         self.bytes = 0
         self._clock = clock
-        self._most = most
+        self._max_bytes = most
         self._entries: OrderedDict[bytes, tuple[Outcome, float, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -59,9 +59,9 @@ class Outcomes:
         return entry[0]
 
     def add(self, key: bytes, outcome: Outcome, *, passing: bool = False) -> None:
-        """`passing`: another try may end otherwise. Nothing is kept of an error that is not the schema's."""
+        """`passing`: keep it for PASSING_SECONDS only. An error that is not due to the schema is not kept."""
         size = _size(outcome)
-        if size > self._most or (
+        if size > self._max_bytes or (
             isinstance(outcome, RememberedError) and outcome.kind not in (InvalidSchema, LimitExceeded)
         ):
             return
@@ -69,7 +69,7 @@ class Outcomes:
         until = self._clock() + PASSING_SECONDS if passing else float("inf")
         self._entries[key] = (outcome, until, size)
         self.bytes += size
-        while self.bytes > self._most:
+        while self.bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, key: bytes) -> None:

@@ -1,8 +1,8 @@
-"""A worker process from its parent's side: started in the background, kept alive, asked, ended.
+"""The parent's side of a worker process: starts it in the background, keeps it alive, sends it jobs and ends it.
 
-One that dies is started again at once by a thread of its own, after a growing pause if it keeps dying or can't be
-started; whoever asks meanwhile is told so at once. It ends with `close`, and by itself when this process is gone,
-however that went: its input ends. Thread-safe.
+A thread restarts a worker that dies: at once, or after a growing pause while the worker cannot be started; during the
+pause, jobs fail at once. The worker ends with `close`, and by itself when this process ends in any way, because its
+input ends. Thread-safe.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from kimi_k2_serving.core.errors import Internal, Overloaded
 logger = logging.getLogger(__name__)
 
 READY = b"ready"
-# A job's first line: without it the worker died before it saw the job.
+# The first line of an answer. Without it the worker died before it took the job.
 TAKEN = b"{}"
-# Loading torch, xgrammar and a vocabulary of 163,840 on a busy machine.
+# For loading torch, xgrammar and a vocabulary of 163,840 tokens on a busy machine.
 START_SECONDS = 120.0
-# Beyond its budget a job's end takes the kernel no time; this is for a machine that swaps.
+# The kernel ends a job at once when its budget is used up; this is for a machine that swaps.
 SLACK_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 30.0
 LACKING = "the server has no process or memory to spare for a new schema; retry in 1 s"
 TRIES = 2
 
-# When a line came, by the monotonic clock, and the line.
+# The time at which a line came, by the monotonic clock, and the line.
 Line = tuple[float, dict[str, Any]]
 
 
 class Worker(Protocol):
-    """What the users of a worker need of it."""
+    """The methods of a worker that its users need."""
 
     def start(self) -> None: ...
 
@@ -53,7 +53,7 @@ class Worker(Protocol):
 
 
 class WorkerProcess:
-    """`checkpoint` None: a worker that validates only. `python` is the interpreter that has this package."""
+    """`checkpoint` None: the worker only validates. `python` is the interpreter that has this package."""
 
     def __init__(self, checkpoint: Path | None, *, python: str = sys.executable) -> None:
         checkpoint_argument = [] if checkpoint is None else [str(checkpoint)]
@@ -67,7 +67,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """None while it is not ready."""
+        """None while the worker is not ready."""
         with self._changed:
             return self._process.pid if self._control is not None and self._process is not None else None
 
@@ -78,8 +78,8 @@ class WorkerProcess:
                 self._keeper.start()
 
     def wait(self) -> None:
-        """Until it takes jobs. Raises Internal if it does not start, and Overloaded if all that time there was nothing
-        left to start it with.
+        """Wait until the worker takes jobs. Raises Internal if it does not start, and Overloaded if the machine had no
+        process or memory left for it during START_SECONDS.
         """
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -93,8 +93,8 @@ class WorkerProcess:
     def ask(
         self, header: dict[str, Any], rest: bytes, *, seconds: float, patience: float = START_SECONDS
     ) -> list[Line]:
-        """One job's answer, [] if it died; `seconds` is all that its child may take, `patience` is for a worker that is
-        still loading. Raises Internal where there is none, and Overloaded where this machine has nothing left for one.
+        """The lines of one job's answer, [] if the job died. `seconds` limits the job, `patience` the wait for a worker
+        that is loading. Raises Internal without a worker, Overloaded if the machine has nothing left to start one.
         """
         job = json.dumps(header).encode() + b"\n" + rest
         for _ in range(TRIES):
@@ -103,10 +103,10 @@ class WorkerProcess:
             if lines:
                 return lines[1:]
             self._lose(control)
-        raise Internal("the grammar compiler does not stay alive")
+        raise Internal("the grammar compiler keeps dying; see the server's log")
 
     def close(self) -> None:
-        """End it for good."""
+        """End the worker for good."""
         with self._changed:
             self._closed.set()
             self._changed.notify_all()
@@ -115,11 +115,11 @@ class WorkerProcess:
             self._keeper.join(SLACK_SECONDS)
 
     def _try(self, control: socket.socket, job: bytes, seconds: float) -> list[Line]:
-        """All that came, [] if the job was not even taken."""
+        """The lines that came; [] if the worker did not take the job."""
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
-            raise self._lack(error) from None
+            raise self._overloaded(error) from None
         with ours:
             ours.settimeout(seconds + SLACK_SECONDS)
             deadline = time.monotonic() + seconds + SLACK_SECONDS
@@ -129,7 +129,7 @@ class WorkerProcess:
                 ours.sendall(job)
                 ours.shutdown(socket.SHUT_WR)
             except OSError:
-                # Whatever it said before it went away is still to be read.
+                # The worker is gone, but what it sent before can still be read.
                 deadline = min(deadline, time.monotonic() + 1.0)
             return self._lines(ours, deadline)
 
@@ -144,7 +144,7 @@ class WorkerProcess:
                 return found
             if not piece:
                 return found
-            # A grammar of 2 MB, which is near the largest, takes msgspec 3.6 ms; json has the interpreter for 10.
+            # For a grammar of 2 MB, near the largest, msgspec holds the GIL for 3.6 ms, json for 10 ms.
             *whole, buffer = (buffer + piece).split(b"\n")
             found += [(time.monotonic(), msgspec.json.decode(line)) for line in whole]
 
@@ -153,17 +153,17 @@ class WorkerProcess:
         with self._changed:
             self._changed.wait_for(lambda: self._control is not None or self._failed or self._closed.is_set(), patience)
             if self._closed.is_set():
-                raise Internal("the grammar compiler has ended")
+                raise Internal("the grammar compiler was closed")
             if self._control is None:
-                raise Overloaded(LACKING) if self._lacking else Internal("the grammar compiler does not start")
+                raise Overloaded(LACKING) if self._lacking else Internal("the grammar compiler did not start")
             return self._control
 
-    def _lack(self, error: OSError) -> Overloaded:
-        logger.warning("the grammar compiler lacks something of this machine: %s", error.strerror)
+    def _overloaded(self, error: OSError) -> Overloaded:
+        logger.warning("the machine has too little left for the grammar compiler: %s", error.strerror)
         return Overloaded(LACKING)
 
     def _lose(self, control: socket.socket) -> None:
-        """It takes no jobs; another may be there by now."""
+        """Kill the worker behind `control`, which took no job, unless another one has replaced it."""
         with self._changed:
             if self._control is control:
                 self._kill()
@@ -180,10 +180,10 @@ class WorkerProcess:
             try:
                 ready, lacking = self._run(), False
             except OSError as error:
-                self._lack(error)
+                self._overloaded(error)
                 ready, lacking = False, True
             except Exception:
-                # This thread is the only one that ever starts it.
+                # This thread must go on: no other one starts the worker.
                 logger.exception("the grammar compiler could not be started")
                 ready = lacking = False
             with self._changed:
@@ -192,14 +192,14 @@ class WorkerProcess:
             pause = 0.1 if ready else min(max(2 * pause, 0.5), LONGEST_PAUSE_SECONDS)
 
     def _run(self) -> bool:
-        """One process from its start to its end; whether it was ready in between."""
+        """Run one process until it ends; returns whether it became ready."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours:
             with theirs, self._changed:
                 if self._closed.is_set():
                     return True
                 self._process = subprocess.Popen(self._command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
-            ready = self._heard(ours)
+            ready = self._becomes_ready(ours)
             with self._changed:
                 self._failed, self._lacking = not ready, False
                 self._control = ours if ready and not self._closed.is_set() else None
@@ -212,7 +212,7 @@ class WorkerProcess:
         return ready
 
     @staticmethod
-    def _heard(control: socket.socket) -> bool:
+    def _becomes_ready(control: socket.socket) -> bool:
         control.settimeout(START_SECONDS)
         try:
             return control.recv(len(READY)) == READY

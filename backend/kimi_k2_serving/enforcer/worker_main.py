@@ -1,11 +1,10 @@
-"""The process that grammars are compiled in: it loads once, and forks a child for each job, which may die.
+"""The process that compiles grammars: it loads everything once, then forks a child for each job; a child may die.
 
-`python -m kimi_k2_serving.enforcer.worker_main [CHECKPOINT]`, standard input a SOCK_SEQPACKET socket: it says `ready`,
-then takes one descriptor with each message, a stream socket with one job: a line of JSON `{"kind", "budget", ...}`,
-then the rest up to the end of the stream. The message is the job's seconds. The child says that it has taken the job,
-answers in lines of JSON and ends. It is ended when it has taken `budget` seconds of a processor, all its threads
-together, or
-`wall` seconds of the clock, whatever it is doing. It takes JOB_BYTES of memory at most. Kinds:
+`python -m kimi_k2_serving.enforcer.worker_main [CHECKPOINT]`, with a SOCK_SEQPACKET socket as standard input. It sends
+`ready`, then receives messages: each is the job's seconds, with the descriptor of a stream socket. On that comes a line
+of JSON, `{"kind", "budget", ...}`, then the rest up to the end of the stream. The child sends TAKEN, then its answer in
+lines of JSON, and ends. The kernel ends it after `budget` seconds of processor time, of all its threads together, or
+`wall` seconds of wall-clock time. It takes at most JOB_BYTES of memory besides what it inherits. Kinds:
 
     constrain   rest: a job; maybe   -> {"structural_tag", "relaxed", "processor"} or {"error": {...}}
                 passes, free
@@ -13,7 +12,7 @@ together, or
     validate    rest: [text, schema, -> {"problems": [...]}
                 content]
 
-Without CHECKPOINT it validates only, and loads neither torch nor xgrammar. It ends when its input does.
+Without CHECKPOINT it only validates, and loads neither torch nor xgrammar. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ JOB_BYTES = 4 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """What is loaded once and shared by every child."""
+    """The vocabulary and the compiler, which are loaded once and shared by all children."""
 
     vocabulary: Vocabulary
     grammars: xgrammar.GrammarCompiler
@@ -87,7 +86,7 @@ def main(arguments: list[str]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGPROF})
     control = socket.socket(fileno=0)
     compiler = Compiler.load(Path(arguments[0])) if arguments else None
-    # What is loaded stays in pages that children share.
+    # Without this, garbage collections in the children would copy the pages that they share.
     gc.collect()
     gc.freeze()
     control.send(READY)
@@ -110,7 +109,7 @@ def main(arguments: list[str]) -> None:
 
 @dataclass(slots=True)
 class Child:
-    """A job under way; `look`, by the monotonic clock, is when it has to be looked at next."""
+    """The process of one job. `look` is the time of its next check, by the monotonic clock."""
 
     pid: int
     pidfd: int
@@ -126,7 +125,7 @@ class Child:
             return None
 
     def goes_on(self) -> bool:
-        """Ends it when its time is over; of a processor it may still have that much, within its own timer."""
+        """Whether it still runs. Kills it after `seconds` of processor time, in case its own timers have failed."""
         if time.monotonic() < self.look:
             return True
         try:
@@ -142,7 +141,7 @@ class Child:
 
 
 def _processor_seconds(pid: int) -> float:
-    """Of all its threads. Raises FileNotFoundError or ProcessLookupError when it has ended."""
+    """The processor time of all its threads. Raises FileNotFoundError or ProcessLookupError if it has ended."""
     fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
     if fields[0] in "ZX":
         raise ProcessLookupError
@@ -191,10 +190,10 @@ def _serve(header: dict[str, Any], file: BinaryIO, compiler: Compiler | None) ->
         kept = {"structural_tag": constraint.structural_tag, "relaxed": constraint.relaxed}
         _answer(file, {**kept, "processor": time.process_time()})
     except ServingError as error:
-        told = {"code": error.code, "field": error.field, "detail": error.detail}
-        _answer(file, {"error": told, "processor": time.process_time()})
+        fields = {"code": error.code, "field": error.field, "detail": error.detail}
+        _answer(file, {"error": fields, "processor": time.process_time()})
     except (MemoryError, RecursionError):
-        # As good as dead: the schema was too much.
+        # Without an answer the job counts as dead: the schema was too much.
         return
     except Exception:
         traceback.print_exc()

@@ -1,1 +1,1 @@
-"""From declared tools and formats to a token-level structural tag that makes any other answer impossible."""
+"""Compiles declared tools and formats to a token-level structural tag, which makes any other answer impossible."""

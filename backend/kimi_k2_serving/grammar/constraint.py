@@ -6,8 +6,8 @@
 
 A section is `<|tool_calls_section_begin|>`, calls, `<|tool_calls_section_end|>`; markers are the checkpoint's control
 ids, and no other id of the control block is allowed anywhere. Inside a call the header, the index and the arguments
-are a grammar over characters: it relies on the engine's vocabulary giving control ids no text (`vocabulary.py`).
-Pure: imports neither torch nor xgrammar.
+are a grammar over characters. It relies on control ids having no text in the engine's vocabulary
+(`engine_vocabulary.py`). Pure: imports neither torch nor xgrammar.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from kimi_k2_serving.json_schema.writer import RuleWriter
 
 __all__ = ["Bounds", "Constraint", "constrain"]
 
-# A model counts calls over the conversation; ids are issued again by the parser, so the digits only have to end.
+# The model numbers its calls over the conversation. The parser gives them new ids, so any index of few digits will do.
 _INDEX = ebnf.alt(
     (ebnf.Terminal("0"), ebnf.Seq((ebnf.OneOf(((0x31, 0x39),)), ebnf.Repeat(ebnf.OneOf(((0x30, 0x39),)), 0, 2))))
 )
 
 TOO_LONG = "takes too long to compile to a grammar; simplify it"
 
-# Of one request. xgrammar compiles about as many in its budget; a large agent's hundred tools take a tenth of it.
-_RULES = 50_000
+# Rules of one request. xgrammar compiles about as many within the budget; a large agent's hundred tools need a tenth.
+_MAX_RULES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much work a grammar may be: `passes` over the vocabulary, and the paths of schemas given up as a whole."""
+    """How much work a grammar may be: `passes` over the vocabulary; `free` are the paths of schemas not to compile."""
 
     passes: float = PASSES
     free: frozenset[str] = frozenset()
@@ -55,7 +55,7 @@ class Effort:
 class Constraint:
     """`structural_tag` is JSON text for SGLang's sampling parameter of that name, None if the answer is free.
 
-    `relaxed` names what of the schemas the grammar does not hold, `path: keyword`; those calls must be validated.
+    `relaxed` lists, as `path: keyword`, what the grammar does not enforce; calls of such tools must be validated.
     """
 
     structural_tag: str | None
@@ -70,8 +70,8 @@ def constrain(
 ) -> Constraint:
     """The constraint of one conversation. Raises InvalidSchema or LimitExceeded with the path inside the request.
 
-    A conversation without tools and without a response format is not constrained: the parser takes every control id
-    out of its text, and no grammar costs no time.
+    A conversation without tools and without a response format is not constrained: the parser removes every control id
+    from the text, and without a grammar there is nothing to compile.
     """
     answer = conversation.response_format
     if not conversation.tools and answer.kind is FormatKind.TEXT:
@@ -86,8 +86,8 @@ def constrain(
         free_text = mode is ToolMode.AUTO and answer.kind is FormatKind.TEXT
         options = [ebnf.seq(options[0], ebnf.optional(section))] if free_text else [*options, section]
     rules = ebnf.reached({"root": ebnf.alt(options), **writer.rules}, "root")
-    if len(rules) > _RULES:
-        raise InvalidSchema(f"takes {len(rules)} grammar rules, the limit is {_RULES}; simplify it", field="tools")
+    if len(rules) > _MAX_RULES:
+        raise InvalidSchema(f"takes {len(rules)} grammar rules, the limit is {_MAX_RULES}; simplify it", field="tools")
     tag = {
         "type": "structural_tag",
         "format": {"type": "grammar", "grammar": ebnf.write_grammar(shared(expanded(rules), "root"))},
@@ -148,8 +148,8 @@ def _section(
 
 
 def _arguments(tool: Tool, position: int, writer: RuleWriter, effort: Effort) -> ebnf.Expression:
-    """A tool without parameters takes `{}`; one that is not strict takes any JSON object. So does one whose schema
-    can't be read or is too much work, unless the client insists on it.
+    """A tool without parameters takes `{}`; one with `strict: false` takes any JSON object. So does one whose schema
+    cannot be read or would take too much work, unless it has `strict: true`; then the schema is refused.
     """
     if tool.parameters is None:
         return writer.empty_object()
@@ -170,7 +170,7 @@ def _arguments(tool: Tool, position: int, writer: RuleWriter, effort: Effort) ->
     except (InvalidSchema, LimitExceeded) as error:
         if tool.insists or _readable(tool.parameters, path):
             raise
-        # Nobody but the tool's author can mend it: this one tool is free, the request goes on.
+        # Only the tool's author can correct the schema, so the request goes on and this tool takes any object.
         writer.give_up(f"{error.field or path}: {UNREADABLE}")
     return writer.any_object()
 

@@ -1,9 +1,9 @@
-"""What the engine compiles, in its scheduler's process: two at once, cheap before expensive, expensive ones never both,
-and all of it behind the scheduler.
+"""Compiles the engine's grammars in the scheduler's process: two at a time, cheap before expensive, never two expensive
+ones together, and all with a lower priority than the scheduler.
 
-Stands where SGLang's grammar backend has a ThreadPoolExecutor, and does what is asked of that one there. Handing the
-compiled grammar over instead would cost more than it spares: as xgrammar 0.2.7 writes it, a grammar that compiles in
-0.1 s took 40 s to write and 20 s to read (346 MB: every rule repeats the automaton of all), and the least 0.5 and 0.2.
+Replaces the ThreadPoolExecutor of SGLang's grammar backend, with the methods that the backend calls. Sending the
+compiled grammar from the worker instead would cost more: xgrammar 0.2.7 took 40 s to serialise and 20 s to read a
+grammar that compiles in 0.1 s (346 MB: every rule repeats the automaton of all), 0.5 s and 0.2 s for the smallest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Compiles:
         self._lanes = CompileLanes(COMPILES, prepare=step_back)
 
     def submit(self, function: Callable[..., Any], key: tuple[str, str], *rest: Any) -> Future[Any]:
-        """`key`: the kind of a grammar and its text."""
+        """Run `function(key, *rest)`; `key` is the kind of a grammar and its text."""
         future: Future[Any] = Future()
 
         def work() -> None:
@@ -39,5 +39,5 @@ class Compiles:
         return future
 
     def shutdown(self, wait: bool = True) -> None:
-        """What has not begun never does; nobody waits."""
+        """Drop the jobs that have not begun; never waits."""
         self._lanes.shutdown()

@@ -1,8 +1,8 @@
-"""SGLang plugin: K2's control tokens have no text for the engine's grammars, grammars are cached as a whole only, and
-compiling them yields to the scheduler.
+"""SGLang plugin: K2's control tokens have no text in the engine's grammars, xgrammar caches no parts of grammars, and
+compiling yields to the scheduler.
 
 Stock SGLang gives xgrammar the spelling of every added token, so a string in a tool call's arguments could contain
-`<|im_end|>` as one control id. This hook rebuilds xgrammar's view of the vocabulary after SGLang has made its own; it
+`<|im_end|>` as one control id. This hook rebuilds xgrammar's view of the vocabulary after SGLang has made its own. It
 does nothing for a tokenizer without K2's markers. Imports SGLang only when it is called.
 """
 
@@ -22,7 +22,7 @@ def register() -> None:
 
 
 def reserve(_: Any, backend: Any, tokenizer: Any, *args: Any, **named: Any) -> None:
-    """After the backend's constructor: replace its compiler by one that sees control ids as no text."""
+    """Runs after the backend's constructor: replaces its compiler with one in which control ids have no text."""
     added = tokenizer.get_added_vocab()
     if MARKER not in added:
         return

@@ -1,6 +1,6 @@
-"""What determines a constraint, as JSON: it crosses to the worker, and its bytes are the key of what came back.
+"""A job: all that determines a constraint, as JSON text. The worker compiles it, and its digest is the cache key.
 
-Descriptions outside the schemas and the messages are no part of it, so every turn of a conversation is the same job.
+Messages, and descriptions outside the schemas, are not part of it, so all turns of a conversation have the same job.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseForm
 from kimi_k2_serving.json_schema.bounds import Bounds
 
 FORMAT = "response_format.json_schema.schema"
-# The field of an error that concerns all schemas together.
+# The field of an error that concerns all schemas of a request together.
 SOMEWHERE = "tools"
-# The keyword of a schema that is given up as a whole: its tool takes any object, which is validated afterwards.
+# Reported as the keyword if a whole schema is given up: its tool takes any object, which is validated afterwards.
 WHOLE = "schema"
 
-# What a place is relaxed for when its whole tool is: the tool takes any object, and nothing can be checked.
+# Reported as the keyword if a schema cannot be read: its tool takes any object, which cannot be validated.
 UNREADABLE = "unreadable"
 
 
 def constrained(conversation: Conversation) -> bool:
-    """Whether there is anything to constrain."""
+    """Whether the answer is constrained at all."""
     return bool(conversation.tools) or conversation.response_format.kind is not FormatKind.TEXT
 
 
 def encode_job(conversation: Conversation, bounds: Bounds) -> bytes:
-    """Equal bytes, equal constraint. Linear in the schemas."""
+    """Jobs of equal bytes have equal constraints. Linear in the size of the schemas."""
     choice, wanted = conversation.tool_choice, conversation.response_format
     job = {
         "tools": [[tool.name, tool.parameters, tool.strict, tool.insists] for tool in conversation.tools],
@@ -43,7 +43,7 @@ def encode_job(conversation: Conversation, bounds: Bounds) -> bytes:
 
 def decode_job(job: bytes) -> tuple[Conversation, Bounds]:
     """A conversation without messages that has the same constraint."""
-    # Ours, so any decoder will do, and a megabyte takes this one a third of the time that json has the interpreter.
+    # This server wrote it, so it needs no strict decoder. For a megabyte msgspec holds the GIL a third as long as json.
     data = msgspec.json.decode(job)
     (mode, name, allowed), (kind, schema, insists) = data["choice"], data["format"]
     conversation = Conversation(
@@ -57,7 +57,7 @@ def decode_job(job: bytes) -> tuple[Conversation, Bounds]:
 
 
 def places(conversation: Conversation) -> dict[str, Conversation]:
-    """The paths of all schemas that make a grammar, each with a conversation that is held to this one alone."""
+    """The path of each schema in the grammar, with a conversation that is constrained by that schema alone."""
     choice = conversation.tool_choice
     found: dict[str, Conversation] = {}
     for number, tool in enumerate(conversation.tools):
@@ -70,5 +70,5 @@ def places(conversation: Conversation) -> dict[str, Conversation]:
 
 
 def path(number: int) -> str:
-    """Of a tool's schema."""
+    """The path of the schema of the tool at index `number`."""
     return f"tools[{number}].function.parameters"

@@ -1,8 +1,8 @@
-"""Which unknown schemas are worked on next: cheap before expensive, and expensive ones never in all lanes.
+"""The order in which schemas are compiled: cheap before expensive, and expensive ones never in all lanes.
 
-What a schema costs is not known before it is compiled, so it is guessed from its text. A job is due when it came plus
-its guess, so none waits for ever behind cheaper ones that keep coming. The engine compiles the same grammar again; by
-then it is known, and its text says so. Thread-safe.
+The cost of a schema is not known before it is compiled, so it is guessed from its text. A job is due at its arrival
+plus that guess, so it cannot wait for ever behind cheaper ones that keep arriving. The engine compiles the same grammar
+again; by then the cost is known, and the grammar's text says so. Thread-safe.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-# Beyond this it is expensive: one lane is always left to the others.
+# Seconds. A job that costs more is expensive; one lane is always left to the other jobs.
 EXPENSIVE = 0.2
 # A grammar's first line, a comment in its dialect, if compiling it was not expensive.
 _CHEAP = "# cheap\n"
@@ -25,24 +25,24 @@ _WORDS = ((b'"pattern', 0.25), (b'Length"', 0.05), (b'"multipleOf"', 0.05), (b'"
 
 
 def guess(job: bytes) -> float:
-    """Seconds of a processor, roughly."""
+    """Roughly how many seconds of processor time the job takes."""
     return len(job) / _BYTES_PER_SECOND + sum(seconds * job.count(word) for word, seconds in _WORDS)
 
 
 def marked(tag: str, seconds: float) -> str:
-    """The structural tag of a grammar that took so many seconds to compile, for `known`."""
+    """The structural tag, marked for `known` if its grammar compiled in few `seconds`."""
     if seconds > EXPENSIVE:
         return tag
     return tag.replace(_GRAMMAR, _GRAMMAR + json.dumps(_CHEAP)[1:-1], 1)
 
 
 def known(tag: str) -> float:
-    """Seconds of a processor, roughly. What nobody has compiled before is expensive."""
+    """Roughly how many seconds of processor time the tag's grammar takes; without a mark it counts as expensive."""
     return 0.0 if _GRAMMAR + json.dumps(_CHEAP)[1:-1] in tag[:_HEAD] else 10 * EXPENSIVE
 
 
 class CompileLanes:
-    """Threads that run what is submitted; they start with the first job, each with `prepare`."""
+    """Threads that run submitted jobs. They start with the first job, and each calls `prepare` first."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class CompileLanes:
     ) -> None:
         self._clock = clock
         self._prepare = prepare
-        self._most_expensive = max(1, count - 1)
+        self._max_expensive = max(1, count - 1)
         self._changed = threading.Condition()
         self._waiting: list[tuple[float, int, bool, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -62,7 +62,7 @@ class CompileLanes:
         self._threads = [threading.Thread(target=self._run, name=f"grammar_{i}", daemon=True) for i in range(count)]
 
     def submit(self, cost: float, work: Callable[[], None]) -> None:
-        """`work` raises nothing. Raises RuntimeError, and forgets the work, where no thread is to be had."""
+        """`work` must not raise. Raises RuntimeError, and drops the work, if no thread can be started."""
         with self._changed:
             if self._closed:
                 return
@@ -72,7 +72,7 @@ class CompileLanes:
             self._changed.notify_all()
 
     def _start(self) -> None:
-        """One lane is enough to go on; those that are missing are tried again with the next job."""
+        """One running thread is enough; missing ones are started with the next job."""
         for thread in self._threads:
             if thread.ident is None:
                 try:
@@ -82,7 +82,7 @@ class CompileLanes:
                         raise
 
     def shutdown(self) -> None:
-        """What has not begun never does."""
+        """Drop the jobs that have not begun."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -107,7 +107,7 @@ class CompileLanes:
                     self._changed.notify_all()
 
     def _next(self) -> int | None:
-        """Where the job that is due first stands among those that may begin. Called with the lock held."""
-        full = self._expensive >= self._most_expensive
+        """The index of the job that is due first among those that may begin, or None. Called with the lock held."""
+        full = self._expensive >= self._max_expensive
         places = [i for i, (_, _, expensive, _) in enumerate(self._waiting) if not (expensive and full)]
         return min(places, key=lambda i: self._waiting[i][:2], default=None)

@@ -1,7 +1,7 @@
 """xgrammar's view of the vocabulary.
 
 A control id must match as a token and never as characters: its bytes begin with 0xFF, which no UTF-8 text contains.
-(Without bytes at all xgrammar would take it for a special token and refuse it everywhere.) Imports xgrammar and torch.
+(Without any bytes xgrammar would treat it as a special token and refuse it everywhere.) Imports xgrammar and torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CONTROL_BYTE = b"\xff"
 
 
 def token_info(vocabulary: Vocabulary) -> xgrammar.TokenizerInfo:
-    """The vocabulary as the engine must see it, too: see `engine_vocabulary`."""
+    """The vocabulary; `engine_vocabulary` gives the engine the same one."""
     controls = {number: name for name, number in vocabulary.controls.items()}
     pieces = [
         CONTROL_BYTE + controls[number].encode() if number in controls else vocabulary.token_bytes(number)
@@ -27,5 +27,5 @@ def token_info(vocabulary: Vocabulary) -> xgrammar.TokenizerInfo:
 
 
 def compiler(info: xgrammar.TokenizerInfo) -> xgrammar.GrammarCompiler:
-    """Without xgrammar's own cache: it takes rules that differ only in their token ids for equal (0.2.7)."""
+    """A compiler without xgrammar's cache, which takes rules that differ only in token ids for equal (0.2.7)."""
     return xgrammar.GrammarCompiler(info, max_threads=yielding.threads(), cache_enabled=False)

@@ -1,7 +1,7 @@
-"""How compiling yields to serving: who compiles gets a small share where processors are short, and leaves most of them
-alone where there are many.
+"""How compiling yields to serving: a thread that compiles gets a small share of a busy processor, and a grammar is
+compiled on few of the processors.
 
-Knows nothing of grammars. On Linux a thread has a niceness of its own, and those that it starts have the same.
+Knows nothing of grammars. On Linux each thread has a niceness of its own, which the threads that it starts inherit.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import os
 import threading
 
-# Of a processor that is short, a thread that serves gets three times as much as one that compiles. A share much smaller
-# would be none on a machine that does other things as well, and what compiles has a deadline by the clock.
+# On a busy processor, a thread that serves gets three times as much time as one that compiles. With a much smaller
+# share, a compile would miss its wall-clock deadline on a machine that does other things as well.
 NICENESS = 5
-# xgrammar starts eight threads for each grammar by itself; on few processors those alone would crowd everybody out.
-_MOST_THREADS = 8
-_PROCESSORS_A_THREAD = 4
+# By default xgrammar starts eight threads for each grammar; on few processors they would leave no time to others.
+_MAX_THREADS = 8
+_PROCESSORS_PER_THREAD = 4
 
 
 def step_back() -> None:
-    """This thread yields from now on. Nothing where it does already."""
+    """Lower the priority of this thread, unless it is low already."""
     if os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) < NICENESS:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def threads() -> int:
-    """How many one grammar may be compiled with."""
-    return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // _PROCESSORS_A_THREAD))
+    """How many threads may compile one grammar."""
+    return max(1, min(_MAX_THREADS, len(os.sched_getaffinity(0)) // _PROCESSORS_PER_THREAD))

@@ -1,1 +1,1 @@
-"""From a JSON Schema to the rules of a grammar, and the validator of what such rules do not hold. It knows no model."""
+"""Compiles a JSON Schema to the rules of a grammar, and validates what such rules do not enforce. It knows no model."""

@@ -1,6 +1,6 @@
 """Arrays as grammar rules.
 
-`contains` is counted while the elements are written. Distinct elements are held where their values are listed.
+`contains` is counted while the elements are written. `uniqueItems` is enforced if the elements' values are listed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from kimi_k2_serving.json_schema.containers import COMMA, STATES, WS, Containers
 from kimi_k2_serving.json_schema.ebnf import EMPTY, NOTHING, Expression, Ref, Seq, Terminal
 from kimi_k2_serving.json_schema.shapes import Array, Contains, Goal, Values
 
-# Orders of the distinct values of an enumeration are all allowed up to this many, ascending ones only beyond.
+# Up to this many distinct values may come in any order; more come in the order in which they are listed.
 _PERMUTED = 5
-# `contains` keywords of one array that are counted together.
+# With more `contains` keywords than this in one array, none is counted.
 _COUNTED = 3
 
 
 class Arrays(Containers):
-    """The part of a page that writes arrays."""
+    """Writes arrays."""
 
     def array(self, shape: Array, parent: Goal, level: int) -> Expression:
         wanted = tuple(each for each in shape.contains if each.least or each.most is not None)
@@ -44,7 +44,7 @@ class Arrays(Containers):
         return self._elements(shape, most, parent, level)
 
     def _bounded(self, shape: Array, needed: int) -> int | None:
-        """The most elements that the schema and the bounds leave."""
+        """How many elements the schema and the bounds allow at most; None if there is no maximum."""
         most = shape.most
         if self.bounds.max_items is not None:
             bound = max(needed, self.bounds.max_items)
@@ -53,7 +53,7 @@ class Arrays(Containers):
         return most if closed is None else closed if most is None else min(most, closed)
 
     def _elements(self, shape: Array, most: int | None, parent: Goal, level: int) -> Expression:
-        """The leading elements one by one, then the rest as often as the counts allow."""
+        """The leading elements one by one, then as many others as minItems and maxItems allow."""
         prefix = shape.prefix
         inside: Expression = EMPTY
         rest = shape.at(prefix)
@@ -71,7 +71,7 @@ class Arrays(Containers):
     def _containing(
         self, shape: Array, wanted: tuple[Contains, ...], most: int | None, parent: Goal, level: int
     ) -> Expression:
-        """A rule per number of elements written and of matches seen, as far as these matter."""
+        """One rule per number of elements written and of matches of each `contains`, as far as the numbers matter."""
         caps = tuple(each.least if each.most is None else each.most for each in wanted)
         last = max(shape.prefix, shape.least) if most is None else most
         if len(wanted) > _COUNTED or (last + 1) * prod(cap + 1 for cap in caps) > STATES:
@@ -90,7 +90,7 @@ class Arrays(Containers):
             if index >= shape.least and all(n >= each.least for n, each in zip(counts, wanted, strict=True)):
                 options.append(Seq((WS, Terminal("]"))))
             for element, following_counts in self._matching(shape, wanted, state, most, parent, level):
-                # Beyond `last` only "some" matters; an element is written with its comma wherever it is not the first.
+                # After `last` elements the number no longer matters, but all elements after the first have a comma.
                 target = (min(index + 1, max(last, 1)), following_counts)
                 waiting.append(target)
                 options.append(Seq((COMMA if index else EMPTY, element, Ref(_state(name, *target)))))
@@ -106,7 +106,10 @@ class Arrays(Containers):
         parent: Goal,
         level: int,
     ) -> list[tuple[Expression, tuple[int, ...]]]:
-        """The next element, by the `contains` that it counts for. It may match others that have no maximum."""
+        """The possible next elements, one per set of `contains` that the element counts for, with the counts after it.
+
+        It may match further ones that have no maximum.
+        """
         index, counts = state
         if most is not None and index >= most:
             return []
@@ -138,7 +141,7 @@ class Arrays(Containers):
         return body if least else ebnf.optional(body)
 
     def _finite(self, goal: Goal | None) -> tuple[str, ...] | None:
-        """The JSON texts of all values of a goal, if it lists them."""
+        """The JSON texts of all values of a goal; None if the goal does not list its values."""
         if goal is None:
             return None
         shapes = self.form.alternatives(goal)
@@ -148,7 +151,7 @@ class Arrays(Containers):
         return tuple(dict.fromkeys(json.dumps(value, ensure_ascii=False) for value in values))
 
     def _distinct(self, values: tuple[str, ...], least: int, most: int) -> Expression:
-        """`least` to `most` of the texts, none twice."""
+        """An array of `least` to `most` of these texts, none of them twice."""
         if least > most:
             return NOTHING
         if self.bounds.max_items is not None:
@@ -181,7 +184,7 @@ class Arrays(Containers):
         taken: tuple[int, ...],
         known: dict[frozenset[int], Expression],
     ) -> Expression:
-        """What may follow when these values are taken: one rule per set of them."""
+        """What may follow once the values `taken` are written: one rule per set of values."""
         key = frozenset(taken)
         if key not in known:
             known[key] = Ref(f"{name}_{'_'.join(map(str, sorted(key)))}x")

@@ -1,8 +1,8 @@
-"""Deterministic automata over code points: what patterns, lengths, ranges and multiples are intersected as.
+"""Deterministic automata over code points, the form in which patterns, lengths, ranges and multiples are intersected.
 
-Built from an expression of characters (no rules, no tokens); intersected, subtracted, reduced; asked whether a text is
-in the language; turned into right-linear grammar rules, the form for which xgrammar computes one token mask per state.
-Every construction stops at STATES states with TooLarge: determinising a pattern can cost 2^n.
+An automaton is built from an expression of characters (no rules, no tokens). `strings` writes it as right-linear
+grammar rules, for which xgrammar computes one token mask per state. Every construction but `words` raises TooLarge
+beyond STATES states: a deterministic automaton may need 2^n of them for a pattern of length n.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Edge = tuple[int, int, int]
 
 
 class TooLarge(Exception):
-    """More than STATES states; the caller relaxes the keyword that asked for them."""
+    """The automaton would have more than STATES states; the caller relaxes the keyword that needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Automaton:
 
     @property
     def shortest(self) -> int:
-        """Characters of a shortest text; 0 if there is none."""
+        """The length of the shortest accepted text; 0 if there is none."""
         level, seen, steps = {0}, {0}, 0
         while level and not level & self.accepting:
             level = {target for state in level for _, _, target in self.edges[state]} - seen
@@ -55,9 +55,9 @@ class Automaton:
 
 def build_automaton(body: Expression) -> Automaton:
     """The automaton of an expression of characters; raises TooLarge."""
-    thread = _Threads()
-    end = thread.add(body, thread.state())
-    return _determinise(thread, end)
+    nfa = _Nfa()
+    end = nfa.add(body, nfa.state())
+    return _determinise(nfa, end)
 
 
 def lengths(least: int, most: int | None) -> Automaton:
@@ -71,7 +71,7 @@ def lengths(least: int, most: int | None) -> Automaton:
 
 
 def words(texts: Iterable[str]) -> Automaton:
-    """Exactly these texts: their tree of prefixes."""
+    """Exactly these texts, as the tree of their prefixes."""
     children: list[dict[str, int]] = [{}]
     ends: set[int] = set()
     for text in texts:
@@ -95,19 +95,19 @@ def subtract(left: Automaton, right: Automaton) -> Automaton:
 
 
 def _product(left: Automaton, right: Automaton, keep: Callable[[bool, bool], bool]) -> Automaton:
-    """Pairs of states reached together; the right state is None once it has refused."""
+    """The pairs of states that a text can reach; the right state is None once `right` has refused the text."""
     numbers: dict[tuple[int, int | None], int] = {(0, 0): 0}
     waiting: list[tuple[int, int | None]] = [(0, 0)]
     edges: list[tuple[Edge, ...]] = []
     accepting: set[int] = set()
-    both = keep(True, False) is False
+    needs_right = keep(True, False) is False
     for a, b in waiting:
         if keep(a in left.accepting, b in right.accepting):
             accepting.add(numbers[a, b])
         found: list[Edge] = []
         for low, high, x in left.edges[a]:
             for first, last, y in _cover(right.edges[b] if b is not None else (), low, high):
-                if y is None and both:
+                if y is None and needs_right:
                     continue
                 if (x, y) not in numbers:
                     numbers[x, y] = len(numbers)
@@ -120,7 +120,7 @@ def _product(left: Automaton, right: Automaton, keep: Callable[[bool, bool], boo
 
 
 def _cover(edges: Iterable[Edge], low: int, high: int) -> list[tuple[int, int, int | None]]:
-    """[low, high] cut along `edges`; None where there is none."""
+    """The interval [low, high] cut into pieces with one target each; None for a piece that no edge covers."""
     pieces: list[tuple[int, int, int | None]] = []
     at = low
     for first, last, target in edges:
@@ -135,8 +135,8 @@ def _cover(edges: Iterable[Edge], low: int, high: int) -> list[tuple[int, int, i
     return pieces
 
 
-class _Threads:
-    """A nondeterministic automaton: per state its steps without a character, and its edges."""
+class _Nfa:
+    """A nondeterministic automaton: the steps of each state without a character (`silent`) and with one (`edges`)."""
 
     def __init__(self) -> None:
         self.silent: list[list[int]] = []
@@ -170,7 +170,7 @@ class _Threads:
             case Repeat(inner, least, most):
                 return self._repeat(inner, least, most, start)
             case _:
-                raise TypeError("an automaton is made of characters")
+                raise TypeError("an automaton can only be built from characters")
 
     def _repeat(self, inner: Expression, least: int, most: int | None, start: int) -> int:
         for _ in range(least):
@@ -208,15 +208,15 @@ class _Threads:
 
 
 class _Reach:
-    """Of a nondeterministic automaton the states that matter: those with edges, and the end; by how one gets there."""
+    """The states of a nondeterministic automaton that others reach silently: those that have edges, and the end."""
 
-    def __init__(self, threads: _Threads, end: int) -> None:
-        self.threads = threads
+    def __init__(self, nfa: _Nfa, end: int) -> None:
+        self.nfa = nfa
         self.end = end
         self._known: dict[int, frozenset[int]] = {}
-        # Behind any of these any text is accepted, as behind what is found anywhere: what else might still be found is
-        # not to be told apart any more.
-        self._free = frozenset(state for state, edges in enumerate(threads.edges) if self._loops(state, edges))
+        # After each of these any text is accepted, as after the match of a pattern without `$`. Other states reached at
+        # the same time no longer matter: without this, `a.*b|c` would double its states with every alternative.
+        self._free = frozenset(state for state, edges in enumerate(nfa.edges) if self._loops(state, edges))
         self._all = frozenset((*sorted(self._free)[:1], end))
 
     def _loops(self, state: int, edges: list[Edge]) -> bool:
@@ -226,8 +226,8 @@ class _Reach:
 
     def _one(self, state: int) -> frozenset[int]:
         if state not in self._known:
-            closure = self.threads.closure(state)
-            self._known[state] = frozenset(each for each in closure if self.threads.edges[each] or each == self.end)
+            closure = self.nfa.closure(state)
+            self._known[state] = frozenset(each for each in closure if self.nfa.edges[each] or each == self.end)
         return self._known[state]
 
     def of(self, states: Iterable[int]) -> frozenset[int]:
@@ -235,15 +235,15 @@ class _Reach:
         return self._all if self.end in found and not self._free.isdisjoint(found) else found
 
 
-def _determinise(threads: _Threads, end: int) -> Automaton:
-    reach = _Reach(threads, end)
+def _determinise(nfa: _Nfa, end: int) -> Automaton:
+    reach = _Reach(nfa, end)
     start = reach.of([0])
     numbers = {start: 0}
     waiting = [start]
     edges: list[tuple[Edge, ...]] = []
     for states in waiting:
         found: list[Edge] = []
-        for low, high, targets in _sweep([edge for state in states for edge in threads.edges[state]]):
+        for low, high, targets in _sweep([edge for state in states for edge in nfa.edges[state]]):
             goal = reach.of(targets)
             if goal not in numbers:
                 numbers[goal] = len(numbers)
@@ -277,10 +277,10 @@ def _sweep(edges: list[Edge]) -> list[tuple[int, int, frozenset[int]]]:
 
 
 def reduce(automaton: Automaton) -> Automaton:
-    """The smallest equal automaton: states that cannot accept removed, equal states merged.
+    """The smallest equivalent automaton: states that cannot accept are removed, equal states are merged.
 
-    Blocks of states are split until all states of one have equal edges; a state is looked at again only when a block
-    that it leads to was split. A chain of n states, as lengths are, takes n looks.
+    Blocks of states are split until all states of a block have equal edges. A state is visited again only after a block
+    that it leads to was split, so a chain of n states, such as `lengths` makes, takes n visits.
     """
     alive = _alive(automaton)
     if 0 not in alive:
@@ -297,7 +297,7 @@ def reduce(automaton: Automaton) -> Automaton:
         by_block: dict[int, set[int]] = {}
         for state in pending:
             by_block.setdefault(block[state], set()).add(state)
-        # All of one round is compared by the blocks as they were before it.
+        # All states of a round are compared by the blocks as they were before the round.
         leaving = [part for name, looked in by_block.items() for part in _parts(looked, edges, block, members[name])]
         for part in leaving:
             members[block[next(iter(part))]] -= part
@@ -309,9 +309,9 @@ def reduce(automaton: Automaton) -> Automaton:
 
 
 def _parts(looked: set[int], edges: list[list[Edge]], block: list[int], members: set[int]) -> list[set[int]]:
-    """The sets of states that leave a block, by the edges of those to look at.
+    """The sets of states that leave their block, one set per different edges of the states in `looked`.
 
-    The others are equal still, and stay; if there are none, the largest part stays.
+    States outside `looked` are still equal and stay, with those in it that equal them; else the largest set stays.
     """
     parts: dict[tuple[Edge, ...], set[int]] = {}
     for state in looked:
@@ -325,7 +325,7 @@ def _parts(looked: set[int], edges: list[list[Edge]], block: list[int], members:
 
 
 def _quotient(edges: list[list[Edge]], block: list[int], accepting: frozenset[int]) -> Automaton:
-    """One state per block reached from the start, numbered in the order of reaching."""
+    """One state for each block that the start reaches, numbered in the order in which they are reached."""
     example: dict[int, int] = {}
     for state, name in enumerate(block):
         example.setdefault(name, state)
@@ -344,7 +344,7 @@ def _quotient(edges: list[list[Edge]], block: list[int], accepting: frozenset[in
 
 
 def _merged(edges: list[Edge], block: list[int]) -> tuple[Edge, ...]:
-    """Edges by block, neighbours with one target joined."""
+    """The edges with blocks as targets; adjacent edges to the same block are joined."""
     found: list[Edge] = []
     for low, high, target in edges:
         if found and found[-1][1] + 1 == low and found[-1][2] == block[target]:
@@ -355,7 +355,7 @@ def _merged(edges: list[Edge], block: list[int]) -> tuple[Edge, ...]:
 
 
 def _alive(automaton: Automaton) -> set[int]:
-    """States from which an accepting one is reached."""
+    """The states from which an accepting state can be reached."""
     sources: dict[int, list[int]] = {}
     for state, edges in enumerate(automaton.edges):
         for _, _, target in edges:

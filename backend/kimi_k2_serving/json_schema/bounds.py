@@ -1,7 +1,7 @@
-"""How far a constrained answer may grow where its schema sets no end.
+"""How long a constrained answer may become where its schema sets no maximum.
 
-A trained model ends by itself; random weights do not, so the demo presets bound everything that repeats or nests.
-What a schema demands (minLength, minItems, required properties) wins over a bound.
+A trained model ends its answer by itself. Random weights do not, so the demo presets bound everything that repeats or
+nests. A minimum in the schema (minLength, minItems, required properties) wins over a bound.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """None is without bound.
+    """None means no bound, if nothing else is said.
 
     max_string: characters of a string; max_items: items of an array; max_properties: undeclared properties of an
     object; max_depth: levels that a recursive schema or a free value may nest; max_calls: calls of one section, None
-    is the limit `tool_calls_per_answer`; indent: white space after a line break in JSON, None is no line break;
-    sort_keys: the prompt shows tools with sorted keys, so properties come in that order.
+    means the limit `tool_calls_per_answer`; indent: blanks and tabs after a line break in JSON, None means no line
+    breaks; sort_keys: the prompt shows tools with sorted keys, so properties come in that order.
     """
 
     max_string: int | None = None
@@ -29,7 +29,7 @@ class Bounds:
 
     @classmethod
     def production(cls) -> Bounds:
-        """For a trained model: only what could never be meant is bounded."""
+        """For a trained model: only indentation and the number of calls are bounded."""
         return cls()
 
     @classmethod

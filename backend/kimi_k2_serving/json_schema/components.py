@@ -1,4 +1,7 @@
-"""Which goals are recursive: the strongly connected components of the graph of goals (Tarjan), linear."""
+"""Which goals are recursive: the strongly connected components of the graph of goals, by Tarjan's algorithm.
+
+Each edge may search the stack of open goals, so the time is at worst the number of edges times that of goals.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from kimi_k2_serving.json_schema.shapes import Goal
 
 
 def components(edges: Mapping[Goal, AbstractSet[Goal]]) -> dict[Goal, int]:
-    """A number per component, for goals that can reach themselves; other goals are left out."""
+    """The number of its component for each goal that can reach itself; other goals are left out."""
     search = _Search(edges)
     for goal in edges:
         if goal not in search.order:
@@ -27,7 +30,7 @@ class _Search:
         self.count = 0
 
     def visit(self, root: Goal) -> None:
-        """Depth first, with an explicit stack: a schema's goals may form a long chain."""
+        """Depth first, with an explicit stack: a long chain of goals would exceed the recursion limit."""
         path = [(root, iter(self.edges.get(root, ())))]
         self._enter(root)
         while path:

@@ -1,6 +1,6 @@
-"""What objects and arrays have in common as grammar rules: a page of rules, and where white space and commas go.
+"""What the rules of objects and arrays have in common: where they are collected, and where white space and commas go.
 
-White space is the rule `ws`, only where JSON has it.
+White space is the rule `ws`, in the places where JSON allows it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from kimi_k2_serving.json_schema.shapes import Goal, Number, String
 
 WS = Ref("ws")
 COMMA = Seq((Terminal(","), WS))
-# Rules that counting the members of one object or array may take.
+# How many rules may be used to count the members of one object or array.
 STATES = 8_000
 
 
 class Containers(ABC):
-    """The part of a page that knows brackets and commas; goals of members are the page's to write."""
+    """Collects the rules of one document. Subclasses write brackets and commas, and the rules of goals."""
 
     def __init__(self, form: NormalForm, prefix: str, sort_keys: bool, bounds: Bounds) -> None:
         self.form = form
@@ -42,7 +42,7 @@ class Containers(ABC):
 
     @abstractmethod
     def undeclared(self, key: String, goal: Goal) -> Expression:
-        """Names that are not declared; fewer, or none, where telling them apart would take too long to compile."""
+        """An undeclared name; fewer names, or none, if excluding the declared ones would take too long to compile."""
 
     def relax(self, goal: Goal, keyword: str) -> None:
         for demand in sorted(goal, key=lambda demand: str(demand.pointer)):

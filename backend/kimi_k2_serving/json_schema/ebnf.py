@@ -1,8 +1,8 @@
-"""A grammar under construction, and its text in xgrammar's EBNF dialect.
+"""A grammar as expressions and named rules, and its text in xgrammar's EBNF dialect.
 
-An expression is a small immutable tree; rules are named and may refer to one another in any order. Before it is
-written, alternatives that can never finish are taken out, so that what is written always can. Knows nothing of JSON
-or of schemas. Linear in the size of the grammar, but for pruning, which may visit a rule once per rule it depends on.
+An expression is a small immutable tree; rules may refer to one another in any order. `pruned` removes alternatives
+that match no finite text, so every rule that remains can finish. Knows nothing of JSON or of schemas. Linear in the
+size of the grammar, except for pruning, which may visit a rule once per rule that it depends on.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TokensExcept:
-    """Any number of tokens, none of these ids."""
+    """Any number of tokens, none of which has one of these ids."""
 
     ids: tuple[int, ...]
 
@@ -59,14 +59,14 @@ class Seq:
 
 @dataclass(frozen=True, slots=True)
 class Alt:
-    """No options at all: nothing matches."""
+    """One of the options; without options it matches nothing."""
 
     options: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """`most` None is without end."""
+    """`most` None means no maximum."""
 
     body: Expression
     least: int
@@ -101,13 +101,11 @@ def _nothing(body: Expression) -> bool:
     return isinstance(body, Alt) and not body.options
 
 
-def productive(rules: Mapping[str, Expression]) -> frozenset[str]:
-    """The rules that match some finite text."""
-    return _productive(rules, {name: references(body) for name, body in rules.items()})
-
-
 def _productive(rules: Mapping[str, Expression], needs: Mapping[str, list[str]]) -> frozenset[str]:
-    """`needs`: what each refers to. A rule is looked at again only when one it refers to was found."""
+    """The rules that match some finite text. `needs`: the rules that each refers to.
+
+    A rule is visited again only after a rule that it refers to was found to match.
+    """
     users: dict[str, set[str]] = {}
     for name, needed in needs.items():
         for used in needed:
@@ -139,7 +137,7 @@ def _finishes(body: Expression, found: set[str]) -> bool:
 
 
 def pruned(rules: Mapping[str, Expression], root: str) -> dict[str, Expression]:
-    """Only what can finish and is reached from `root`; empty if the root itself cannot finish."""
+    """The rules that `root` reaches, without alternatives that never finish; empty if the root itself never does."""
     needs = _needs(rules, root)
     found = {name: rules[name] for name in needs}
     alive = _productive(found, needs)
@@ -161,7 +159,7 @@ def reached(rules: Mapping[str, Expression], root: str) -> dict[str, Expression]
 
 
 def _needs(rules: Mapping[str, Expression], root: str) -> dict[str, list[str]]:
-    """What each of the rules that `root` needs refers to."""
+    """For each rule that `root` reaches, the rules that it refers to."""
     found: dict[str, list[str]] = {}
     waiting = [root]
     while waiting:
@@ -183,7 +181,7 @@ def _prune(body: Expression, alive: frozenset[str]) -> Expression:
             return body if all(map(operator.is_, kept, parts)) else Seq(kept)
         case Alt(options):
             kept = tuple([_prune(option, alive) for option in options])
-            # To compare expressions is dear, and most are as they were.
+            # Comparing expressions by value is expensive, and most are unchanged.
             unchanged = all(map(operator.is_, kept, options)) and not any(map(_nothing, kept))
             return body if unchanged else alt(kept)
         case Repeat(inner, least, most):
@@ -242,7 +240,7 @@ def _text(body: Expression, *, outer: bool = False) -> str:
 
 
 def _pieces(intervals: Iterable[Interval]) -> list[Interval]:
-    """Cut so that the UTF-8 forms of each piece are a product of byte ranges, and leave surrogates out.
+    """The intervals without surrogates, cut so that the UTF-8 forms of each piece are a product of byte ranges.
 
     xgrammar 0.2.7 loses characters of other ranges: of U+0800 to U+D7FF it refuses all from U+D000 on.
     """
@@ -272,7 +270,7 @@ def _range(low: int, high: int) -> str:
 
 
 def _escape(code: int) -> str:
-    """Escapes of fixed length only: `\\x` would swallow every hexadecimal digit behind it."""
+    """Only escapes of fixed length: `\\x` would also read any hexadecimal digits that follow it."""
     character = chr(code)
     if character.isascii() and character.isalnum():
         return character

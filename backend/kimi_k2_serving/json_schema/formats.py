@@ -1,8 +1,8 @@
-"""The `format`s that have a text form worth enforcing, as patterns. JSON Schema's other formats are annotations.
+"""The values of `format` that are enforced, as patterns. All others are annotations, as in JSON Schema.
 
-Dates know the lengths of months and leap years; hosts are the letters-digits-hyphen form, of any length; an
-IPv6 address is written in full or with one `::`; a regular expression has groups in groups, no deeper, and says what
-every reader of them takes for the same.
+Dates respect the lengths of months and leap years; host names consist of letters, digits and hyphens, of any length;
+an IPv6 address is written in full or with one `::`; a regular expression nests groups at most two deep and uses only
+syntax that all dialects read alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NUMBER = r"[0-9]{1,4}"
 _TIME_PART = rf"T(?:{_NUMBER}H(?:{_NUMBER}M(?:{_NUMBER}S)?)?|{_NUMBER}M(?:{_NUMBER}S)?|{_NUMBER}S)"
 _DATE_PART = rf"(?:{_NUMBER}Y(?:{_NUMBER}M(?:{_NUMBER}D)?)?|{_NUMBER}M(?:{_NUMBER}D)?|{_NUMBER}D)"
 
-# Characters of other scripts that every reader of international forms takes: lower case, syllables and ideographs.
+# Characters of other scripts that every validator of the idn formats accepts: lower case, syllables and ideographs.
 _WORD = (
     r"[a-z0-9\u00df-\u00f6\u00f8-\u00ff\u03b1-\u03c1\u0430-\u044f\u3042-\u3093\u30a2-\u30f3\u4e00-\u9fa5\uac00-\ud7a3]"
 )

@@ -1,4 +1,4 @@
-"""What each keyword does to a shape: how it narrows one, which choices it opens, and how it can be broken."""
+"""What each keyword does to a shape: how it narrows it, which choices it opens, and how a value can violate it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ BRANCHES = 512
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A shape, and what else has to hold. `clash`: a property that, met with this goal, would have no value left."""
+    """A shape, and further schemas that must hold or must not.
+
+    `clash`, of a way to break a schema: a property and a goal. If the property is required and no value of it meets
+    the goal, every value of the shape breaks the schema.
+    """
 
     shape: Shape
     demands: tuple[Demand, ...] = ()
@@ -54,7 +58,7 @@ def is_kind(value: Json, kind: str) -> bool:
 
 
 def allows(schema: Members, kind: str) -> bool:
-    """Whether `type` lets a value of this kind through at all."""
+    """Whether the schema's `type` allows values of this kind."""
     names = schema.get("type")
     if names is None:
         return True
@@ -63,7 +67,7 @@ def allows(schema: Members, kind: str) -> bool:
 
 
 def conjuncts(document: SchemaDocument, schema: Members, pointer: Pointer) -> list[Demand]:
-    """Demands that hold whenever this schema does."""
+    """The demands of `$ref`, `allOf` and `not`, which hold whenever this schema does."""
     found = []
     if "$ref" in schema:
         found.append(Demand(document.resolve(schema["$ref"])))
@@ -78,7 +82,8 @@ def choices(
 ) -> list[Branch]:
     """Ways to satisfy the applicators of a schema: all of them, or the first BRANCHES.
 
-    `whole`: it matters what a schema says of members even where it decides nothing, as an `if` alone.
+    `whole`: an `if` without `then` and `else` opens a choice, too, because the members that it describes count as
+    evaluated.
     """
     branches = [Branch(shape, tuple(conjuncts(document, schema, pointer)))]
     for options in _options(schema, pointer, whole):
@@ -117,7 +122,7 @@ def _dependent(branch: Branch, name: str, needed: tuple[str, ...], demands: tupl
 
 
 def narrow(shape: Shape, schema: Members, pointer: Pointer, scopes: Scopes) -> Shape | None:
-    """The shape under the schema's plain keywords for its kind."""
+    """The shape, narrowed by the schema's plain keywords for its type; None if no value is left."""
     match shape:
         case Number():
             return _number(shape, schema)
@@ -228,7 +233,7 @@ def _goal(pointer: Pointer, *steps: str | int) -> Goal:
     return frozenset({Demand((*pointer, *steps))})
 
 
-# Keywords whose negation no shape holds; where one stands in a schema, breaking it may be incomplete.
+# Keywords whose negation no shape can express. If a schema has one of them, `breaks` may miss ways to break it.
 _UNBREAKABLE: Mapping[str, frozenset[str]] = {
     "number": frozenset(),
     "string": frozenset(),
@@ -238,12 +243,12 @@ _UNBREAKABLE: Mapping[str, frozenset[str]] = {
 
 
 def unbroken(schema: Members, kind: str) -> bool:
-    """Whether the schema has a keyword that `breaks` leaves out."""
+    """Whether the schema has a keyword that `breaks` leaves out, or covers only in part."""
     return any(word in schema for word in _UNBREAKABLE[kind]) or "additionalProperties" in schema or "oneOf" in schema
 
 
 def breaks(document: SchemaDocument, kind: str, shape: Shape, schema: Members, pointer: Pointer) -> Iterator[Branch]:
-    """Ways to break a schema, each by one keyword. Sound, not complete: see `unbroken`."""
+    """Ways to break a schema, each by violating one keyword. Sound, but not complete: see `unbroken`."""
     for demand in conjuncts(document, schema, pointer):
         yield Branch(shape, (replace(demand, holds=not demand.holds),))
     for word in ("anyOf", "oneOf"):
@@ -353,7 +358,7 @@ def _break_object(shape: Object, schema: Members, pointer: Pointer) -> Iterator[
 
 
 def _break_extra(shape: Object, schema: Members, pointer: Pointer) -> Iterator[Branch]:
-    """A declared property of ours that the other schema takes for an additional one."""
+    """Violate `additionalProperties` with a property that `shape` declares and `schema` does not."""
     for name in shape.declared:
         if name not in schema.get("properties", {}):
             with_name = shape.require((name,))

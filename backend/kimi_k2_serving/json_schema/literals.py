@@ -1,4 +1,4 @@
-"""A value that a schema lists, in the spellings that mean it: white space, the order of few members, -2 for -2.0."""
+"""The rule of a value that a schema lists. It admits other spellings: white space, members reordered, -2 for -2.0."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.json_schema import ebnf
 from kimi_k2_serving.json_schema.ebnf import EMPTY, Expression, Ref, Seq, Terminal
 
-# Members of an object that may come in any order; more come as they are listed.
+# Up to this many members of an object may come in any order; more come in the order in which they are listed.
 _MEMBERS = 3
-# Beyond this a double is not every integer.
+# Up to this, every integer is exact as a double.
 _EXACT = 2**53
 
 

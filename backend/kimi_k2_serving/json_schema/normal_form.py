@@ -1,9 +1,9 @@
-"""Schemas to shapes: any mix of allOf, anyOf, oneOf, not, if, $ref and plain keywords becomes alternatives.
+"""From schemas to shapes: any mix of allOf, anyOf, oneOf, not, if, $ref and plain keywords becomes alternatives.
 
-The alternatives of a goal never admit a value that the goal refuses; they may admit fewer (a negation that no shape
-holds is dropped from a choice where another alternative is left). Where nothing would be left, the negations are
-given up instead and reported: what the grammar no longer holds is validated afterwards.
-Work is bounded: ALTERNATIVES per goal and type, STEPS per document, past which the schema is refused.
+The alternatives of a goal never admit a value that the goal refuses. They may admit fewer values: an alternative is
+dropped if no shape can express a negation in it and another alternative remains. If none would remain, the negations
+are ignored and reported as relaxed, and the finished value is validated.
+Work is bounded: ALTERNATIVES per goal and type are kept; after STEPS steps for one document the schema is refused.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from kimi_k2_serving.json_schema.validate import Judge
 
 ALTERNATIVES = 96
 STEPS = 100_000
-_WAYS = 128
-_Asked = tuple[Demand, Scopes]
+_MAX_VIOLATIONS = 128
+_ScopedDemand = tuple[Demand, Scopes]
 _STRUCTURED: dict[str, Shape] = {"number": Number(), "string": String(), "array": Array(), "object": Object()}
 
 
 class NormalForm:
-    """The alternatives of goals of one document, remembered."""
+    """The alternatives of every goal of one document; each goal is expanded once."""
 
     def __init__(self, document: SchemaDocument) -> None:
         self.document = document
         self.relaxed: dict[str, None] = {}
-        # Whether some alternatives were left out: then none that is left means nothing.
+        # True once alternatives were left out: no alternative left does not mean, then, that no value satisfies a goal.
         self.cut = False
         self._judge = Judge(document)
         self._known: dict[Goal, tuple[Shape, ...]] = {}
@@ -40,7 +40,7 @@ class NormalForm:
         self._steps = 0
 
     def alternatives(self, goal: Goal) -> tuple[Shape, ...]:
-        """Shapes whose union lies within the goal; none if no value meets it."""
+        """Shapes that admit only values which meet the goal; an empty tuple if no value does."""
         if goal not in self._known:
             self._open.add(goal)
             self._known[goal] = self._expand(goal)
@@ -48,11 +48,11 @@ class NormalForm:
         return self._known[goal]
 
     def impossible(self, goal: Goal) -> bool:
-        """Whether no value meets the goal, as far as one look can tell."""
+        """Whether no value meets the goal; False for a goal that is still being expanded, as in a recursive schema."""
         return goal not in self._open and not self.alternatives(goal)
 
     def _may_be(self, kind: str, goal: Goal) -> bool:
-        """False where a schema of the goal says by its type alone that it takes no such value, as most do."""
+        """False if the `type` of a schema in the goal excludes this kind. Cheap, and enough for most schemas."""
         schemas = (self.document.at(demand.pointer) for demand in goal if demand.holds)
         return all(isinstance(schema, bool) or keywords.allows(schema, kind) for schema in schemas)
 
@@ -84,7 +84,7 @@ class NormalForm:
         return _distinct(found)
 
     def _listed(self, goal: Goal) -> tuple[Json, ...] | None:
-        """The candidates of a const or enum that stands in every branch of the goal."""
+        """The values of a const or enum that every branch of the goal must satisfy; None if there is none."""
         waiting = [demand.pointer for demand in goal if demand.holds]
         seen = set(waiting)
         while waiting:
@@ -106,12 +106,13 @@ class NormalForm:
         found: list[Shape] = []
         for positive, negations in self._positive(kind, shape, goal):
             shapes = [positive]
-            # Any one way to break a schema is sound: where there are many to break, few ways of each are kept.
-            most = max(1, min(ALTERNATIVES, _WAYS // max(len(negations), 1)))
+            # To satisfy `not S`, one violation of S is enough. With many negations only few violations of each are
+            # kept, or their product would grow without bound.
+            limit = max(1, min(ALTERNATIVES, _MAX_VIOLATIONS // max(len(negations), 1)))
             for pointer in negations:
                 broken = [kept for each in shapes for kept in self._negative(kind, each, pointer, skipped)]
-                self.cut = self.cut or len(broken) > most
-                shapes = broken[:most]
+                self.cut = self.cut or len(broken) > limit
+                shapes = broken[:limit]
             found.extend(self._filtered(each, goal) for each in shapes)
             if len(found) >= ALTERNATIVES:
                 self.cut = True
@@ -124,15 +125,15 @@ class NormalForm:
             raise TooMuch("combines too many alternatives; simplify it", field=self.document.path)
 
     def _filtered(self, shape: Shape, goal: Goal) -> Shape:
-        """A value listed inside one branch has to meet the whole goal."""
+        """Keep those values of an enumeration that meet the whole goal, not only the branch that lists them."""
         if isinstance(shape, Values):
             return Values(tuple(value for value in shape.values if self.satisfied(value, goal)))
         return shape
 
     def _positive(self, kind: str, shape: Shape, goal: Goal) -> Iterator[tuple[Shape, tuple[Pointer, ...]]]:
-        """Per branch of the choices: the shape of all that holds, and the places that are not to hold."""
+        """For each combination of choices: the shape of all that must hold, and the places that must not hold."""
         order = sorted(goal, key=lambda demand: (not demand.holds, str(demand.pointer)))
-        stack: list[tuple[Shape, tuple[_Asked, ...], tuple[Pointer, ...], frozenset[_Asked]]] = [
+        stack: list[tuple[Shape, tuple[_ScopedDemand, ...], tuple[Pointer, ...], frozenset[_ScopedDemand]]] = [
             (shape, tuple((demand, frozenset()) for demand in order), (), frozenset())
         ]
         count = 0
@@ -152,22 +153,22 @@ class NormalForm:
             else:
                 branches = self._holding(kind, shape, demand.pointer, scopes)
                 inside = self._inside(demand.pointer, scopes)
-                # Reversed: the first alternative of the schema comes first.
+                # Pushed in reverse, so that the schema's first alternative is popped first.
                 for branch in reversed(branches):
                     if len(branches) + len(stack) > 1 and self._dead(branch.shape):
                         continue
-                    asked = tuple((each, inside) for each in branch.demands)
-                    stack.append((branch.shape, (*asked, *rest), negations, seen | {agenda[0]}))
+                    opened = tuple((each, inside) for each in branch.demands)
+                    stack.append((branch.shape, (*opened, *rest), negations, seen | {agenda[0]}))
         self.cut = self.cut or bool(stack)
 
     def _dead(self, shape: Shape) -> bool:
-        """Whether a required property has no value left: such a branch is left before it forks again."""
+        """Whether a required property has no possible value. Such a branch is dropped before it forks again."""
         return isinstance(shape, Object) and any(
             self.impossible(goal_of(shape, name)) for name in shape.required if name in shape.declared
         )
 
     def _inside(self, pointer: Pointer, scopes: Scopes) -> Scopes:
-        """What the schemas that this one applies to the same value evaluate for."""
+        """The scopes of the schemas that the one at `pointer` applies to the same value."""
         schema = self.document.at(pointer)
         return scopes if isinstance(schema, bool) or not evaluates(schema) else scopes | {pointer}
 
@@ -188,7 +189,7 @@ class NormalForm:
         return branches
 
     def _negative(self, kind: str, shape: Shape, pointer: Pointer, skipped: set[Pointer]) -> list[Shape]:
-        """The shape narrowed in each way that breaks the schema at `pointer`."""
+        """The shape narrowed so that it breaks the schema at `pointer`, once for each way to break it."""
         self._step()
         if isinstance(shape, Values):
             return [shape]
@@ -210,7 +211,7 @@ class NormalForm:
         return found[:ALTERNATIVES]
 
     def _already(self, way: Branch, shape: Shape) -> bool:
-        """Whether a way of breaking a schema is given by the shape as it is, but for a name that it never has."""
+        """Whether every value of `shape` breaks the schema in this way already, without being narrowed."""
         if way.demands:
             return False
         if way.shape == shape:
@@ -227,7 +228,7 @@ class NormalForm:
         return False
 
     def _narrowed_by(self, kind: str, way: Branch, skipped: set[Pointer]) -> list[Shape]:
-        """A way of breaking may itself demand schemas to hold or not to hold."""
+        """The shape of a way of breaking, narrowed by the further schemas that must or must not hold for it."""
         if not way.demands:
             return [way.shape]
         found: list[Shape] = []
@@ -240,12 +241,12 @@ class NormalForm:
 
 
 def evaluates(schema: keywords.Members) -> bool:
-    """Whether it matters to a schema what else was said of a member."""
+    """Whether the schema has an unevaluated* keyword, so that it matters which other schemas describe a member."""
     return "unevaluatedProperties" in schema or "unevaluatedItems" in schema
 
 
 def goal_of(shape: Object, name: str) -> Goal:
-    """What the property `name` of an object has to meet, patterns left aside."""
+    """The goal of the property `name` of an object, without regard to patternProperties."""
     merged: Goal = frozenset()
     for part in shape.parts:
         merged |= dict(part.names).get(name, part.extra or frozenset())
@@ -253,7 +254,7 @@ def goal_of(shape: Object, name: str) -> Goal:
 
 
 def describe(document: SchemaDocument, pointer: Pointer) -> str:
-    """`path: keyword` of a place, for reports; of a schema that has a name, and is negated elsewhere, `not`."""
+    """`path: keyword` of a place, for reports. For a schema under a name, which is negated elsewhere, it is `not`."""
     steps = list(pointer)
     while steps and isinstance(steps[-1], int):
         steps.pop()
@@ -267,6 +268,6 @@ def describe(document: SchemaDocument, pointer: Pointer) -> str:
 
 
 def _distinct(shapes: list[Shape]) -> tuple[Shape, ...]:
-    """Without repetitions. Listed values are compared as JSON text: 1 and true are equal in Python."""
+    """The shapes without repetitions. Values are compared as JSON text, because 1 and true are equal in Python."""
     keys = [json.dumps(shape.values) if isinstance(shape, Values) else shape for shape in shapes]
     return tuple(dict(zip(keys, shapes, strict=True)).values())

@@ -1,8 +1,8 @@
 """Numbers as text: ranges, multiples and exclusions as one automaton over decimal digits.
 
-A number without bounds is at most DIGITS digits before and after the point. One with bounds that are not integers
-keeps to as many significant digits as a double tells apart, so that a reader's rounding never crosses a bound. `-0`
-is not written where there are bounds. Exact: bounds and multiples are fractions, never floats.
+A number without bounds has at most INTEGER_DIGITS digits before the point and SIGNIFICANT after it. One with bounds is
+never `-0`; unless it is an integer, it has only as many significant digits as a double keeps apart, so that rounding
+by a reader never crosses a bound. Exact: bounds and multiples are fractions, never floats.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kimi_k2_serving.json_schema.automaton import Automaton, TooLarge
 from kimi_k2_serving.json_schema.ebnf import EMPTY, Expression, OneOf, Repeat, Seq, Terminal, alt, optional
 from kimi_k2_serving.json_schema.shapes import Number, RangeEnd
 
-# Integers stay within 64 bits; decimals within what a double holds exactly in decimal (DBL_DIG).
+# Integers of 18 digits fit in 64 bits; decimals of 15 digits survive as a double (DBL_DIG).
 INTEGER_DIGITS = 18
 SIGNIFICANT = 15
 _LISTED = 512
@@ -25,7 +25,7 @@ _NONZERO = OneOf(((0x31, 0x39),))
 
 
 def free(integer: bool) -> Expression:
-    """Any number: digits bounded; an integer is never `-0`, another number may have an exponent of two digits."""
+    """Any number of limited length. An integer is never `-0`; others may have an exponent of one or two digits."""
     whole = alt((Terminal("0"), Seq((_NONZERO, Repeat(_DIGIT, 0, INTEGER_DIGITS - 1)))))
     if integer:
         return alt((Terminal("0"), Seq((optional(Terminal("-")), _NONZERO, Repeat(_DIGIT, 0, INTEGER_DIGITS - 1)))))
@@ -36,9 +36,9 @@ def free(integer: bool) -> Expression:
 
 
 def number_language(number: Number) -> Automaton:
-    """The texts of a bounded number. Raises TooLarge.
+    """The texts of a number with bounds, multiples or exclusions. Raises TooLarge.
 
-    Where remainders would take too many states, part of the multiples is listed instead.
+    If counting remainders would take too many states, some of the multiples are listed instead.
     """
     try:
         return _language(number, [_remainders(step) for step in number.multiples])
@@ -51,7 +51,7 @@ def number_language(number: Number) -> Automaton:
 
 def _language(number: Number, multiples: list[Automaton]) -> Automaton:
     whole, places = _digits(number)
-    # Multiples first: their automata are the large ones, and small once reduced.
+    # Multiples come first: their automata are the largest, and small once intersected and reduced.
     found = automaton.build_automaton(_plain(number.integer, whole, places))
     found = automaton.subtract(found, automaton.build_automaton(Seq((Terminal("-0"), _zeros(places)))))
     for each in multiples:
@@ -72,7 +72,7 @@ def _language(number: Number, multiples: list[Automaton]) -> Automaton:
 
 
 def _digits(number: Number) -> tuple[int, int]:
-    """Digits before and after the point that the bounds call for."""
+    """How many digits the bounds need before and after the point."""
     bounds = [limit.value for limit in (number.low, number.high) if limit is not None] + list(number.excluded)
     longest = max((len(str(abs(int(value)))) for value in bounds), default=1)
     if number.integer:
@@ -83,7 +83,7 @@ def _digits(number: Number) -> tuple[int, int]:
 
 
 def _places(value: Fraction) -> int:
-    """Decimal places of a finite decimal."""
+    """The decimal places of a value that is a finite decimal."""
     places = 0
     while value.denominator != 1:
         value *= 10
@@ -143,7 +143,7 @@ def _any_magnitude() -> Expression:
 
 
 def _positive() -> Expression:
-    """Anything above zero."""
+    """Any number above zero, without a sign."""
     zeros = Repeat(Terminal("0"), 0, None)
     return alt(
         (
@@ -224,7 +224,9 @@ def _fraction_below(fraction: str, exclusive: bool) -> Expression:
 
 
 def _remainders(step: Fraction) -> Automaton:
-    """Multiples of a decimal: state 0 start, then (remainder, digits after the point), scaled by 10^places."""
+    """The multiples of `step`. State 0 is the start, 1 follows a sign, any other stands for a remainder, scaled by
+    10^places, and the number of digits after the point, -1 before the point.
+    """
     places = _places(step)
     modulus = (step * 10**places).numerator
     if modulus * (places + 1) > 4 * automaton.STATES:
@@ -257,7 +259,7 @@ def _remainders(step: Fraction) -> Automaton:
 
 
 def _list_of_multiples(step: Fraction, number: Number) -> Automaton:
-    """At most _LISTED multiples within the range: a part of them, where there are more."""
+    """The multiples within the range, at most _LISTED in each direction from the one nearest to zero."""
     low = number.low.value if number.low else -step * _LISTED
     high = number.high.value if number.high else max(low, Fraction(0)) + step * _LISTED
     nearest = min(max(Fraction(0), low), high)

@@ -1,7 +1,7 @@
 """Objects as grammar rules.
 
-An object is written in the order in which its schema declares its properties, each at most once; undeclared names
-come last. Names that several schemas speak of meet all of them.
+Properties come in the order in which the schema declares them, each at most once; undeclared names come last. A
+property that several schemas describe has to meet all of them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from kimi_k2_serving.json_schema.ebnf import EMPTY, NOTHING, Expression, Ref, Se
 from kimi_k2_serving.json_schema.shapes import Goal, Object, ObjectPart, Scopes, String, Values, left_over
 from kimi_k2_serving.json_schema.validate import found
 
-# Patterns of undeclared names of which each combination is written.
+# With up to this many patternProperties, each combination of them that a name may match is written.
 _OVERLAPPING = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """`text`: name, colon and value. `needed`: it has to be there."""
+    """`text`: name, colon and value. `needed`: the property is required."""
 
     text: Expression
     needed: bool
 
 
 class Objects(Containers):
-    """The part of a page that writes objects."""
+    """Writes objects."""
 
     def object(self, shape: Object, parent: Goal, level: int) -> Expression:
         entries: list[_Entry] = []
@@ -46,7 +46,7 @@ class Objects(Containers):
         extra = self._extra(shape, frozenset(names), parent, level)
         members = _Members(self, entries, extra, shape, self._fresh())
         if not members.countable:
-            # Two undeclared names may be equal: only so much of minProperties is held.
+            # Two undeclared names may be equal, so the grammar cannot count them towards minProperties.
             self.relax(parent, "minProperties")
         if members.size > STATES:
             for keyword in ("minProperties", "maxProperties"):
@@ -55,18 +55,18 @@ class Objects(Containers):
         return members.expression()
 
     def _property(self, shape: Object, name: str) -> Goal | None:
-        """What a declared or required property has to meet; None if there may not be one."""
+        """The goal of a declared or required property; None if it is forbidden."""
         if name in shape.forbidden or not self.form.satisfied(name, shape.keys):
             return None
 
-        def said(part: ObjectPart) -> list[Goal]:
+        def goals_in(part: ObjectPart) -> list[Goal]:
             goals = [goal for listed, goal in part.names if listed == name]
             return goals + [goal for pattern, goal in part.patterns if found(pattern, name) is not False]
 
-        return _met(shape, said)
+        return _met(shape, goals_in)
 
     def _extra(self, shape: Object, names: frozenset[str], parent: Goal, level: int) -> Expression:
-        """One member with a name that is not declared; NOTHING if the object is closed."""
+        """One member with an undeclared name; NOTHING if the object may have none."""
         patterns = tuple(dict.fromkeys(pattern for part in shape.parts for pattern, _ in part.patterns))
         known = names | shape.forbidden
         options: list[Expression] = []
@@ -75,13 +75,13 @@ class Objects(Containers):
             if goal is not None:
                 key = String(patterns=frozenset((each, each in matched) for each in patterns), excluded=known)
                 options.append(self._member(shape, key, goal, parent, level))
-        asked = any(part.open for part in shape.parts) or any(
+        explicit = any(part.open for part in shape.parts) or any(
             not self.form.impossible(each.goal) for each in shape.unevaluated
         )
         plain = _undeclared(shape, ())
-        # An empty `properties` declares that there are none; what has to have some can't mean that.
+        # An empty `properties` means that there are no properties, unless minProperties demands some.
         declares = shape.declared or patterns or (shape.parts and not shape.least)
-        if plain is not None and (asked or not declares):
+        if plain is not None and (explicit or not declares):
             key = String(patterns=frozenset((each, False) for each in patterns), excluded=known)
             options.append(self._member(shape, key, plain, parent, level))
         return ebnf.alt(options)
@@ -93,7 +93,7 @@ class Objects(Containers):
         return Seq((names, Terminal(":"), WS, self.goal(goal, parent, level)))
 
     def _spellings(self, keys: Goal, key: String, parent: Goal) -> list[Expression]:
-        """Spellings of an undeclared name: within `key`, and within propertyNames."""
+        """The spellings of an undeclared name that meets `key` and `keys`, the goal of propertyNames."""
         if not keys:
             return [self.undeclared(key, parent)]
         spelled: list[Expression] = []
@@ -116,22 +116,22 @@ class Objects(Containers):
 
 
 def _matches(patterns: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The sets of patterns that an undeclared name may match: all of them while they are few, else one at a time."""
+    """The sets of patterns that an undeclared name may match: each combination of few patterns, else each one alone."""
     most = len(patterns) if len(patterns) <= _OVERLAPPING else 1
     return [each for size in range(1, most + 1) for each in combinations(patterns, size)]
 
 
 def _undeclared(shape: Object, matched: tuple[str, ...]) -> Goal | None:
-    """What a member has to meet whose name is not declared and matches these patterns; None if there may not be one."""
+    """The goal of a member whose name is undeclared and matches these patterns; None if it is forbidden."""
     return _met(shape, lambda part: [goal for pattern, goal in part.patterns if pattern in matched])
 
 
-def _met(shape: Object, said: Callable[[ObjectPart], list[Goal]]) -> Goal | None:
-    """What every schema says of one name together, `said` what one of them does; None if one of them forbids it."""
+def _met(shape: Object, goals_in: Callable[[ObjectPart], list[Goal]]) -> Goal | None:
+    """What all schemas together demand of one name; `goals_in` says what one does. None if a schema forbids it."""
     merged: Goal = frozenset()
     seen: list[Scopes] = []
     for part in shape.parts:
-        goals = said(part)
+        goals = goals_in(part)
         seen += [part.scopes] if goals or part.open else []
         if not goals:
             if part.extra is None:
@@ -142,7 +142,7 @@ def _met(shape: Object, said: Callable[[ObjectPart], list[Goal]]) -> Goal | None
 
 
 class _Members:
-    """The members of one object as a chain of rules: (next entry, how many are written)."""
+    """The members of one object as a chain of rules, one per (index of the next entry, number of members written)."""
 
     def __init__(self, page: Objects, entries: list[_Entry], extra: Expression, shape: Object, name: str) -> None:
         self.page = page
@@ -156,12 +156,12 @@ class _Members:
 
     @property
     def countable(self) -> bool:
-        """Whether minProperties is held although undeclared names may be equal."""
+        """Whether the rules enforce minProperties, although two undeclared names may be equal."""
         needed = sum(entry.needed for entry in self.entries)
         return self.extra == NOTHING or self.least <= max(needed, 1)
 
     def expression(self) -> Expression:
-        """Rules are built from the last entry to the first, so that no number of entries recurses."""
+        """Rules are built from the last entry to the first, so that many entries need no deep recursion."""
         for index in range(len(self.entries), -1, -1):
             for written in range(min(index, self._cap) + 1):
                 self.page.rules[self._name(index, written)] = self._rest(index, written)
@@ -173,7 +173,7 @@ class _Members:
 
     @property
     def _cap(self) -> int:
-        """Beyond this many members the number written no longer matters."""
+        """From this many members on, the number of members written no longer matters."""
         return max(1, self.least) if self.most is None else self.most
 
     def _name(self, index: int, written: int) -> str:

@@ -1,8 +1,8 @@
 """`pattern` of JSON Schema: ECMA-262 regular expressions, as automata over the characters of a string.
 
-A class such as `\\d` means different sets to different validators. `narrow` reads it as what all of them agree on, for
-text that must match; `wide` as what any of them takes, for text that must not. Back-references, `\\b` and lookaround
-other than at the very start have no automaton here: they raise NotRegular, and the caller relaxes the keyword.
+A class such as `\\d` means different sets to different validators. With `narrow` it is the set that all of them accept,
+for text that must match; without, the set that any of them accepts, for text that must not. Back-references, `\\b`, and
+lookaround except at the very start have no automaton here: they raise NotRegular, and the caller relaxes the keyword.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LINE_ENDS = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 _CONTROL = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0x00, "a": 0x07}
 _ASCII = {"d": ((0x30, 0x39),), "w": ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)), "s": ((9, 13), (32, 32))}
 _REPEATS = 1_000
-# General categories by their long names, and the short ones.
+# The long names of Unicode's general categories, and their short ones.
 _CATEGORIES = {
     "Letter": "L",
     "Uppercase_Letter": "Lu",
@@ -70,11 +70,11 @@ _KNOWN = frozenset(_CATEGORIES.values())
 
 
 class NotRegular(Exception):
-    """The pattern is no regular expression that we read: past what automata can do, or malformed."""
+    """The pattern is malformed, or has a construct for which there is no automaton here."""
 
 
 def matching(pattern: str, *, narrow: bool = True) -> Automaton:
-    """The texts in which `pattern` is found. Raises NotRegular, or automaton.TooLarge, which is dear and remembered."""
+    """The texts in which `pattern` is found. Raises NotRegular or automaton.TooLarge; failures are cached, too."""
     if not isinstance(found := _tried(pattern, narrow), Automaton):
         raise found
     return found
@@ -93,7 +93,7 @@ def _matching(pattern: str, *, narrow: bool) -> Automaton:
     guards = reader.guards()
     found = automaton.build_automaton(reader.whole())
     for holds, body in guards:
-        # A negative guard removes, so it must remove all that any reading of it would.
+        # A negative lookahead removes texts, so its body was read the other way: not narrow if the rest is narrow.
         other = automaton.build_automaton(body)
         found = automaton.intersect(found, other) if holds else automaton.subtract(found, other)
     return found
@@ -113,7 +113,7 @@ def complement(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
 
 @functools.cache
 def _unicode(letter: str) -> tuple[Interval, ...]:
-    """What `\\d`, `\\w`, `\\s` mean to a validator that reads them as Unicode classes."""
+    """What `\\d`, `\\w` and `\\s` match in a validator that reads them as Unicode classes."""
     tests: dict[str, Callable[[str], bool]] = {
         "d": str.isdecimal,
         "w": lambda c: c.isalnum() or c == "_",
@@ -144,7 +144,7 @@ def _runs(codes: Iterable[int]) -> tuple[Interval, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Anchor:
-    """`^` or `$`: only sound at the two ends of an alternative."""
+    """`^` or `$`; supported only at the ends of an alternative at the top level."""
 
     at_start: bool
 
@@ -153,14 +153,14 @@ class _Reader:
     """Recursive descent over the pattern's text."""
 
     def __init__(self, pattern: str, *, narrow: bool) -> None:
-        # The flag of other dialects, at the very start, is read as they mean it.
+        # `(?i)` at the very start ignores case, as in the dialects that have it.
         self.folds = pattern.startswith("(?i)")
         self.text = pattern[4:] if self.folds else pattern
         self.at = 0
         self.narrow = narrow
 
     def guards(self) -> list[tuple[bool, Expression]]:
-        """Lookaheads at the very start, behind `^`: each is a condition on the whole text."""
+        """The lookaheads after a `^` at the very start; each is a condition on the whole text, true or false."""
         found: list[tuple[bool, Expression]] = []
         while self.text.startswith(("^(?=", "^(?!"), self.at) or (
             found and self.text.startswith(("(?=", "(?!"), self.at)
@@ -184,7 +184,7 @@ class _Reader:
         return body
 
     def _alternatives(self, *, anchored_start: bool = False) -> Expression:
-        """Top level: each alternative may be anchored at either end, and is found anywhere otherwise."""
+        """The top level: each alternative may be anchored at either end, and may stand anywhere otherwise."""
         options = []
         while True:
             parts = self._parts()
@@ -202,12 +202,12 @@ class _Reader:
         """Some validators let `$` match before a last line break."""
         return EMPTY if self.narrow else Repeat(Terminal("\n"), 0, 1)
 
-    def _group(self) -> list[Expression | _Anchor]:
-        """A group's alternatives. `(^a|b$)` is read only where the group is the whole pattern: see _parts."""
+    def _group(self) -> Expression:
+        """The alternatives of a group. An anchor inside a group raises NotRegular."""
         options = [_sequence(self._parts())]
         while self._take("|"):
             options.append(_sequence(self._parts()))
-        return [alt(options)]
+        return alt(options)
 
     def _parts(self) -> list[Expression | _Anchor]:
         parts: list[Expression | _Anchor] = []
@@ -229,10 +229,8 @@ class _Reader:
                 return OneOf(self._class())
             case "(":
                 self._open()
-                body = self._group()[0]
+                body = self._group()
                 self._expect(")")
-                if isinstance(body, _Anchor):
-                    raise NotRegular
                 return body
             case "\\":
                 return OneOf(self._folded(self._escape()))
@@ -242,7 +240,7 @@ class _Reader:
                 return OneOf(self._folded(((ord(character),) * 2,))) if self.folds else Terminal(character)
 
     def _folded(self, intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
-        """The same in both cases, where case is ignored. Of letters beyond ASCII readers disagree."""
+        """The intervals with both cases of ASCII letters, if case is ignored. Beyond ASCII, dialects disagree."""
         if not self.folds:
             return intervals
         both = list(intervals)
@@ -288,7 +286,7 @@ class _Reader:
         return body
 
     def _counts(self) -> tuple[int, int | None] | None:
-        """`{m}`, `{m,}`, `{m,n}`; any other brace is itself, and the reader stays before it."""
+        """Reads `{m}`, `{m,}` or `{m,n}`. Any other brace is a literal: then it returns None and reads nothing."""
         end = self.text.find("}", self.at)
         inside = self.text[self.at + 1 : end] if end > 0 else ""
         first, comma, last = inside.partition(",")
@@ -348,7 +346,7 @@ class _Reader:
 
     def _class(self) -> tuple[Interval, ...]:
         negated = self._take("^")
-        # Inside a negated class a wide set narrows it, and the other way round.
+        # In a negated class a wider member makes the class narrower, and the other way round.
         narrow, self.narrow = self.narrow, self.narrow != negated
         found: list[Interval] = []
         first = True
@@ -394,7 +392,7 @@ class _Reader:
 
 
 def _sequence(parts: list[Expression | _Anchor]) -> Expression:
-    """Anchors inside a sequence have no meaning that an automaton of characters can hold."""
+    """Raises NotRegular for an anchor: an automaton of characters cannot express one inside a sequence."""
     if any(isinstance(part, _Anchor) for part in parts):
         raise NotRegular
     return Seq(tuple(part for part in parts if not isinstance(part, _Anchor)))

@@ -1,8 +1,8 @@
-"""Where the references of one schema document point: `$id`, anchors and JSON pointers, of every draft.
+"""Resolves the references of one schema document: `$id`, anchors and JSON pointers, of every draft.
 
-Places are known by two addresses: where a client wrote a schema, and where it stands once it is modern. A reference is
-resolved against the nearest `$id`, as the specification has it; one that leads nowhere is tried against the whole
-document, for the many schemas whose `$id`s were generated without that in mind. Nothing is ever fetched.
+This module knows schemas by the address at which the client wrote them; `schema` maps it to the place in the rewritten
+document. A reference is resolved against the nearest `$id`, as the specification says. If that leads nowhere, it is
+resolved against the whole document, because generated schemas often ignore their own `$id`s. Nothing is ever fetched.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 from urllib.parse import quote, unquote, urldefrag, urljoin
 
 Steps = tuple[str, ...]
-"""An address as it was written: keywords, names and indices, all of them text."""
+"""An address in the document as the client wrote it: keywords, names and indices, all of them text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`dynamic`: `$dynamicRef` or `$recursiveRef`, which the outermost resource may take over."""
+    """`dynamic`: a `$dynamicRef` or `$recursiveRef`, whose target the outermost resource may override."""
 
     text: str
     base: str
@@ -26,7 +26,7 @@ class Reference:
 
 
 class Places:
-    """The resources and anchors of a document, by the address where they were written."""
+    """The addresses of the resources and anchors of one document."""
 
     def __init__(self) -> None:
         self._resources: dict[str, Steps] = {"": ()}
@@ -35,7 +35,7 @@ class Places:
         self._root = ""
 
     def enter(self, schema: Mapping[str, Any], base: str, steps: Steps) -> str:
-        """Note the names of a schema written at `steps`; returns the base of the references inside it."""
+        """Record the `$id` and the anchors of the schema at `steps`; returns the base of the references inside it."""
         for keyword in ("$id", "id"):
             name = schema.get(keyword)
             if isinstance(name, str):
@@ -59,7 +59,7 @@ class Places:
         return base
 
     def candidates(self, reference: Reference) -> list[Steps]:
-        """The addresses that a reference may mean, the likeliest first."""
+        """The addresses to which a reference may lead, the most likely first."""
         address, fragment = urldefrag(reference.text)
         base = self._join(reference.base, address) if address else reference.base
         fragment = unquote(fragment)
@@ -69,7 +69,8 @@ class Places:
             if root is None or (address and each not in (base, address)):
                 continue
             if reference.dynamic and not found and (each, fragment) in self._dynamic:
-                # The outermost resource that has the anchor wins: the root, or it depends on the way taken.
+                # The outermost resource with the anchor wins. Unless that is the root, it depends on the path of
+                # evaluation, so the reference is refused if several resources have the anchor.
                 if (self._root, fragment) in self._dynamic:
                     return [self._dynamic[self._root, fragment]]
                 if sum(name == fragment for _, name in self._dynamic) > 1:
@@ -91,6 +92,6 @@ def _unescaped(step: str) -> str:
 
 
 def pointer_text(pointer: tuple[str | int, ...]) -> str:
-    """`#/a/b`: how a modern place is written, so that any validator finds it."""
+    """A pointer as text, `#/a/b`, escaped so that any validator resolves it."""
     steps = (quote(str(step).replace("~", "~0").replace("/", "~1"), safe="~") for step in pointer)
     return "".join(("#", *(f"/{step}" for step in steps)))

@@ -1,8 +1,8 @@
 """Counted repetition as plain rules.
 
-xgrammar repeats a run of one character class soundly; for counted repetition of anything else its token masks admit
-tokens that it then refuses, or end in none at all (0.2.7). So every other count becomes rules: one per step while
-there are few, doubling rules beyond, so that a count of n takes in the order of log n rules.
+xgrammar 0.2.7 repeats a run of one character class correctly. For counted repetition of anything else its token masks
+admit tokens that it then refuses, or become empty. So every other count is written as rules: one rule per step for
+small counts, doubling rules for large ones, so that a count of n takes O(log n) rules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STEPS = 24
 
 
 def expanded(rules: Mapping[str, Expression]) -> dict[str, Expression]:
-    """The same grammar without counted repetition, but for short runs of a character class."""
+    """The same grammar without counted repetition, except for short runs of a character class."""
     expander = _Expander()
     result = {name: expander.lower(body) for name, body in rules.items()}
     return {**result, **expander.rules}
@@ -63,7 +63,7 @@ class _Expander:
         return [Ref(half), *self._exactly(item, count - (1 << (count.bit_length() - 1)))]
 
     def _double(self, item: str, power: int) -> str:
-        """A rule for 2^power items."""
+        """The name of a rule for 2^power items."""
         if power == 0:
             return item
         name = f"{item}_by{power}"
@@ -73,7 +73,7 @@ class _Expander:
         return name
 
     def _up_to(self, item: str, count: int) -> str:
-        """A rule for 0 to `count` items; "" if that is none."""
+        """The name of a rule for 0 to `count` items; "" if `count` is not positive."""
         if count <= 0:
             return ""
         name = f"{item}_to{count}"

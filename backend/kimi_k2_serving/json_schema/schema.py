@@ -1,7 +1,7 @@
-"""A JSON Schema as a client sent it: checked, bounded, brought to the 2020-12 vocabulary, its references resolved.
+"""Read a client's JSON Schema: check it, enforce limits, rewrite it in the 2020-12 vocabulary, resolve its references.
 
-Raises InvalidSchema that names the path inside the request for whatever is no schema, is past a bound, or refers to
-something outside the document. Nothing is ever fetched. Linear in the schema.
+Raises InvalidSchema with the path inside the request if something is not a schema, exceeds a limit, or refers to
+something outside the document. Nothing is ever fetched. Linear in the size of the schema.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from kimi_k2_serving.json_schema.references import Places, Reference, Steps, poi
 Schema = Mapping[str, Json] | bool
 Pointer = tuple[str | int, ...]
 
-# Schemas that one value may have to be held against, counted with every way to reach them.
-_APPLIED = 10_000
+# How many schemas may apply to one value. A schema that is reached in several ways counts each time.
+_MAX_APPLIED = 10_000
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 _ONE = frozenset(
@@ -37,20 +37,20 @@ _DROPPED = frozenset(
         *("default", "examples", "example", "contentSchema"),
     )
 )
-# Drafts in which whatever stands beside a `$ref` is ignored, where a document says that it is one of them.
+# Where `$schema` names one of these drafts, the keywords beside a `$ref` are ignored.
 _LONE_REFERENCES = ("draft-07/schema", "draft-06/schema", "draft-04/schema", "draft-03/schema")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
 class TooMuch(InvalidSchema):
-    """A schema that can be read, but is more work than is done for one."""
+    """The schema is valid, but a grammar for it would take too much work."""
 
 
 @dataclass(frozen=True)
 class SchemaDocument:
-    """`root` in the 2020-12 vocabulary; `path` is where it stands in the request.
+    """`root` is the schema in the 2020-12 vocabulary; `path` is its place in the request.
 
-    Every `$ref` in it is the JSON pointer of a schema in it; `targets` are those pointers taken apart.
+    Every `$ref` is the JSON pointer of a schema inside `root`; `targets` maps each to its steps.
     """
 
     root: Schema
@@ -58,7 +58,7 @@ class SchemaDocument:
     targets: Mapping[str, Pointer] = field(default_factory=dict)
 
     def at(self, pointer: Pointer) -> Schema:
-        """The schema at a place that is known to exist."""
+        """The schema at `pointer`, which must exist."""
         node: Any = self.root
         for step in pointer:
             node = node[step]
@@ -72,11 +72,11 @@ class SchemaDocument:
 
 
 def read_schema(schema: Schema, path: str) -> SchemaDocument:
-    """Check and modernise one schema. Raises InvalidSchema."""
+    """Check one schema and rewrite it in the 2020-12 vocabulary. Raises InvalidSchema."""
     try:
         size = len(json.dumps(schema, ensure_ascii=False).encode())
     except (UnicodeEncodeError, ValueError, TypeError, RecursionError):
-        raise InvalidSchema("is no JSON document", field=path) from None
+        raise InvalidSchema("is not valid JSON, or nests too deeply", field=path) from None
     _within(SCHEMA_BYTES, size, path)
     reader = _Reader(path)
     root = reader.schema(schema, _Place())
@@ -86,8 +86,8 @@ def read_schema(schema: Schema, path: str) -> SchemaDocument:
 
 
 def _check_progress(document: SchemaDocument) -> None:
-    """Refuse a schema that is applied to a value by being applied to the same value (it means nothing), and one that
-    applies more than _APPLIED schemas to one value (references can double them at every step).
+    """Refuse a schema that refers back to itself for the same value (it has no meaning), and one that applies more
+    than _MAX_APPLIED schemas to one value (references can double their number at every step).
     """
     applied: dict[Pointer, int] = {}
     for start in _places(document.root, ()):
@@ -99,18 +99,20 @@ def _check_progress(document: SchemaDocument) -> None:
                 waiting.pop()
             elif pointer in path:
                 total = 1 + sum(applied[target] for target in path.pop(pointer))
-                if total > _APPLIED:
-                    raise TooMuch("applies too many schemas to one value", field=document.where(pointer))
+                if total > _MAX_APPLIED:
+                    detail = f"applies more than {_MAX_APPLIED} schemas to one value; simplify it"
+                    raise TooMuch(detail, field=document.where(pointer))
                 applied[pointer] = total
             else:
                 path[pointer] = _in_place(document, pointer)
                 if any(target in path for target in path[pointer]):
-                    raise InvalidSchema("refers to itself without an end", field=document.where(pointer))
+                    detail = "refers to itself for the same value; refer to it from a property or an item"
+                    raise InvalidSchema(detail, field=document.where(pointer))
                 waiting.extend(path[pointer])
 
 
 def _places(schema: Any, pointer: Pointer) -> Iterator[Pointer]:
-    """Every schema of a document, inner ones first."""
+    """The pointers of every schema in a document, inner schemas first."""
     if isinstance(schema, bool):
         return
     for keyword, value in schema.items():
@@ -127,7 +129,7 @@ def _places(schema: Any, pointer: Pointer) -> Iterator[Pointer]:
 
 
 def _in_place(document: SchemaDocument, pointer: Pointer) -> list[Pointer]:
-    """The schemas that the one at `pointer` applies to the very same value."""
+    """The schemas that the one at `pointer` applies to the same value (not to its members)."""
     schema: Any = document.at(pointer)
     if isinstance(schema, bool):
         return []
@@ -147,7 +149,7 @@ def _within(limit: Limit, actual: int, path: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a schema is read: `pointer` in the modern document, `steps` as it was written."""
+    """Where a schema stands: `pointer` in the rewritten document, `steps` in the document as the client wrote it."""
 
     pointer: Pointer = ()
     steps: Steps = ()
@@ -201,12 +203,13 @@ class _Reader:
             self.references.append((result, place, Reference(value, place.base, keyword != "$ref")))
 
     def linked(self, written: Schema, root: Schema) -> dict[str, Pointer]:
-        """Give every reference the pointer of what it means; schemas outside the vocabulary's places are read, too."""
+        """Resolve every reference; a target such as `#/components/schemas/X` is read and put under `$defs`."""
         targets: dict[str, Pointer] = {}
         for result, place, reference in self.references:
             pointer = self._target(reference, written, root)
             if pointer is None:
-                self._fail("refers to nothing in this schema; use #/$defs/NAME", (*place.pointer, "$ref"))
+                detail = "refers to nothing in this schema; put the target under $defs and use #/$defs/NAME"
+                self._fail(detail, (*place.pointer, "$ref"))
             result["$ref"] = pointer_text(pointer)
             targets[result["$ref"]] = pointer
         return targets
@@ -232,7 +235,7 @@ class _Reader:
             return self.schema(value, place.inside(keyword, written))
         if keyword in _MANY:
             if not isinstance(value, list) or not value:
-                self._fail("must be a list of one schema or more", here)
+                self._fail("must be a list of one or more schemas", here)
             return [self.schema(item, place.inside(keyword, written, i)) for i, item in enumerate(value)]
         if keyword in NAMED:
             if not isinstance(value, dict):
@@ -266,7 +269,7 @@ class _Reader:
 
 
 def _walked(node: Any, steps: Steps) -> Any:
-    """What stands at an address of the document as it was written; None if nothing does."""
+    """The node at an address of the document as the client wrote it; None if there is none."""
     for step in steps:
         if isinstance(node, Mapping) and step in node:
             node = node[step]
@@ -278,7 +281,10 @@ def _walked(node: Any, steps: Steps) -> Any:
 
 
 def _modernise(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Keywords of earlier drafts as 2020-12 has them, and where those were written; others and their order stay."""
+    """Rewrite keywords of earlier drafts as 2020-12 has them; also returns the original keyword of each that changed.
+
+    All other keywords stay as they are, in their order.
+    """
     result = dict(value)
     written: dict[str, str] = {}
     if isinstance(result.get("items"), list):
@@ -319,7 +325,7 @@ def _is_names(value: Any) -> bool:
 def _types(value: Any) -> str:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names or any(name not in TYPES for name in names):
-        return f"must be one or a list of: {', '.join(TYPES)}"
+        return f"must be one of {', '.join(TYPES)}, or a list of these"
     return ""
 
 
@@ -333,15 +339,16 @@ _COUNTS = (
 )
 _CHECKS: Mapping[str, Callable[[Any], str]] = {
     "type": _types,
-    "enum": _check(lambda value: isinstance(value, list) and bool(value), "a list of one value or more"),
+    "enum": _check(lambda value: isinstance(value, list) and bool(value), "a list of one or more values"),
     "required": _check(_is_names, "a list of property names"),
     "pattern": _check(lambda value: isinstance(value, str), "a string"),
     "format": _check(lambda value: isinstance(value, str), "a string"),
     "uniqueItems": _check(lambda value: isinstance(value, bool), "true or false"),
     "multipleOf": _check(lambda value: _is_number(value) and value > 0, "a number above 0"),
     "dependentRequired": _check(
-        lambda value: isinstance(value, dict) and all(map(_is_names, value.values())), "lists of property names by name"
+        lambda value: isinstance(value, dict) and all(map(_is_names, value.values())),
+        "an object whose values are lists of property names",
     ),
-    **dict.fromkeys(_COUNTS, _check(_is_count, "an integer, 0 or more")),
+    **dict.fromkeys(_COUNTS, _check(_is_count, "an integer of at least 0")),
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _check(_is_number, "a number")),
 }

@@ -1,8 +1,8 @@
-"""The shapes of values that a normalised schema is made of: one per JSON type, each a plain conjunction of bounds.
+"""The shapes that a normalised schema consists of: one class per JSON type, each a plain conjunction of constraints.
 
-A Demand is a schema at a place of its document, to hold or not to hold. Sub-schemas stay demands (a Goal is several
-of them, all to be met), so a recursive schema has finitely many goals. Methods return the narrowed shape, or None
-where nothing is left.
+A Demand says that the schema at one place of the document must hold, or must not. A Goal is a set of demands that must
+all be met. Sub-schemas stay goals instead of being expanded, so a recursive schema has finitely many of them. Methods
+return the narrowed shape, or None if no value is left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kimi_k2_serving.json_schema.schema import Pointer
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The schema at `pointer` is to be satisfied, or not to be if `holds` is false."""
+    """The schema at `pointer` must be satisfied, or must not be if `holds` is false."""
 
     pointer: Pointer
     holds: bool = True
@@ -43,7 +43,7 @@ class RangeEnd:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """`integer` None allows both kinds, False only numbers with a fraction part."""
+    """`integer`: None allows every number, True only integers, False only numbers with a fractional part."""
 
     integer: bool | None = None
     low: RangeEnd | None = None
@@ -74,7 +74,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class String:
-    """`patterns` are (pattern, whether it is to be found); lengths are in code points."""
+    """`patterns` are pairs (pattern, whether it must match or must not); lengths are in code points."""
 
     least: int = 0
     most: int | None = None
@@ -88,15 +88,16 @@ class String:
 
 
 Scopes = frozenset[Pointer]
-"""The schemas with an unevaluated* keyword within which, and for the same value, a part was met: it evaluates for them.
+"""Pointers of the schemas with an `unevaluated*` keyword that enclose a part and apply to the same value: the members
+that the part describes count as evaluated for them.
 
-What only breaks another schema, and what stands inside a negation, evaluates for none.
+A part that is there to break another schema, or that stands inside a negation, has no scopes.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Unevaluated:
-    """What the members have to meet that nothing within the schema `owner` evaluates."""
+    """The goal of those members that nothing inside the schema `owner` evaluates."""
 
     owner: Pointer
     goal: Goal
@@ -105,9 +106,9 @@ class Unevaluated:
 
 @dataclass(frozen=True, slots=True)
 class ArrayPart:
-    """One schema's say: a goal per leading element, and one for the rest (None: no more elements).
+    """What one schema says about elements: a goal for each leading one, and one for the rest (None: no more elements).
 
-    `open`: it spoke of the rest in so many words.
+    `open`: `items` was given explicitly.
     """
 
     prefix: tuple[Goal, ...] = ()
@@ -142,7 +143,7 @@ class Array:
         return replace(self, least=size[0], most=size[1]) if size else None
 
     def at(self, index: int, matched: frozenset[Contains] = frozenset()) -> Goal | None:
-        """What element `index` has to meet, as one of those that `matched` ask for; None if there may not be one."""
+        """The goal of element `index` if it counts for the `contains` in `matched`; None if it may not exist."""
         goal = _meet(part.at(index) for part in self.parts)
         if goal is None:
             return None
@@ -156,9 +157,9 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class ObjectPart:
-    """One schema's say: goals by name and by pattern, and one for any other name.
+    """What one schema says about members: goals by name, goals by pattern, and one for any other name.
 
-    `extra` None: the schema forbids other names. `open`: it asked for other names in so many words.
+    `extra` None: other names are forbidden. `open`: `additionalProperties` was given explicitly and is not false.
     """
 
     names: tuple[tuple[str, Goal], ...] = ()
@@ -193,7 +194,7 @@ class Object:
 
     @property
     def declared(self) -> tuple[str, ...]:
-        """Names in the order in which the schemas show them."""
+        """The names under `properties`, in the order of the schemas."""
         return tuple(dict.fromkeys(name for part in self.parts for name, _ in part.names))
 
 
@@ -201,11 +202,11 @@ Shape = Values | Number | String | Array | Object
 
 
 def left_over(unevaluated: tuple[Unevaluated, ...], seen: Iterable[Scopes]) -> Goal:
-    """What a member has to meet that was seen by schemas with these scopes, and by no others."""
+    """The unevaluated* goals of a member that is described by parts with the scopes `seen`, and by no others."""
     known = frozenset[Pointer]().union(*seen)
     merged: Goal = frozenset()
     for each in unevaluated:
-        # An unevaluated* keyword further in evaluates all that is left.
+        # An inner unevaluated* keyword evaluates every remaining member, so nothing is left for an outer one.
         if each.owner not in known and not any(each.owner in inner.scopes for inner in unevaluated):
             merged |= each.goal
     return merged

@@ -1,7 +1,7 @@
-"""Fewer rules for the same language: equal rules become one, and a rule that one place alone needs goes there.
+"""Fewer rules for the same language: equal rules are merged, and a rule that is used once is inlined.
 
-xgrammar 0.2.7 compares rules with one another when it compiles: 7,600 of them take six times as long as 3,800 do. What
-stays a rule: whatever is recursive, and choices inside a sequence, of which xgrammar would make a rule again. Linear.
+xgrammar 0.2.7 compares rules with one another when it compiles them: 7,600 rules take six times as long as 3,800.
+Recursive rules are not inlined, nor are choices inside a sequence, because xgrammar would make rules of them. Linear.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ from itertools import chain
 
 from kimi_k2_serving.json_schema.ebnf import Alt, Expression, Ref, Repeat, Seq, alt, references
 
-# A longer choice stays a rule: choices of choices would be copied over and over.
-_MOST_OPTIONS = 8
+# A choice of more options is not inlined, because nested choices would be copied at every level.
+_MAX_OPTIONS = 8
 
 
 def shared(rules: Mapping[str, Expression], root: str) -> dict[str, Expression]:
-    """The rules that `root` needs, the same language under the same root."""
+    """The rules that `root` needs, merged and inlined; `root` matches the same language as before."""
     merged = _Merger(rules).merged(root)
     needs = {name: references(body) for name, body in merged.items()}
     uses = Counter(chain.from_iterable(needs.values()))
     kept: dict[str, Expression] = {}
-    placed: dict[str, Expression] = {}
+    inlined: dict[str, Expression] = {}
     seen: set[str] = set()
-    # Whatever a rule needs comes before it, unless they need each other.
+    # `merged` lists the rules that a rule refers to before it, unless they refer to each other.
     for name, body in merged.items():
-        found = _placed(body, placed, outer=True) if needs[name] else body
+        found = _inlined(body, inlined, outer=True) if needs[name] else body
         once = uses[name] == 1 and name != root and seen.issuperset(needs[name])
-        (placed if once else kept)[name] = found
+        (inlined if once else kept)[name] = found
         seen.add(name)
-    return _complete({root: kept.pop(root), **kept}, placed)
+    return _complete({root: kept.pop(root), **kept}, inlined)
 
 
-def _complete(rules: dict[str, Expression], placed: Mapping[str, Expression]) -> dict[str, Expression]:
-    """What had no place after all is a rule again."""
+def _complete(rules: dict[str, Expression], inlined: Mapping[str, Expression]) -> dict[str, Expression]:
+    """Add the rules that were meant to be inlined but are still referred to."""
     waiting = list(rules.values())
     while waiting:
         for name in references(waiting.pop()):
             if name not in rules:
-                rules[name] = placed[name]
-                waiting.append(placed[name])
+                rules[name] = inlined[name]
+                waiting.append(inlined[name])
     return rules
 
 
-def _placed(body: Expression, placed: Mapping[str, Expression], *, outer: bool = False) -> Expression:
+def _inlined(body: Expression, inlined: Mapping[str, Expression], *, outer: bool = False) -> Expression:
     """`outer`: a choice may stand here, as a rule's body or as one option of it."""
     match body:
-        case Ref(rule) if rule in placed:
-            found = placed[rule]
-            fits = not isinstance(found, Alt) or (outer and len(found.options) <= _MOST_OPTIONS)
+        case Ref(rule) if rule in inlined:
+            found = inlined[rule]
+            fits = not isinstance(found, Alt) or (outer and len(found.options) <= _MAX_OPTIONS)
             return found if fits else body
         case Seq(parts):
-            return Seq(tuple(_flat(_placed(part, placed) for part in parts)))
+            return Seq(tuple(_flat(_inlined(part, inlined) for part in parts)))
         case Alt(options) if outer:
-            found_options = [_placed(option, placed, outer=True) for option in options]
+            found_options = [_inlined(option, inlined, outer=True) for option in options]
             return Alt(tuple(each for option in found_options for each in _options(option)))
         case _:
             return body
@@ -74,7 +74,7 @@ def _options(option: Expression) -> tuple[Expression, ...]:
 
 
 class _Merger:
-    """Rules from those that need no others upwards, so that equal ones are found in one walk."""
+    """Visits rules bottom-up, those without references first, so that equal ones are found in one pass."""
 
     def __init__(self, rules: Mapping[str, Expression]) -> None:
         self.rules = rules
@@ -123,6 +123,6 @@ class _Merger:
                 return body
 
     def _all(self, parts: tuple[Expression, ...]) -> tuple[Expression, ...]:
-        """`parts` itself where nothing changes: to compare expressions is dear."""
+        """Returns `parts` itself if nothing changes, because comparing expressions by value is expensive."""
         renamed = tuple(map(self._renamed, parts))
         return parts if all(map(operator.is_, renamed, parts)) else renamed

@@ -1,8 +1,8 @@
-"""Strings in JSON's spelling: free, counted, or held by an automaton.
+"""JSON strings as rules: free, of limited length, or restricted by an automaton.
 
-Raw control characters and halves of surrogate pairs are never written. A free character may be written raw or by any
-of its escapes; a character of an automaton in one way only. Each state is one right-linear rule, because a token mask
-is computed once per state and then looked up.
+Raw control characters and halves of surrogate pairs are never admitted. A free character may be written raw or as any
+of its escapes; a character of an automaton in one way only. Each state is one right-linear rule, because xgrammar
+computes a token mask once per state and then looks it up.
 """
 
 from __future__ import annotations
@@ -26,27 +26,26 @@ from kimi_k2_serving.json_schema.formats import PATTERNS
 from kimi_k2_serving.json_schema.shapes import String
 
 # A state in which any character may follow costs a pass over the vocabulary when the grammar is compiled: 26 to 41 ms
-# of one core for 163,840 tokens. Free characters of one string that are counted one by one, and passes of a whole
-# request:
+# of one core for 163,840 tokens. So one string may count COUNTED free characters one by one, a request may cost PASSES
+# passes, and a larger minLength is counted in blocks.
 COUNTED = 32
 PASSES = 40.0
 BLOCK = 32
-# Escapes of one state that are written into its rule.
+# Up to this many escapes are written into a state's own rule.
 _INLINE = 3
-# What characters of a state make of a whole pass, as their share of such a vocabulary's tokens.
+# The share of a full pass that a state costs if it admits this character: the share of such tokens in the vocabulary.
 _SHARES = ((0x20, 0.35), (0x7A, 0.15), (0x5A, 0.15), (0x4E00, 0.35))
-# Passes that keeping the undeclared names of one object apart from the declared ones may take.
-_NAMES = 6.0
-# What may follow where an undeclared name leaves the spelling of a declared one, from the exact to the cheap.
+# How many passes one object may cost to exclude the declared names from the undeclared ones.
+_NAME_PASSES = 6.0
+# The characters with which an undeclared name may depart from the beginning of a declared one; fewer are cheaper.
 _ASCII: tuple[Interval, ...] = ((0x20, 0x7E),)
 _NAME: tuple[Interval, ...] = ((0x2D, 0x2E), (0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
-_LONGEST_NAME = 64
 _QUOTE = Terminal('"')
 _RAW: tuple[Interval, ...] = ((0x20, 0x21), (0x23, 0x5B), (0x5D, MAX_CODE_POINT))
 _SHORT = {0x22: '\\"', 0x5C: "\\\\", 0x08: "\\b", 0x0C: "\\f", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
 _HEX = OneOf(((0x30, 0x39), (0x41, 0x46), (0x61, 0x66)))
 _D = OneOf(((0x44, 0x44), (0x64, 0x64)))
-# The rule `unicode`, behind \u: a character outside the surrogates, or both halves of a pair.
+# The rule `unicode`, after \u: a character that is no surrogate, or both halves of a pair.
 UNICODE = alt(
     (
         Seq((OneOf(((0x30, 0x39), (0x41, 0x43), (0x45, 0x46), (0x61, 0x63), (0x65, 0x66))), _HEX, _HEX, _HEX)),
@@ -81,7 +80,7 @@ def any_character(following: Expression) -> list[Expression]:
 
 
 def counted(least: int, most: int | None, rules: dict[str, Expression]) -> Expression:
-    """The rest of a string behind its quote: `least` to `most` characters, then the closing quote."""
+    """The rest of a string after its opening quote: `least` to `most` characters, then the closing quote."""
     blocks = least // BLOCK if least > COUNTED else 0
     if blocks:
         rest = counted(least - blocks * BLOCK, None if most is None else most - blocks * BLOCK, rules)
@@ -91,7 +90,6 @@ def counted(least: int, most: int | None, rules: dict[str, Expression]) -> Expre
         rules[name] = Seq(())
         options: list[Expression] = [_QUOTE] if least == 0 else []
         if most is None or most > 0:
-            # Built from the short end, so that a long count does not recurse deeply.
             following = counted(max(least - 1, 0), None if most is None else most - 1, rules)
             options.extend(any_character(following))
         rules[name] = alt(options)
@@ -106,7 +104,7 @@ def _block(rules: dict[str, Expression]) -> Expression:
 
 
 def passes(found: Automaton) -> float:
-    """About how many passes over the vocabulary the states of a string cost; all strings share the free one."""
+    """Roughly how many passes over the vocabulary an automaton costs, without the free state that strings share."""
     return sum(
         share
         for state, edges in enumerate(found.edges)
@@ -117,12 +115,12 @@ def passes(found: Automaton) -> float:
 
 
 def _free(edges: tuple[Edge, ...], state: int) -> bool:
-    """Whether anything may follow; of a reduced automaton such a state accepts."""
+    """Whether any text may follow the state; in a reduced automaton such a state is accepting."""
     return edges == ((0, MAX_CODE_POINT, state),)
 
 
 def counted_passes(least: int, most: int | None, rules: dict[str, Expression]) -> int:
-    """How many of the rules of a counted string there are not yet."""
+    """How many rules `counted` would add to `rules`."""
     least = least % BLOCK if least > COUNTED else least
     steps = least if most is None else most
     names = (f"chars_{max(least - i, 0)}_{'n' if most is None else most - i}" for i in range(steps + 1))
@@ -130,7 +128,7 @@ def counted_passes(least: int, most: int | None, rules: dict[str, Expression]) -
 
 
 def string_rule(found: Automaton, name: str, rules: dict[str, Expression], *, quoted: bool) -> Expression:
-    """Rules for an automaton's texts: of a JSON string behind its quote if `quoted`, else as they are."""
+    """Rules for an automaton's texts: if `quoted`, as a JSON string after its opening quote, else as they are."""
     end: Expression = _QUOTE if quoted else Seq(())
     free = {state for state, edges in enumerate(found.edges) if quoted and _free(edges, state)}
     for state, edges in enumerate(found.edges):
@@ -157,7 +155,7 @@ def _by_target(edges: tuple[Edge, ...]) -> list[tuple[int, tuple[Interval, ...]]
 
 
 def _pieces(intervals: tuple[Interval, ...], rules: dict[str, Expression]) -> Iterator[Expression]:
-    """The characters of `intervals`, those that JSON escapes in their shortest escape."""
+    """The characters of `intervals`; those that JSON must escape are written as their shortest escape."""
     raw = tuple(
         (max(low, first), min(high, last))
         for low, high in intervals
@@ -174,7 +172,7 @@ def _pieces(intervals: tuple[Interval, ...], rules: dict[str, Expression]) -> It
     if len(escaped) <= _INLINE:
         yield from escaped
         return
-    # Most states of a pattern allow the same ones.
+    # Most states of a pattern allow the same escapes, so they share one rule.
     name = f"escapes_{'_'.join(f'{low:x}_{min(high, 0x5C):x}' for low, high in intervals if low <= 0x5C)}"
     yield _shared(name, alt(escaped), rules)
 
@@ -189,8 +187,8 @@ def string_language(
 ) -> Automaton | None:
     """The automaton of a string with a pattern, a format or exclusions; None if only its length matters.
 
-    `longest` bounds what the schema leaves open. `give_up(keyword)` is told what could not be held; `spare` are
-    the passes that are left, of which keeping texts out takes an eighth at most.
+    `longest` is a further maximum length, which yields to minLength. `give_up` is called with each keyword that the
+    automaton does not enforce. `spare` is how many passes are left; excluding texts takes an eighth of it at most.
     """
     parts = list(_automata(shape, give_up))
     if not parts and not shape.excluded:
@@ -200,7 +198,7 @@ def string_language(
     for keyword, part in steps:
         found = _narrowed(found, part, keyword, give_up)
     if shape.excluded:
-        found = _narrowed(found, every_text_but(shape.excluded, min(_NAMES, spare / 8)), "not", give_up)
+        found = _narrowed(found, every_text_but(shape.excluded, min(_NAME_PASSES, spare / 8)), "not", give_up)
     most = shape.most
     if longest is not None:
         bound = max(longest, shape.least, found.shortest)
@@ -211,11 +209,11 @@ def string_language(
     return found
 
 
-def every_text_but(texts: frozenset[str], most: float = _NAMES) -> Automaton:
-    """Every text but these, if that takes at most so many passes.
+def every_text_but(texts: frozenset[str], most: float = _NAME_PASSES) -> Automaton:
+    """Every text but these, if that takes at most `most` passes; otherwise fewer texts.
 
-    Else, where a text leaves the spelling of one of these behind its first character, it goes on with printable ASCII,
-    or in the characters of names alone. Else no text that begins as one of these does is left.
+    First a text that begins like one of these must depart from it with printable ASCII, then it may have only
+    characters of names from there on. If that takes too much, it must depart from these within its first characters.
     """
     for alphabet, rest in ((pattern.ANY, pattern.ANY), (_ASCII, pattern.ANY), (_NAME, _NAME)):
         found = _leaving(texts, alphabet, rest)
@@ -236,9 +234,8 @@ def every_text_but(texts: frozenset[str], most: float = _NAMES) -> Automaton:
 
 
 def _leaving(texts: frozenset[str], alphabet: tuple[Interval, ...], rest: tuple[Interval, ...]) -> Automaton:
-    """Every text but these that leaves their spelling at the first character, or by one of `alphabet` and then `rest`.
-
-    What only begins one of them is a text of its own.
+    """Every text but these that differs from them at the first character, or later by a character of `alphabet`,
+    followed by `rest`. A proper beginning of one of them is admitted, too.
     """
     known_texts = automaton.words(texts)
     free = len(known_texts.edges)
@@ -251,13 +248,13 @@ def _leaving(texts: frozenset[str], alphabet: tuple[Interval, ...], rest: tuple[
 
 
 def _left(known: tuple[Edge, ...], alphabet: tuple[Interval, ...], state: int) -> Iterator[Interval]:
-    """The characters that no edge of a spelling takes, behind its first character those of `alphabet` alone."""
+    """The characters that no edge in `known` takes; after the first character only those of `alphabet`."""
     outside = pattern.complement(alphabet if state else pattern.ANY)
     return iter(pattern.complement((*((low, high) for low, high, _ in known), *outside)))
 
 
 def _beginning(found: Automaton) -> Automaton:
-    """Every text that begins with one of these, none of which begins with another."""
+    """Every text that begins with one of these texts, none of which may begin with another."""
     edges = tuple(
         ((0, MAX_CODE_POINT, state),) if state in found.accepting else edges for state, edges in enumerate(found.edges)
     )
@@ -267,7 +264,7 @@ def _beginning(found: Automaton) -> Automaton:
 def _narrowed(
     found: Automaton, by: Automaton | tuple[int, int | None], keyword: str, give_up: Callable[[str], object]
 ) -> Automaton:
-    """`found` met with another automaton, or with lengths. Too many states: `found` itself, and `keyword` given up."""
+    """`found` intersected with an automaton or with lengths; if that has too many states, `keyword` is given up."""
     try:
         return automaton.intersect(found, by if isinstance(by, Automaton) else automaton.lengths(*by))
     except TooLarge:

@@ -1,7 +1,8 @@
-"""Whether a value satisfies a schema: the judge of finished calls, and of the literals that a grammar may write.
+"""Whether a value satisfies a schema: for finished calls, and for the literals that a grammar may write.
 
-jsonschema's 2020-12 validator with three keywords replaced: patterns run as automata (linear: a client's pattern
-never becomes a backtracking search), `multipleOf` is exact decimal arithmetic, `$ref` never leaves the document.
+jsonschema's 2020-12 validator with five keywords replaced: in `pattern`, `patternProperties` and `additionalProperties`
+patterns run as automata (linear: a client's pattern never becomes a backtracking search), `multipleOf` is exact decimal
+arithmetic, `$ref` never leaves the document.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ PROBLEMS = 8
 
 
 def found(pattern: str, text: str) -> bool | None:
-    """Whether `pattern` is found in `text`; None if it is no regular expression that we read."""
+    """Whether `pattern` is found in `text`; None if no automaton can be built for it."""
     try:
         return patterns.matching(pattern, narrow=False).accepts(text)
     except (patterns.NotRegular, TooLarge):
@@ -69,7 +70,7 @@ def _multiple_of(validator: Any, step: Any, value: Any, _: Any) -> Iterator[Vali
 
 
 _extend: Any = jsonschema.validators.extend
-# Whose references are being followed: a class of its own for each document takes 2 ms to make.
+# The Judge that resolves references. A validator class for each document instead would take 2 ms to make.
 _judging: ContextVar[Judge] = ContextVar("judging")
 
 
@@ -90,9 +91,9 @@ Validator: Any = _extend(
 
 
 class Judge:
-    """Answers for the schemas of one document, by place.
+    """Checks values against the schemas of one document.
 
-    What a reference says of a value is worked out once per question: without that, references that meet again would
+    During one check, a reference is evaluated once per value: without that, two references to the same schema would
     double the work at every level of the value.
     """
 
@@ -116,7 +117,7 @@ class Judge:
         return bool(self._root.evolve(schema=self._document.at(pointer)).is_valid(value))
 
     def problems(self, value: Any, *, name: str = "arguments") -> list[str]:
-        """At most PROBLEMS lines `path: keyword`, paths beginning with `name`; no part of the value is repeated."""
+        """At most PROBLEMS lines `path: keyword`, with paths that begin with `name`; no part of the value is quoted."""
         lines = []
         self._seen.clear()
         _judging.set(self)
@@ -131,7 +132,7 @@ class Judge:
 def validate(arguments: str, tool: Tool) -> list[str]:
     """What is wrong with a call's arguments; [] if they are a JSON object that satisfies the tool's schema.
 
-    Raises InvalidSchema if the tool's own schema is none.
+    Raises InvalidSchema if the tool's own schema is invalid.
     """
     value = _decoded(arguments)
     if not isinstance(value, dict):
@@ -142,7 +143,7 @@ def validate(arguments: str, tool: Tool) -> list[str]:
 
 
 def validate_answer(content: str, wanted: ResponseFormat) -> list[str]:
-    """What is wrong with an answer that was to be JSON. Raises InvalidSchema as `validate` does."""
+    """What is wrong with an answer that has to be JSON. Raises InvalidSchema as `validate` does."""
     if wanted.kind is FormatKind.TEXT:
         return []
     value = _decoded(content)

@@ -1,8 +1,8 @@
 """JSON Schema to grammar rules: the arguments of a call, or a whole JSON answer.
 
-One Writer serves one request: rules that documents have in common (white space, free strings, counted characters,
-equal numbers) are written once. A goal (see `shapes`) becomes one rule, so recursion in a schema is recursion in the
-grammar; where `bounds.max_depth` is set, a recursive rule is written once per level instead.
+One RuleWriter serves one request: rules that its schemas have in common (white space, free strings, counted
+characters, equal numbers) are written once. A goal (see `shapes`) becomes one rule, so a recursive schema becomes a
+recursive grammar; where `bounds.max_depth` is set, a recursive rule is written once per level instead.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ from kimi_k2_serving.json_schema.objects import Objects
 from kimi_k2_serving.json_schema.schema import SchemaDocument, TooMuch
 from kimi_k2_serving.json_schema.shapes import Array, Demand, Goal, Number, Object, Shape, String, Values
 
-# A recursive schema that needs more levels than this to end at all is refused.
-_DEEPEST = 64
+# A recursive schema whose smallest value nests more deeply than about this is refused.
+_MAX_DEPTH = 64
 ROOT: Goal = frozenset({Demand(())})
-ANYTHING: Goal = frozenset()
 
 
 class RuleWriter:
-    """Collects rules; `relaxed` lists `path: keyword` of all that the rules do not hold."""
+    """Collects rules; `relaxed` lists, as `path: keyword`, everything in the schemas that the rules do not enforce."""
 
     def __init__(self, bounds: Bounds, *, sort_keys: bool = False, passes: float = strings.PASSES) -> None:
-        self._most_passes = passes
+        self._max_passes = passes
         self.bounds = bounds
         self.sort_keys = sort_keys
         self.rules: dict[str, Expression] = {"ws": self._white_space(), "unicode": strings.UNICODE}
@@ -51,7 +50,7 @@ class RuleWriter:
         return tuple(self._relaxed)
 
     def give_up(self, place: str) -> None:
-        """`path: keyword` that no rule of this request holds."""
+        """Record that the rules do not enforce `place`, a `path: keyword`."""
         self._relaxed[place] = None
 
     def rule(self, name: str, body: Expression) -> Expression:
@@ -78,15 +77,15 @@ class RuleWriter:
         return self._bounded(parameters, path, objects=True, ordered=True)
 
     def value(self, answer: Mapping[str, Json] | bool, path: str, *, ordered: bool = True) -> Expression:
-        """Any JSON value that satisfies the schema; `ordered`: the prompt shows the schema."""
+        """Any JSON value that satisfies the schema; `ordered`: the prompt shows it, perhaps with sorted keys."""
         return self._bounded(answer, path, objects=False, ordered=ordered)
 
     def _bounded(self, value: schema.Schema, path: str, *, objects: bool, ordered: bool) -> Expression:
-        """References may nest a schema deeper than the interpreter's stack; that is refused, too."""
+        """References may nest a schema more deeply than the interpreter's stack allows; that is refused, too."""
         try:
             return self._document(schema.read_schema(value, path), objects=objects, ordered=ordered)
         except RecursionError:
-            raise TooMuch("nests too deeply through its references", field=path) from None
+            raise TooMuch("nests too deeply through its references; simplify it", field=path) from None
 
     def _document(self, document: SchemaDocument, *, objects: bool, ordered: bool) -> Expression:
         self._documents += 1
@@ -105,10 +104,11 @@ class RuleWriter:
             kept = ebnf.pruned(ChainMap({"root": root}, page.rules, self.rules), "root")
             if kept:
                 break
-            if depth is None or depth >= _DEEPEST or not recursive:
+            if depth is None or depth >= _MAX_DEPTH or not recursive:
                 if form.cut:
                     raise TooMuch("combines too many alternatives; simplify it", field=document.path)
-                raise InvalidSchema(f"no {'object' if objects else 'value'} satisfies it", field=document.path)
+                detail = f"admits no {'object' if objects else 'value'}; remove the keywords that exclude all of them"
+                raise InvalidSchema(detail, field=document.path)
             depth *= 2
         self.rules.update({name: body for name, body in kept.items() if name != "root"})
         self._relaxed.update(form.relaxed | page.relaxed)
@@ -121,7 +121,7 @@ class RuleWriter:
         return Ref(self._keys[name])
 
     def scalar(self, shape: Number | String) -> tuple[Expression, tuple[str, ...]]:
-        """The expression of a number or string, and the keywords that it does not hold."""
+        """The expression of a number or string, and the keywords that it does not enforce."""
         if shape not in self._scalars:
             given_up: dict[str, None] = {}
             name = f"v{len(self._scalars)}"
@@ -144,7 +144,7 @@ class RuleWriter:
         return NOTHING if found.empty else strings.string_rule(found, name, self.rules, quoted=False)
 
     def _string(self, shape: String, name: str, given_up: dict[str, None]) -> Expression:
-        """What would take too long to compile is given up: first the longest length, then the patterns."""
+        """Keywords that would take too long to compile are given up: first maxLength, then the patterns."""
         plain = replace(shape, most=None)
         longest = self.bounds.max_string
         attempts = [
@@ -155,14 +155,14 @@ class RuleWriter:
         for wanted, bound in attempts:
             lost = {"maxLength": wanted.most != shape.most, "pattern": wanted.patterns != shape.patterns}
             tried = {keyword: None for keyword, gone in lost.items() if gone}
-            found = strings.string_language(wanted, bound, tried.setdefault, spare=self._most_passes - self.passes)
+            found = strings.string_language(wanted, bound, tried.setdefault, spare=self._max_passes - self.passes)
             if found is not None and found.empty and shape.formats:
                 # A format is an annotation: where it contradicts an assertion, the assertion wins.
                 return self._string(replace(shape, formats=frozenset()), name, given_up)
             cost = 0.0 if found is None or found in self._spelled else strings.passes(found)
-            # While a shorter bound is left to try, one string takes a quarter of what there is.
+            # While a shorter bound can still be tried, one string may take a quarter of the remaining passes.
             share = 1 if longest is None or bound == min(longest, 2) else 4
-            if cost <= (self._most_passes - self.passes) / share or (wanted, bound) == attempts[-1]:
+            if cost <= (self._max_passes - self.passes) / share or (wanted, bound) == attempts[-1]:
                 break
         given_up.update(tried)
         if found is None:
@@ -176,10 +176,10 @@ class RuleWriter:
         most, longest = shape.most, self.bounds.max_string
         if longest is not None:
             most = max(shape.least, longest) if most is None else max(shape.least, min(most, longest))
-        # Too long a length is given up before it is walked.
+        # A maxLength that is too large is given up before its states are counted.
         over = most is not None and most - (shape.least if shape.least > strings.COUNTED else 0) > strings.COUNTED
         cost = 0 if over else strings.counted_passes(shape.least, most, self.rules)
-        if over or (most is not None and longest is None and self.passes + cost > self._most_passes):
+        if over or (most is not None and longest is None and self.passes + cost > self._max_passes):
             given_up["maxLength"] = None
             most = None
             cost = strings.counted_passes(shape.least, most, self.rules)
@@ -252,7 +252,7 @@ class _Page(Objects, Arrays):
     def undeclared(self, key: String, goal: Goal) -> Expression:
         _, given_up = self._writer.scalar(key)
         if {"pattern", "not"}.intersection(given_up) and not any(holds for _, holds in key.patterns):
-            # A name that might be another's is rather not written than validated afterwards.
+            # If declared names cannot be excluded, no undeclared name is admitted: one could repeat a declared one.
             return NOTHING
         return self.scalar(key, goal)
 

@@ -1,1 +1,1 @@
-"""Large requests are read in processes of their own; what is left of them crosses back."""
+"""Reads large requests in processes of their own, which send back what they have read."""

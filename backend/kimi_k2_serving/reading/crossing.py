@@ -1,6 +1,6 @@
-"""What crosses between a process that reads requests and the one that serves them: prompts, errors, and large texts.
+"""Encodes what a process that reads requests sends to the one that serves them: prompts, errors, and large texts.
 
-Promises: every error of the tree arrives as the class that it was; a text is not copied on the side that serves.
+Every ServingError arrives as an object of the same class. The side that serves does not copy the texts.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ READ, REFUSED = b"\1", b"\0"
 
 
 def json_text(value: Any) -> str:
-    """Fast: a grammar has megabytes, and no other thread has the interpreter meanwhile."""
+    """JSON text by msgspec, which is fast: a grammar has megabytes, and encoding it holds the GIL."""
     return msgspec.json.encode(value).decode()
 
 
 def pack(small: Any, texts: Mapping[str, bytes]) -> tuple[bytes, ...]:
-    """Pieces that, one behind the other, are what `unpack` takes."""
+    """The pieces of a message; `unpack` takes their concatenation."""
     head = dump([small, [[name, len(text)] for name, text in texts.items()]])
     return (struct.pack("<I", len(head)), head, *texts.values())
 
@@ -44,7 +44,7 @@ def unpack(data: bytes) -> tuple[Any, dict[str, bytes]]:
 
 
 def prompt_fields(prompt: PreparedPrompt) -> list[Any]:
-    """Before it has a constraint."""
+    """The fields of a prompt that has no constraint yet."""
     ids = array("i", prompt.ids).tobytes()
     return [ids, prompt.sampling, prompt.stops, prompt.tools, prompt.first_call, prompt.parallel]
 
@@ -66,7 +66,7 @@ def decode_error(data: bytes | memoryview) -> ServingError:
 
 
 def _kinds() -> dict[str, type[ServingError]]:
-    """Every leaf by its class, those of other parts too: they share codes with core's."""
+    """Every error class by its name. Codes would not do: errors that other packages define share them with core's."""
     return {kind.__name__: kind for kind in _below(ServingError)}
 
 

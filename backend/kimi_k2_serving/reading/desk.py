@@ -1,9 +1,9 @@
-"""The inside of a process that reads large requests, one after the other: `lane` starts it and asks.
+"""The process that reads large requests, one after the other; `lane` starts it and sends the requests.
 
-Whatever a request costs to decode, render and encode, it costs this process. It keeps ids of texts seen lately, so a
-conversation pays for what is new in it. Its input is a reading's name and a request, behind their lengths in four
-bytes each; its output is READ or REFUSED and data, behind their length. It ends with its input, and at once with its
-parent.
+Decoding, rendering and encoding a request keep only this process busy. It caches the ids of texts that it saw lately,
+so a conversation pays only for what is new in it. Its input is two lengths of four bytes, the name of a reading, and a
+request. Its output is a length of four bytes, READ or REFUSED, and data. It ends when its input ends, and at once when
+its parent dies.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from kimi_k2_serving.reading.crossing import READ, REFUSED, encode_error
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 128 * 2**20
-# From a reading's name and a request to what crosses back. May raise whatever it likes.
+# Takes the name of a reading and a request, returns the data to send back. May raise any exception.
 Answer = Callable[[str, bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The served model as another process needs it, all of it JSON."""
+    """What another process needs to know of the served model, as JSON values."""
 
     checkpoint: str
     names: tuple[str, ...]
@@ -72,7 +72,7 @@ class Served:
         return msgspec.json.decode(data, type=cls)
 
     def model(self) -> ChatModel:
-        """It makes jobs for the enforcer of another process, and no constraint."""
+        """A model that encodes jobs for the enforcer of another process, and makes no constraints."""
         vocabulary = Vocabulary.load(Path(self.checkpoint), cache_bytes=CACHE_BYTES)
         enforcer = Jobs(Bounds(**self.bounds))
         return ChatModel(
@@ -87,7 +87,7 @@ class Served:
 
 
 class Jobs:
-    """Makes jobs for the enforcer of another process."""
+    """Encodes jobs for the enforcer of another process."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -107,14 +107,14 @@ class Jobs:
 
 
 def answered(answer: Answer, reading: str, request: bytes) -> bytes:
-    """Never raises."""
+    """The bytes to send back: the answer, or the error. Never raises."""
     try:
         return READ + answer(reading, request)
     except ServingError as error:
         return REFUSED + encode_error(error)
     except Exception as error:
         logger.error("reading a request failed: %s", type(error).__name__)
-        return REFUSED + encode_error(Internal("an internal error"))
+        return REFUSED + encode_error(Internal("an internal error; see the server's log"))
 
 
 def serve(answer: Answer, source: BinaryIO, sink: BinaryIO) -> None:
@@ -129,8 +129,8 @@ def serve(answer: Answer, source: BinaryIO, sink: BinaryIO) -> None:
 
 
 def run(make: Callable[[bytes], Answer], argv: Sequence[str]) -> NoReturn:
-    """`argv` is the description, from which `make` makes what answers, and a niceness."""
-    # In the middle of a request it would see the end of its input seconds late.
+    """`argv` is a description, from which `make` makes the Answer, and a niceness."""
+    # In the middle of a request it would notice the end of its input only seconds later.
     linux.die_with_parent(signal.SIGKILL)
     # Ctrl-C reaches the whole group; this process ends when its parent does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

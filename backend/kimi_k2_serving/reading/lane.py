@@ -1,8 +1,8 @@
-"""The processes that read large requests, from the server's side: two lanes, by the size of what they read.
+"""The server's side of the processes that read large requests: two lanes, by the size of the request.
 
-A request of megabytes keeps an interpreter busy for seconds, and a thread would hold the lock of all others. So it is
-read elsewhere (`desk`), first come, first served; those of a usual size never wait for one that fills a limit.
-A reader that dies or takes too long fails the request that it had and is started again for the next one.
+Reading a request of megabytes takes seconds, during which a thread would hold the GIL. So another process reads it
+(`desk`), first come, first served; a request of usual size never waits for one that is close to the limit.
+A reader that dies or takes too long fails the request that it was reading, and is started again for the next one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from kimi_k2_serving.reading.crossing import READ, decode_error
 
 logger = logging.getLogger(__name__)
 
-# Smaller requests take less time to read here than to be handed over.
+# A smaller request takes less time to read in this process than to send to another one.
 SMALL_BYTES = 16 * 2**10
-# Requests of the first lane; the second takes what is larger.
+# The first lane takes requests up to this size, the second larger ones.
 USUAL_BYTES = 2**20
-# Loading a vocabulary of 163,840 on a busy machine comes on top, once.
+# Added to the limit of a reader's first request: time to load a vocabulary of 163,840 tokens on a busy machine.
 START_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
 NICE = 10
@@ -45,8 +45,8 @@ class _Job:
 
 
 class Lane:
-    """One process, started for its first request, and those that wait for it. All of it on one event loop. `field` is
-    what an error of the whole request names.
+    """One process, started for its first request, and the requests that wait for it. Used on one event loop alone.
+    `field` is the field of an error that concerns the whole request.
     """
 
     def __init__(self, command: Sequence[str], *, field: str) -> None:
@@ -95,14 +95,14 @@ class Lane:
             except ServingError as error:
                 _fail(job, error)
             except Exception:
-                logger.exception("handing a request to its reader failed")
-                _fail(job, Internal("an internal error"))
+                logger.exception("sending a request to its reader failed")
+                _fail(job, Internal("an internal error; see the server's log"))
                 await self._end()
 
     async def _answer(self, job: _Job) -> memoryview:
         process = await self._started()
         if process is None:
-            raise Overloaded("the process that reads large requests does not start; retry in 1 s")
+            raise Overloaded("the process that reads large requests did not start; retry in 1 s")
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -116,23 +116,23 @@ class Lane:
                 answer = await _slices(process.stdout, size)
         except TimeoutError:
             await self._end()
-            detail = f"reading the request took more than {READ_SECONDS.value} s"
+            detail = f"reading the request took more than {READ_SECONDS.value} s; send a smaller one"
             raise DeadlineExceeded(detail, field=self._field) from None
         except (asyncio.IncompleteReadError, OSError):
             await self._end()
-            logger.error("the process that reads large requests has died; it is started again")
+            logger.error("the process that reads large requests has died; the next request starts it again")
             raise Internal("the process that read this request has died") from None
         self._fresh = False
         return answer
 
     async def _started(self) -> Process | None:
-        """None if it can not be started now, and a moment has passed."""
+        """The process, started if it does not run; None, after PAUSE_SECONDS, if it could not be started."""
         if self._process is not None and self._process.returncode is None:
             return self._process
         try:
             self._process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE)
         except OSError as error:
-            logger.error("the process that reads large requests does not start: %s", type(error).__name__)
+            logger.error("the process that reads large requests did not start: %s", type(error).__name__)
             await asyncio.sleep(PAUSE_SECONDS)
             return None
         self._fresh = True
@@ -146,8 +146,8 @@ class Lane:
 
 
 class ReaderLanes:
-    """`module` is the reader's, `description` what it is told; large requests get what processor time others leave.
-    `open` has to be awaited first, on the loop that will use it.
+    """`module` is the module of the readers, `description` their argument; the one for large requests has a low
+    priority. `open` has to be awaited first, on the event loop that will use the lanes.
     """
 
     def __init__(self, module: str, description: bytes, *, field: str = "", python: str = sys.executable) -> None:
@@ -164,8 +164,8 @@ class ReaderLanes:
         await self._large.close()
 
     async def ask(self, name: str, pieces: Sequence[bytes]) -> memoryview:
-        """What the reading gave, written by the reader. Raises what the reading does, or DeadlineExceeded, Overloaded,
-        ShuttingDown or Internal.
+        """The data that the reading `name` of the request gave. Raises the error of the reading, or DeadlineExceeded,
+        Overloaded, ShuttingDown or Internal.
         """
         lane = self._usual if sum(map(len, pieces)) <= USUAL_BYTES else self._large
         answer = await lane.ask(name, pieces)
@@ -175,7 +175,7 @@ class ReaderLanes:
 
 
 async def _slices(source: asyncio.StreamReader, size: int) -> memoryview:
-    """So many bytes, each copied once and none of them while others wait for long."""
+    """Reads `size` bytes in slices, so each is copied once and no slice blocks the event loop for long."""
     found = memoryview(bytearray(size))
     place = 0
     while place < size:

@@ -1,4 +1,4 @@
-"""`lane.Lanes` for a process without an event loop: one on a thread of its own, asked from any other. Thread-safe."""
+"""`lane.ReaderLanes` for a process without an event loop: it gets one, on a thread of its own. Thread-safe."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from concurrent.futures import Future
 from kimi_k2_serving.core.errors import ShuttingDown
 from kimi_k2_serving.reading.lane import STOPPING, ReaderLanes
 
-# A reader is killed, not asked to end.
+# This is enough: a reader is killed, not asked to end.
 CLOSE_SECONDS = 5.0
 
 
 class LoopedLanes:
-    """Its thread lives as long as it does: the kernel ends the readers with it."""
+    """Its thread has to live as long as the readers, because the kernel ends them with the thread that started them."""
 
     def __init__(self, lanes: ReaderLanes) -> None:
         self._lanes = lanes
@@ -27,7 +27,7 @@ class LoopedLanes:
         asyncio.run_coroutine_threadsafe(lanes.open(), self._loop).result()
 
     def ask(self, name: str, pieces: Sequence[bytes]) -> Future[memoryview]:
-        """Raises what `ReaderLanes.ask` does, in the future alone."""
+        """The future raises what `ReaderLanes.ask` does; this method itself raises nothing."""
         with self._lock:
             if not self._closed:
                 return asyncio.run_coroutine_threadsafe(self._lanes.ask(name, pieces), self._loop)
@@ -36,7 +36,7 @@ class LoopedLanes:
         return refused
 
     def close(self) -> None:
-        """Whoever still waits is told so. The second and later calls do nothing."""
+        """Requests that still wait fail with ShuttingDown. The second and later calls do nothing."""
         with self._lock:
             closed, self._closed = self._closed, True
         if closed:
