@@ -1,7 +1,7 @@
-"""An answer as it comes: an iterator of events and a context manager. Leaving it early cancels the request.
+"""A streamed answer: an iterator of events and a context manager. Leaving it early cancels the request.
 
-The request is sent when the first event is asked for. After an error or a close the iterator is at its end. One stream
-belongs to one thread or task at a time.
+The request is sent when the first event is requested. After an error or `close` the iterator is exhausted. Use a stream
+from one thread or task at a time.
 """
 
 from __future__ import annotations
