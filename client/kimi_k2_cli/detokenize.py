@@ -17,7 +17,7 @@ HELP = "a JSON list of ids on stdin -> text"
 def configure(parser: argparse.ArgumentParser) -> None:
     add_option(parser)
     parser.add_argument(
-        "--controls", action="store_true", help="write control tokens as their names; they have no text"
+        "--controls", action="store_true", help="write control tokens by their names instead of nothing"
     )
     parser.epilog = "example: echo '[19180, 163586]' | kimi-k2 detokenize --checkpoint /models/kimi-k2"
 

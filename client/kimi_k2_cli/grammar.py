@@ -1,9 +1,9 @@
-"""`kimi-k2 grammar`: an OpenAI chat request on standard input, what its answer is held to on standard output.
+"""`kimi-k2 grammar`: an OpenAI chat request on standard input, the constraint of its answer on standard output.
 
-The answer is a JSON object: `schemas`, each as it was read (2020-12 vocabulary); `grammar`, the rules as text;
-`structural_tag`, what the engine gets; `relaxed`, what the grammar does not hold and the server checks afterwards.
-With `--compile N` the grammar is compiled as the server does, in a killable worker, and N answers are drawn by dice;
-each finished call is parsed and validated. Exit code 1 if one is invalid.
+The output is a JSON object: `schemas`, each as it was read (2020-12 vocabulary); `grammar`, the rules as text;
+`structural_tag`, the engine's input; `relaxed`, what the grammar does not enforce and the server checks afterwards.
+With `--compile N` the grammar is compiled in a killable worker, like in the server, and N random answers are drawn
+from it. Each finished answer is parsed and validated. The exit code is 1 if one is invalid.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _BOUNDS = {"production": Bounds.production, "demo": Bounds.demo}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_option(parser)
-    parser.add_argument("--bounds", choices=_BOUNDS, default="production", help="how far an answer may grow")
-    parser.add_argument("--compile", type=int, metavar="N", help="compile, draw N answers by dice, validate each")
-    parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="give up a drawn answer after N")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the dice")
+    parser.add_argument("--bounds", choices=_BOUNDS, default="production", help="how large an answer may grow")
+    parser.add_argument("--compile", type=int, metavar="N", help="compile, draw N random answers and validate them")
+    parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="stop a random answer after N tokens")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random answers")
     parser.epilog = "example: kimi-k2 grammar --bounds demo --compile 20 < request.json"
 
 
@@ -89,7 +89,7 @@ def _compile(args: argparse.Namespace, conversation: Conversation, vocabulary: V
 
 
 def _judge(conversation: Conversation, vocabulary: Vocabulary, ids: tuple[int, ...]) -> tuple[list[str], int]:
-    """What is wrong with one finished answer, and how many calls it makes."""
+    """The problems of one finished answer, and the number of its calls."""
     tools = {tool.name: tool for tool in conversation.tools}
     parser = ToolCallParser(vocabulary, tools=tools, parallel=conversation.parallel_tool_calls)
     answer = collect_answer([*parser.feed(ids), *parser.finish(FinishReason.STOP)])
