@@ -29,7 +29,6 @@ from kimi_k2_client import (
 from kimi_k2_serving import settings
 from kimi_k2_serving.core.errors import InvalidValue
 
-HELP = "talk to a running server: one prompt, or a conversation at the terminal"
 HTTP_URL = "http://127.0.0.1:8000"
 GRPC_URL = "grpc://127.0.0.1:8001"
 INTERRUPTED = 130  # the exit code that shells report after Ctrl-C

@@ -11,8 +11,6 @@ from kimi_k2_serving.core.errors import InvalidType
 from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
 from kimi_k2_serving.core.typed_json import as_list
 
-HELP = "a JSON list of ids on stdin -> text"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_option(parser)

@@ -24,7 +24,6 @@ from kimi_k2_serving.grammar.constraint import Bounds, constrain
 from kimi_k2_serving.json_schema import schema
 from kimi_k2_serving.json_schema.validate import validate, validate_answer
 
-HELP = "an OpenAI chat request on stdin -> what its answer is held to: schemas, structural tag, what was relaxed"
 _BOUNDS = {"production": Bounds.production, "demo": Bounds.demo}
 
 

@@ -26,8 +26,6 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, one_of
 
-HELP = "an answer's ids or text on stdin -> OpenAI deltas, one JSON a line"
-
 _KEYS = ("output_ids", "text", "tools", "chunk", "first_index", "stop", "parallel_tool_calls", "finish_reason")
 
 

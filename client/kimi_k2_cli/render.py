@@ -17,8 +17,6 @@ from kimi_k2_serving.core.errors import InvalidValue, NotFound
 from kimi_k2_serving.core.render import Control, Form, Segment
 from kimi_k2_serving.engine.template_probe import form_of
 
-HELP = "an OpenAI chat request on stdin -> the K2 prompt, its ids and its segments"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_option(parser)

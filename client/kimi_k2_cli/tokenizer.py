@@ -14,7 +14,6 @@ from kimi_k2_cli.checkpoint import add_option, resolve
 from kimi_k2_serving.core.errors import InvalidValue, Unsupported
 from kimi_k2_serving.settings import Settings
 
-HELP = "write the checkpoint's tokenizer.json to a directory"
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
