@@ -53,7 +53,6 @@ class Envelope(Protocol):
 @dataclass(frozen=True, slots=True)
 class JsonDocument:
     body: Json
-    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +215,8 @@ class Endpoint:
 
     async def _answer(self, handler: Handler, call: Call, sender: Sender) -> None:
         match await handler(call):
-            case JsonDocument(body, status):
-                await sender.document(status, sse.encode_json(body), "application/json")
+            case JsonDocument(body):
+                await sender.document(200, sse.encode_json(body), "application/json")
             case LargeDocument(body):
                 await sender.answer([piece async for piece in sse.gather_pieces(sse.encode_pieces(body))])
             case PlainText(text, media_type):
