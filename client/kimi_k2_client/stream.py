@@ -27,7 +27,7 @@ class Stream(Generic[Event]):
         return next(self._events)
 
     def close(self) -> None:
-        """Cancel the request if the answer is not over. Closing twice is fine."""
+        """Cancel the request if the answer is not complete. Closing twice is allowed."""
         self._events.close()
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ class AsyncStream(Generic[Event]):
         return await anext(self._events)
 
     async def close(self) -> None:
-        """Cancel the request if the answer is not over. Closing twice is fine."""
+        """Cancel the request if the answer is not complete. Closing twice is allowed."""
         await self._events.aclose()
 
     async def __aenter__(self) -> Self:

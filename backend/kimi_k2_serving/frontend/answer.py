@@ -69,7 +69,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Complete answers. Fields but `usage` have one entry per choice. Only `events` keeps text and calls in order."""
+    """Whole answers. All fields but `usage` have one entry per choice. Only `events` keeps text and calls in order."""
 
     events: tuple[tuple[Event, ...], ...]
     answers: tuple[Answer, ...]
