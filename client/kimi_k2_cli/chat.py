@@ -1,8 +1,8 @@
-"""`kimi-k2 chat`: one prompt, or a conversation at the terminal, streamed as the model writes.
+"""`kimi-k2 chat`: one prompt, or a conversation in the terminal, with streamed answers.
 
-Content goes to standard output, everything about it to standard error, so that a pipe gets the answer alone. With
-`--json` standard output has one JSON object per event instead. On a terminal, control characters of the model's text
-are shown as U+FFFD: an answer can't move the cursor or set the title. Ctrl-C cancels the generation and nothing else.
+Content goes to standard output, everything else to standard error, so that a pipe gets only the answer. With `--json`
+standard output has one JSON object per event instead. On a terminal control characters in the model's text appear as
+U+FFFD, so an answer can't move the cursor or set the title. Ctrl-C cancels only the generation.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ from kimi_k2_client import (
 from kimi_k2_serving import settings
 from kimi_k2_serving.core.errors import InvalidValue
 
-HELP = "talk to a running server: one prompt, or a conversation at the terminal"
 HTTP_URL = "http://127.0.0.1:8000"
 GRPC_URL = "grpc://127.0.0.1:8001"
-INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+INTERRUPTED = 130  # the exit code that shells report after Ctrl-C
 EXAMPLE = """\
   kimi-k2 chat "What is a sparse mixture of experts?"
   kimi-k2 chat --tools tools.json --json "What is the weather in Lisbon?" | jq .
@@ -44,14 +43,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("prompt", nargs="?", help="the user's message; without it standard input is read")
     parser.add_argument("--url", help=f"the server (default {HTTP_URL}, with --grpc {GRPC_URL})")
-    parser.add_argument("--grpc", action="store_true", help="speak gRPC")
+    parser.add_argument("--grpc", action="store_true", help="use gRPC")
     parser.add_argument("--system", metavar="TEXT", help="the system message")
     parser.add_argument("--tools", metavar="FILE", type=Path, help="a JSON file with a list of OpenAI tools")
     parser.add_argument(
         "--tool-choice", metavar="CHOICE", help="auto (default), none, required, or the name of one of the tools"
     )
     parser.add_argument(
-        "--max-tokens", metavar="N", type=int, help="most tokens to write (default: what the context has)"
+        "--max-tokens", metavar="N", type=int, help="maximum tokens of an answer (default: the rest of the context)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per event on standard output")
 
@@ -76,7 +75,7 @@ def converse(
     options: Mapping[str, Any],
     ask: Callable[[str], str] = input,
 ) -> int:
-    """One answer, or with no prompt on a terminal one after the other until the input ends. Returns the exit code."""
+    """One answer, or, without a prompt on a terminal, answers until the input ends. Returns the exit code."""
     screen = JsonLines(sys.stdout) if as_json else Screen.on(sys.stdout, sys.stderr)
     conversation = ChatSession(client, screen, options)
     if system is not None:
@@ -94,7 +93,7 @@ def converse(
 
 
 def talk(conversation: ChatSession, ask: Callable[[str], str]) -> int:
-    """The terminal conversation. A turn that fails or is cancelled is taken back, so that the next one can be sent."""
+    """The terminal conversation. A turn that fails or is cancelled is removed from it, so that another can follow."""
     while True:
         try:
             text = ask("> ")
@@ -123,7 +122,7 @@ def talk(conversation: ChatSession, ask: Callable[[str], str]) -> int:
 
 @dataclass(slots=True)
 class Screen:
-    """Content on `out`, tool calls and the closing line on `notes`."""
+    """Writes content to `out`, and tool calls and the closing lines to `notes`."""
 
     out: TextIO
     notes: TextIO
@@ -159,7 +158,7 @@ class Screen:
             self.note(f"[notice: {line}]", colour="33")
 
     def end_line(self) -> None:
-        """An answer, whole or cut short, leaves the cursor at the beginning of a line."""
+        """After an answer, complete or not, move the cursor to the beginning of a line."""
         if not self.at_line_start:
             self.out.write("\n")
             self.out.flush()
@@ -172,7 +171,7 @@ class Screen:
 
 @dataclass(slots=True)
 class JsonLines:
-    """`{"type": "content" | "tool_call" | "finished", ...}`, one event a line, each written at once."""
+    """Writes `{"type": "content" | "tool_call" | "finished", ...}`, one line per event, and flushes each."""
 
     out: TextIO
 
@@ -209,7 +208,7 @@ class ChatSession:
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self) -> ChatAnswer:
-        """Stream the next answer to the screen and append it. Leaving by an exception cancels it on the server."""
+        """Stream the next answer to the screen and append it. An exception cancels it on the server."""
         events: list[ChatEvent] = []
         try:
             with self.client.chat_stream(self.messages, **self.options) as stream:
@@ -225,7 +224,7 @@ class ChatSession:
 
 
 def server_url(url: str | None, *, grpc: bool) -> str:
-    """The URL with its scheme. Raises InvalidValue for one that no transport speaks, or `--grpc` with an HTTP one."""
+    """The URL with its scheme. Raises InvalidValue if no transport supports it, or for `--grpc` with an HTTP URL."""
     if url is None:
         return GRPC_URL if grpc else HTTP_URL
     if "://" not in url:
@@ -233,19 +232,19 @@ def server_url(url: str | None, *, grpc: bool) -> str:
     scheme, _, address = url.partition("://")
     schemes = ("grpc", "grpcs") if grpc else ("http", "https", "grpc", "grpcs")
     if scheme not in schemes or not address:
-        raise InvalidValue(f"expected {' or '.join(f'{known}://HOST:PORT' for known in schemes)}", field="--url")
+        raise InvalidValue(f"must be {' or '.join(f'{known}://HOST:PORT' for known in schemes)}", field="--url")
     return url
 
 
 def tool_choice(given: str | None) -> Any:
-    """OpenAI's forms: a word, or the tool to call."""
+    """OpenAI's form of the choice: a word, or the tool to call."""
     if given in (None, "auto", "none", "required"):
         return given
     return {"type": "function", "function": {"name": given}}
 
 
 def read_tools(path: Path | None) -> Any:
-    """The file's JSON list. Raises InvalidValue; what the tools say is for the server to judge."""
+    """The file's JSON list, or InvalidValue. The server checks the tools in it."""
     if path is None:
         return None
     try:
@@ -253,14 +252,14 @@ def read_tools(path: Path | None) -> Any:
     except OSError:
         raise InvalidValue("the file can't be read", field="--tools") from None
     except ValueError:
-        raise InvalidValue("the file is no JSON", field="--tools") from None
+        raise InvalidValue("the file is not JSON", field="--tools") from None
     if not isinstance(tools, list):
-        raise InvalidValue("the file must hold a JSON list of tools", field="--tools")
+        raise InvalidValue("the file must contain a JSON list of tools", field="--tools")
     return tools
 
 
 def printable(text: str) -> str:
-    """Text without C0 and C1 control characters, but for line feed and tab."""
+    """The text with U+FFFD for all C0 and C1 control characters but line feed and tab."""
     return "".join(character if _is_harmless(character) else "\ufffd" for character in text)
 
 

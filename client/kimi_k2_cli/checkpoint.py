@@ -1,4 +1,4 @@
-"""`--checkpoint DIR` for the commands that need a vocabulary, and where it comes from when it is left out."""
+"""`--checkpoint DIR` for the commands that need a vocabulary, and its default."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def resolve(given: Path | None, *, repository: Path = REPOSITORY, environment: Mapping[str, str] | None = None) -> Path:
-    """The directory asked for, else the environment's, else the demo's if it was built; raises MissingField."""
+    """The given directory, else the environment's, else the demo's if it was built, else MissingField is raised."""
     if given is not None:
         return given
     if (named := Settings.read(environment).checkpoint) is not None:
@@ -33,7 +33,7 @@ def resolve(given: Path | None, *, repository: Path = REPOSITORY, environment: M
     if demo.is_dir():
         return demo
     raise MissingField(
-        f"name the model's directory, set {CHECKPOINT}, or build the demo's: scripts/serve --prepare-only",
+        f"name the model's directory, set {CHECKPOINT}, or build the demo with scripts/serve --prepare-only",
         field="--checkpoint",
     )
 

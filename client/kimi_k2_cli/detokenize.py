@@ -11,13 +11,11 @@ from kimi_k2_serving.core.errors import InvalidType
 from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
 from kimi_k2_serving.core.typed_json import as_list
 
-HELP = "a JSON list of ids on stdin -> text"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_option(parser)
     parser.add_argument(
-        "--controls", action="store_true", help="write control tokens as their names; they have no text"
+        "--controls", action="store_true", help="write control tokens by their names instead of nothing"
     )
     parser.epilog = "example: echo '[19180, 163586]' | kimi-k2 detokenize --checkpoint /models/kimi-k2"
 

@@ -1,10 +1,10 @@
-"""`kimi-k2 grammar`: an OpenAI chat request on standard input, what its answer is held to on standard output.
+"""`kimi-k2 grammar`: an OpenAI chat request on standard input, the constraint of its answer on standard output.
 
-The answer is a JSON object: `schemas`, each as it was read (2020-12 vocabulary); `grammar`, the rules as text;
-`structural_tag`, what the engine gets; `relaxed`, what the grammar does not hold and the server checks afterwards.
-With `--compile N` all of it is what the server would serve: the grammar is compiled in a killable worker within the
-server's budget, and parts that are too expensive are given up. Then N answers are drawn at random; each finished call
-is parsed and validated. Exit code 1 if one is invalid.
+The output is a JSON object: `schemas`, each as it was read (2020-12 vocabulary); `grammar`, the rules as text;
+`structural_tag`, the engine's input; `relaxed`, what the grammar does not enforce and the server checks afterwards.
+With `--compile N` it shows what a server would use: the grammar is compiled in a killable worker within the server's
+budget, and parts that are too expensive are given up. Then N random answers are drawn from it, and each finished one
+is parsed and validated. The exit code is 1 if one is invalid.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ from kimi_k2_serving.grammar.constraint import Bounds, Constraint, constrain
 from kimi_k2_serving.json_schema import schema
 from kimi_k2_serving.json_schema.validate import validate, validate_answer
 
-HELP = "an OpenAI chat request on stdin -> what its answer is held to: schemas, structural tag, what was relaxed"
 _BOUNDS = {"production": Bounds.production, "demo": Bounds.demo}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_option(parser)
-    parser.add_argument("--bounds", choices=_BOUNDS, default="production", help="how far an answer may grow")
-    parser.add_argument("--compile", type=int, metavar="N", help="compile, draw N answers at random, validate each")
-    parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="give up a drawn answer after N")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the random draw")
+    parser.add_argument("--bounds", choices=_BOUNDS, default="production", help="how large an answer may grow")
+    parser.add_argument("--compile", type=int, metavar="N", help="compile, draw N random answers and validate them")
+    parser.add_argument("--max-tokens", type=int, default=4096, metavar="N", help="stop a random answer after N tokens")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random answers")
     parser.epilog = "example: kimi-k2 grammar --bounds demo --compile 20 < request.json"
 
 
@@ -100,7 +99,7 @@ def _drawn(args: argparse.Namespace, conversation: Conversation, vocabulary: Voc
 
 
 def _judge(conversation: Conversation, vocabulary: Vocabulary, ids: tuple[int, ...]) -> tuple[list[str], int]:
-    """What is wrong with one finished answer, and how many calls it makes."""
+    """The problems of one finished answer, and the number of its calls."""
     tools = {tool.name: tool for tool in conversation.tools}
     parser = ToolCallParser(vocabulary, tools=tools, parallel=conversation.parallel_tool_calls)
     answer = collect_answer([*parser.feed(ids), *parser.finish(FinishReason.STOP)])

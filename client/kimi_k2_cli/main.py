@@ -1,7 +1,7 @@
-"""`kimi-k2 COMMAND`: one module per command, imported only when it is the one asked for.
+"""`kimi-k2 COMMAND`: one module per command, imported only if it is the given command.
 
-A command module has `HELP` (one line), `configure(parser)` and `run(args) -> int`. Exit codes: 0 done, 1 the work
-failed, 2 the request was wrong. A ServingError becomes one line on standard error.
+A command module has `configure(parser)` and `run(args) -> int`. Exit codes: 0 success, 1 the command failed, 2 the
+request was wrong. A ServingError becomes one line on standard error.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Sequence
 
 from kimi_k2_serving.core.errors import InvalidRequest, ServingError
 
-# command -> (module, one line of help); the line is here so that `--help` imports nothing.
+# command -> (module, one line of help). The help is here so that `--help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
     "render": ("kimi_k2_cli.render", "an OpenAI chat request on stdin -> the K2 prompt, its ids and its segments"),
     "tokenize": ("kimi_k2_cli.tokenize", "text on stdin -> a JSON list of ids; control tokens are plain text"),
     "detokenize": ("kimi_k2_cli.detokenize", "a JSON list of ids on stdin -> text"),
-    "parse": ("kimi_k2_cli.parse", "an answer's ids or text on stdin -> OpenAI deltas, one JSON a line"),
+    "parse": ("kimi_k2_cli.parse", "an answer's ids or text on stdin -> OpenAI deltas, one JSON object per line"),
     "grammar": (
         "kimi_k2_cli.grammar",
-        "an OpenAI chat request on stdin -> what its answer is held to, and dice to try it",
+        "an OpenAI chat request on stdin -> the grammar of its answer, and random answers to test it",
     ),
     "tokenizer": ("kimi_k2_cli.tokenizer", "write the checkpoint's tokenizer.json to a directory"),
-    "chat": ("kimi_k2_cli.chat", "talk to a running server: one prompt, or a conversation at the terminal"),
+    "chat": ("kimi_k2_cli.chat", "talk to a running server: one prompt, or a conversation in the terminal"),
 }
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="kimi-k2",
-        description="Kimi K2 on Triton: look at prompts, tokens and tool calls with the code that serves them.",
+        description="Kimi K2 on Triton: inspect prompts, tokens and tool calls with the code that serves them.",
         epilog="`kimi-k2 COMMAND --help` shows a command's options and an example.",
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -1,9 +1,9 @@
 """`kimi-k2 parse`: an answer on standard input, the OpenAI deltas that clients would get on standard output.
 
-The input is one JSON object: `output_ids`, or `text` of an answer recorded without ids; `tools` (OpenAI's, or names);
-`chunk`, how many ids or characters come at a time, 0 for all at once; and optional `first_index`, `stop`,
-`parallel_tool_calls` and `finish_reason` (stop or length: why the engine ended). Each line of output is one delta, the
-last is the whole `message` and its `finish_reason`. Rejected and incomplete calls are named on standard error.
+The input is one JSON object: `output_ids`, or the `text` of an answer recorded without ids; `tools` (OpenAI's, or
+names); `chunk`, the number of ids or characters per step, 0 for all at once; and optional `first_index`, `stop`,
+`parallel_tool_calls` and `finish_reason` (stop or length: why the engine ended). Each line of output is a delta; the
+last one is the whole `message` with its `finish_reason`. Rejected and incomplete calls are named on standard error.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, one_of
 
-HELP = "an answer's ids or text on stdin -> OpenAI deltas, one JSON a line"
-
 _KEYS = ("output_ids", "text", "tools", "chunk", "first_index", "stop", "parallel_tool_calls", "finish_reason")
 
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """What both parsers take."""
+    """The options of both parsers."""
 
     tools: tuple[str, ...]
     first_index: int
@@ -50,10 +48,10 @@ def run(args: argparse.Namespace) -> int:
     request = as_object(strict_json.loads(sys.stdin.buffer.read(), field="stdin"), "stdin")
     for key in request:
         if key not in _KEYS:
-            # A key is the client's text, so the message lists ours.
-            raise UnknownField(f"has a key that is none of {', '.join(_KEYS)}", field="stdin")
+            # A message never repeats the client's text, so it lists the known keys instead.
+            raise UnknownField(f"has an unknown key; known are {', '.join(_KEYS)}", field="stdin")
     if ("output_ids" in request) == ("text" in request):
-        raise InvalidValue("send output_ids or text, one of them", field="stdin")
+        raise InvalidValue("send output_ids or text, exactly one of them", field="stdin")
     options = _Options(
         tools=_tools(request.get("tools")),
         first_index=_count(request.get("first_index", 0), "first_index"),

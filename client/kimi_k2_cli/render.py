@@ -1,7 +1,7 @@
 """`kimi-k2 render`: an OpenAI chat request on standard input, the K2 prompt it becomes on standard output.
 
-The answer is a JSON object: `prompt` for people, `input_ids` for the engine, and `segments`, which tells control tokens
-(`{"control": name}`) from text that may only look like them (`{"text": text}`).
+The output is a JSON object: `prompt` for people, `input_ids` for the engine, and `segments`, which distinguishes
+control tokens (`{"control": name}`) from text that may only look like them (`{"text": text}`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from kimi_k2_cli.checkpoint import add_option, load_vocabulary, resolve
 from kimi_k2_serving.core.errors import InvalidValue, NotFound
 from kimi_k2_serving.core.render import Control, Form, Segment
 from kimi_k2_serving.engine.template_probe import form_of
-
-HELP = "an OpenAI chat request on stdin -> the K2 prompt, its ids and its segments"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +37,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _form(checkpoint: Path, *, sorts: bool) -> Form:
-    """As the server finds it. This command needs no jinja2: without it the checkpoint is taken for 0905, and that is
-    said; a template that differs is said, too, and stops nobody who wants to look.
+    """The form that the server would use. If jinja2 is missing or the checkpoint's template differs from every known
+    form, a line on standard error says so, and the prompt is that of 0905.
     """
     try:
         return form_of(checkpoint, sorts=sorts)
     except (InvalidValue, NotFound) as error:
-        print(f"kimi-k2 render: {error}; this prompt is 0905's", file=sys.stderr)
+        print(f"kimi-k2 render: {error}; this prompt is that of 0905", file=sys.stderr)
         return Form(sort_tool_keys=sorts)
 
 

@@ -11,7 +11,7 @@ from kimi_k2_serving.core.typed_json import as_flag, as_object
 
 
 def from_stdin() -> Conversation:
-    """Raises InvalidRequest's leaves, each naming the field; fields that shape no prompt are ignored."""
+    """Raises leaves of InvalidRequest that name the field. Fields that do not affect the prompt are ignored."""
     request = as_object(strict_json.loads(sys.stdin.buffer.read(), field="stdin"), "stdin")
     return read_conversation(
         messages=request.get("messages"),

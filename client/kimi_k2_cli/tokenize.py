@@ -9,8 +9,6 @@ import sys
 from kimi_k2_cli.checkpoint import add_option, load_vocabulary
 from kimi_k2_serving.core.errors import InvalidValue
 
-HELP = "text on stdin -> a JSON list of ids; control tokens are plain text"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_option(parser)

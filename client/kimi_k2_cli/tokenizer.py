@@ -1,6 +1,6 @@
 """`kimi-k2 tokenizer --export DIR`: the checkpoint's tokenizer in the form that benchmark tools load.
 
-Writes `tokenizer.json` and `tokenizer_config.json`, which encode as the server does, and need no foreign code.
+Writes `tokenizer.json` and `tokenizer_config.json`, which encode as the server does and need no remote code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from kimi_k2_cli.checkpoint import add_option, resolve
 from kimi_k2_serving.core.errors import InvalidValue, Unsupported
 from kimi_k2_serving.settings import Settings
 
-HELP = "write the checkpoint's tokenizer.json to a directory"
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -38,7 +37,7 @@ def export(checkpoint: Path, target: Path, *, cache: Path, force: bool = False) 
     from kimi_k2_serving.engine.checkpoint import inspect_checkpoint, require_k2, tokenizer_directory
 
     if target.exists() and not target.is_dir():
-        raise InvalidValue("there is a file of this name; name a directory", field="--export")
+        raise InvalidValue("is an existing file; name a directory", field="--export")
     if target.is_dir() and any(target.iterdir()) and not force:
         raise InvalidValue("the directory is not empty; name another one or add --force", field="--export")
     found = inspect_checkpoint(checkpoint)

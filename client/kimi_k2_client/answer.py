@@ -1,7 +1,6 @@
-"""What an answer is made of: the events of a stream, and the whole that they add up to.
+"""The events of a streamed answer, and the whole answer that they add up to.
 
-`collect` and `collect_tokens` are the only way a whole answer comes to be, so a streamed answer and a whole one are the
-same by construction.
+Every whole answer is built by `collect` or `collect_tokens`, so it can't differ from the streamed one.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from kimi_k2_serving.core.messages import ToolCall
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts; `cached_tokens` are those of the prompt that the engine already held."""
+    """Token counts. `cached_tokens` counts the prompt tokens that were in the engine's prefix cache."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -32,7 +31,7 @@ class ContentDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A piece of call number `index`: the first has `id` and `name`, every one may add to `arguments` (JSON text)."""
+    """A piece of call `index`. The first piece has `id` and `name`. Each may add to `arguments` (JSON text)."""
 
     index: int
     id: str | None = None
@@ -42,7 +41,7 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class TokensDelta:
-    """A piece of the engine's own answer: new ids, and the text they complete (either may be empty)."""
+    """A piece of the engine's answer: new ids, and the text that they complete. Either may be empty."""
 
     text: str
     ids: tuple[int, ...] = ()
@@ -52,9 +51,9 @@ class TokensDelta:
 class Finished:
     """Always the last event, exactly once. `usage` is None if the server sent none.
 
-    `enforcement` is the server's report of what no grammar could hold, None where everything was held: `relaxed` lists
+    `enforcement` reports what the grammar did not enforce, and is None if it enforced everything: `relaxed` lists
     `path: keyword`, `invalid` has `{"index", "problems"}` of calls, `invalid_content` the problems of content.
-    `notices` has a line `path: what` for each thing of the request that had no effect.
+    `notices` has a line `path: what` for each part of the request that had no effect.
     """
 
     finish_reason: FinishReason
@@ -91,7 +90,7 @@ class ChatAnswer:
 
 @dataclass(frozen=True, slots=True)
 class TokensAnswer:
-    """What the engine wrote, without the prompt."""
+    """The engine's answer, without the prompt."""
 
     text: str
     output_ids: tuple[int, ...]

@@ -1,9 +1,9 @@
-"""Kimi K2 on Triton, blocking and asyncio. Both classes are the same few lines over the same parts:
+"""The blocking and the asyncio client. Both are thin layers over the same parts:
 
     request.py -> transport -> decoder.py -> stream.py -> answer.py
 
-The URL picks the transport: `http://`, `https://`, `grpc://`, `grpcs://`. Transports are imported when they are needed.
-Every method raises KimiError and nothing else for what happens between here and the model.
+The URL's scheme selects the transport: `http://`, `https://`, `grpc://`, `grpcs://`. Only that transport is imported.
+Every failure between the caller and the model is raised as a KimiError.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from kimi_k2_client.stream import AsyncStream, Stream
 from kimi_k2_client.transport import AsyncTransport, Model, Transport
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-DEFAULT_TIMEOUT = 600.0  # seconds of silence; a whole answer of 32K tokens is silent until it is done
-READY_INTERVAL = 0.25  # seconds between two looks
+DEFAULT_TIMEOUT = 600.0  # seconds of silence; for a whole answer of 32K tokens nothing arrives until it is complete
+READY_INTERVAL = 0.25  # seconds between two checks
 
 
 class Client:
-    """Safe to share between threads; `sleep`, `clock` and `chance` are the outside world, replaceable in tests."""
+    """Safe to share between threads. Tests replace `sleep`, `clock` and `chance` (random numbers in [0, 1))."""
 
     def __init__(
         self,
@@ -69,12 +69,12 @@ class Client:
         return collect(Stream(self._responses(request), ChatDecoder()))
 
     def chat_stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> Stream[ChatEvent]:
-        """The same answer in pieces, the last one Finished."""
+        """The same answer as events. The last one is Finished."""
         request = chat_request(messages, model=self._model, stream=True, **options)
         return Stream(self._responses(request), ChatDecoder())
 
     def generate(self, prompt: str | Sequence[int], **options: Unpack[SamplingOptions]) -> TokensAnswer:
-        """What the engine writes after `prompt` (text or token ids), without template or tools."""
+        """The engine's continuation of `prompt` (text or token ids), without template or tools."""
         request = generate_request(prompt, model=self._engine_model, stream=False, **options)
         return collect_tokens(Stream(self._responses(request), TokensDecoder()))
 
@@ -98,7 +98,7 @@ class Client:
             self._sleep(READY_INTERVAL)
 
     def models(self) -> list[Model]:
-        """Every model of the server's repository."""
+        """All models in the server's repository."""
         return self._transport.models()
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class Client:
         self.close()
 
     def _responses(self, request: Request) -> Generator[Outputs]:
-        """The transport's responses; an attempt that fails before its first one is repeated as the policy says."""
+        """The transport's responses. An attempt that fails before its first one is retried as the policy says."""
         failures = 0
         while True:
             has_begun = False
@@ -130,7 +130,7 @@ class Client:
 
 
 class AsyncClient:
-    """The same for asyncio: one per event loop, made while the loop runs."""
+    """The same client for asyncio. Create one per event loop, while the loop runs."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class AsyncClient:
             return collect([event async for event in events])
 
     def chat_stream(self, messages: Messages, **options: Unpack[ChatOptions]) -> AsyncStream[ChatEvent]:
-        """See Client.chat_stream; `async with` or `await close()` it when leaving early."""
+        """See Client.chat_stream. To leave it early, use `async with` or `await close()`."""
         request = chat_request(messages, model=self._model, stream=True, **options)
         return AsyncStream(self._responses(request), ChatDecoder())
 
@@ -249,7 +249,7 @@ def _async_transport(url: str, timeout: float) -> AsyncTransport:
 def _split(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.hostname:
-        raise ValueError(f"{url!r} is no http://, https://, grpc:// or grpcs:// URL")
+        raise ValueError(f"{url!r} is not an http://, https://, grpc:// or grpcs:// URL with a host")
     return parts.scheme, parts.netloc
 
 

@@ -1,8 +1,8 @@
-"""Responses in, events out: `feed(outputs) -> list[event]`, then `finish() -> list[event]`.
+"""Decodes responses to events: `feed(outputs) -> list[event]`, then `finish() -> list[event]`.
 
-Outputs are a response's tensors by name, whatever carried them. Any of them may be absent from a response. `finish` is
-called when the transport says that the answer is over; it gives Finished, or raises ConnectionLost if no finish reason
-ever came: an answer never ends in silence. A tensor of the wrong type raises UnexpectedAnswer.
+Outputs are a response's tensors by name, for every transport. Any tensor may be absent from a response. Call `finish`
+when the transport says that the answer is complete. It returns Finished, or raises ConnectionLost if there was no
+finish reason, because then the answer was cut off. A tensor of the wrong type raises UnexpectedAnswer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Decoder(Protocol[Event_co]):
 
 
 class ChatDecoder:
-    """The ensemble's answer."""
+    """Decodes the ensemble's answer."""
 
     def __init__(self) -> None:
         self._reason: FinishReason | None = None
@@ -67,7 +67,7 @@ class ChatDecoder:
 
 
 class TokensDecoder:
-    """The engine's answer. Output tokens are counted by their ids."""
+    """Decodes the engine's answer. Counts output tokens by their ids."""
 
     def __init__(self) -> None:
         self._reason: FinishReason | None = None
@@ -97,13 +97,13 @@ class TokensDecoder:
 
 
 def decode_json(body: bytes) -> Outputs:
-    """One JSON response of `generate` or one event of `generate_stream`. Raises what an `error` in it stands for."""
+    """One JSON response of `generate` or one event of `generate_stream`. Raises the error for an `error` in it."""
     try:
         response = json.loads(body)
     except (ValueError, RecursionError):
-        raise UnexpectedAnswer("a response is no JSON") from None
+        raise UnexpectedAnswer("a response is not JSON") from None
     if not isinstance(response, dict):
-        raise UnexpectedAnswer("a response is no JSON object")
+        raise UnexpectedAnswer("a response is not a JSON object")
     if isinstance(error := response.get("error"), str):
         raise refusal(error)
     return {name: value if isinstance(value, list) else [value] for name, value in response.items()}
@@ -124,15 +124,15 @@ def _first(outputs: Outputs, name: str, kind: type[T]) -> T | None:
 
 def _finish_reason(text: str) -> FinishReason:
     if text == "abort":
-        raise Cancelled("cancelled", "the engine was told to abort this request", status=499)
+        raise Cancelled("cancelled", "this request was aborted", status=499)
     try:
         return FinishReason(text)
     except ValueError:
-        raise UnexpectedAnswer("finish_reason is none that this client knows") from None
+        raise UnexpectedAnswer("the finish_reason is unknown to this client") from None
 
 
 def _tool_call_deltas(text: str) -> Iterator[ToolCallDelta]:
-    """OpenAI's deltas, or its whole calls, which have no index: those are numbered by their place."""
+    """OpenAI's deltas or whole calls. Whole calls have no index, so their position is used."""
     deltas = _parse("tool_calls", text)
     for position, delta in enumerate(deltas if isinstance(deltas, list) else [None]):
         match delta:
@@ -144,13 +144,13 @@ def _tool_call_deltas(text: str) -> Iterator[ToolCallDelta]:
                     arguments=_optional_text(function, "arguments") or "",
                 )
             case _:
-                raise UnexpectedAnswer("tool_calls is no list of tool-call deltas")
+                raise UnexpectedAnswer("tool_calls is not a list of tool-call deltas")
 
 
 def _optional_text(source: Mapping[Any, Any], key: str) -> str | None:
     value = source.get(key)
     if value is not None and not isinstance(value, str):
-        raise UnexpectedAnswer(f"tool_calls: {key} is no text")
+        raise UnexpectedAnswer(f"tool_calls: {key} is not text")
     return value
 
 
@@ -164,19 +164,19 @@ def _usage(text: str) -> Usage:
 def _report(text: str) -> Mapping[str, Any]:
     report = _parse("enforcement", text)
     if not isinstance(report, dict):
-        raise UnexpectedAnswer("enforcement is no JSON object")
+        raise UnexpectedAnswer("enforcement is not a JSON object")
     return report
 
 
 def _lines(text: str) -> tuple[str, ...]:
     lines = _parse("notices", text)
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise UnexpectedAnswer("notices is no list of lines")
+        raise UnexpectedAnswer("notices is not a list of lines")
     return tuple(lines)
 
 
 def _cached_tokens(usage: Mapping[Any, Any]) -> int:
-    """Beside the other counts, or where OpenAI puts it."""
+    """The count beside the others, or the one in OpenAI's `prompt_tokens_details`."""
     match usage:
         case {"cached_tokens": int(cached)} | {"prompt_tokens_details": {"cached_tokens": int(cached)}}:
             return cached
@@ -187,4 +187,4 @@ def _parse(name: str, text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise UnexpectedAnswer(f"output {name} is no JSON") from None
+        raise UnexpectedAnswer(f"output {name} is not JSON") from None

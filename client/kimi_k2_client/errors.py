@@ -1,19 +1,19 @@
-"""Everything that can go wrong with a request, as one tree.
+"""All errors of a request, as one tree.
 
     KimiError
-    |- InvalidRequest     change the request: `field` names what is wrong with it
+    |- InvalidRequest     change the request; `field` names the wrong part
     |- NotFound           no such model on this server
     |- Unavailable        the same request may work later
-    |  |- Quarantined     the engine died of this very request: do not send it again soon (code `request_quarantined`)
+    |  |- Quarantined     the engine died of this request; do not send it again soon (code `request_quarantined`)
     |  `- Unreachable     no connection to the server could be made (code `unreachable`)
     |- Cancelled          the request was cancelled
-    |- DeadlineExceeded   the server was silent for longer than the client's timeout, or gave up itself
+    |- DeadlineExceeded   the server was silent for longer than the client's timeout, or exceeded a deadline of its own
     |- ConnectionLost     the answer broke off before its end (code `connection_lost`)
-    |- UnexpectedAnswer   the server's answer is none of this protocol (code `unexpected_answer`)
+    |- UnexpectedAnswer   the server's answer does not follow this protocol (code `unexpected_answer`)
     `- ServerFault        a defect of the server
 
-The codes are those of `kimi_k2_serving.core.errors` and the three above. The same refusal is the same error over every
-transport: `status` is the HTTP status that belongs to the code, not what a transport made of it.
+The codes are those of `kimi_k2_serving.core.errors` and the three above. A refusal is the same error over every
+transport: `status` is the HTTP status that belongs to the code, even if the transport used another one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kimi_k2_serving.core import errors as core
 
 
 class KimiError(Exception):
-    """`code` is stable; `field` is the JSON path or tensor at fault, "" where there is none; `status` is HTTP's."""
+    """`code` is stable. `field` is the wrong JSON path or tensor, "" if there is none. `status` is an HTTP status."""
 
     def __init__(self, code: str, detail: str, *, field: str = "", status: int | None = None) -> None:
         super().__init__(detail)
@@ -44,7 +44,7 @@ class NotFound(KimiError):
 
 
 class Unavailable(KimiError):
-    """`retry_after` is the server's own estimate in seconds, None where it gave none."""
+    """`retry_after` is the server's own estimate in seconds, None if it gave none."""
 
     def __init__(
         self, code: str, detail: str, *, field: str = "", status: int | None = 503, retry_after: float | None = None
@@ -85,11 +85,10 @@ class ServerFault(KimiError):
 
 
 def refusal(message: str, *, status: int | None = None, retry_after: float | None = None) -> KimiError:
-    """The error that the server's words stand for.
+    """The error for a message of the server.
 
-    `message` reads `code: field: detail`, perhaps behind a prefix of Triton's own (`in ensemble 'kimi_k2', ...`).
-    Triton's own messages carry no code: `status`, the HTTP status, classifies those, and their words where a transport
-    has no status.
+    `message` is `code: field: detail`, perhaps after a prefix from Triton (`in ensemble 'kimi_k2', ...`). Messages of
+    Triton itself have no code: their HTTP status, `status`, classifies them, or their text if there is no status.
     """
     found = core.parse_message(message)
     if found is not None:
@@ -110,7 +109,7 @@ def unreachable(address: str) -> Unreachable:
 
 
 def lost() -> ConnectionLost:
-    return ConnectionLost("the answer broke off before its end")
+    return ConnectionLost("the answer broke off before its end; send the request again")
 
 
 def _error(code: str, detail: str, field: str, status: int | None, retry_after: float | None) -> KimiError:
@@ -118,9 +117,9 @@ def _error(code: str, detail: str, field: str, status: int | None, retry_after: 
     if issubclass(kind, core.Unavailable):
         error = Quarantined if issubclass(kind, core.RequestQuarantined) else Unavailable
         return error(code, detail, field=field, status=status, retry_after=retry_after)
-    for family, told in _FAMILIES:
+    for family, ours in _FAMILIES:
         if issubclass(kind, family):
-            return told(code, detail, field=field, status=status)
+            return ours(code, detail, field=field, status=status)
     return ServerFault(code, detail, field=field, status=status)
 
 

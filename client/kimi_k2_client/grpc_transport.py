@@ -1,8 +1,8 @@
-"""Triton's gRPC through tritonclient. Every request is a bidirectional stream of its own, whole answers too (a
-decoupled model knows no other call), so that closing one cancels that request and no other.
+"""Triton's gRPC through tritonclient. Every request has a bidirectional stream of its own, even for a whole answer (a
+decoupled model has no other call), so closing the stream cancels only that request.
 
-The end: the blocking client is told by Triton's `triton_final_response` parameter, the asyncio one by the end of the
-stream, because its half is closed after the request. A refusal arrives as a response's message, without a status.
+The blocking client sees the end of an answer by Triton's `triton_final_response` parameter, the asyncio client by the
+end of the stream, whose own half it closes after the request. A refusal is a response with a message but no status.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kimi_k2_client.errors import KimiError, UnexpectedAnswer, lost, refusal, ti
 from kimi_k2_client.request import Datatype, InputTensor, Request
 from kimi_k2_client.transport import READY_TIMEOUT, Model
 
-# Reconnecting is quick so that waiting for a server to come up sees it; messages are as long as the server allows.
+# Reconnects quickly, so that `wait_ready` sees soon that a server is up. Message sizes are limited by the server only.
 CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -42,7 +42,7 @@ DTYPES = {
 
 
 class GrpcTransport:
-    """Safe to share between threads: a tritonclient carries one stream at a time, so idle ones are kept and reused."""
+    """Safe to share between threads. A tritonclient carries one stream at a time, so idle ones are kept and reused."""
 
     def __init__(self, address: str, *, timeout: float, secure: bool = False) -> None:
         self._address = address
@@ -57,7 +57,7 @@ class GrpcTransport:
         is_over = has_begun = False
         client.start_stream(callback=lambda result, error: inbox.put((result, error)))
         try:
-            with suppress(InferenceServerException):  # the stream has failed already: the inbox is told why
+            with suppress(InferenceServerException):  # the stream has failed already, and the inbox gets the error
                 client.async_stream_infer(**call, enable_empty_final_response=True)
             while not is_over:
                 try:
@@ -171,7 +171,7 @@ def _values(array: Any) -> list[Any]:
     try:
         return [value.decode() if isinstance(value, bytes) else value for value in values]
     except UnicodeDecodeError:
-        raise UnexpectedAnswer("a text output is no UTF-8") from None
+        raise UnexpectedAnswer("a text output is not UTF-8") from None
 
 
 def _is_final(result: Any) -> bool:
@@ -184,7 +184,7 @@ def _models(index: Any) -> list[Model]:
 
 
 def _refused(error: InferenceServerException, address: str, timeout: float, *, has_begun: bool = False) -> KimiError:
-    """A refusal of the model has a message and no status; a call that failed has a status."""
+    """A model's refusal has a message but no status. A call that failed has a status."""
     status = error.status()
     if status is None:
         return refusal(error.message())

@@ -1,7 +1,7 @@
 """Triton's HTTP: `generate` for a whole answer, `generate_stream` (server-sent events) for a streamed one.
 
-Cancelling is closing the socket: Triton notices at its next write. The environment's proxy settings are not read: give
-your own httpx client (`http=`) for those, for TLS settings and for headers.
+A request is cancelled by closing the socket, which Triton notices at its next write. Proxy settings of the environment
+are ignored. For proxies, TLS settings or headers, pass your own httpx client (`http=`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kimi_k2_client.sse import SseDecoder
 from kimi_k2_client.transport import CONNECT_TIMEOUT, READY_TIMEOUT, Model
 
 HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-LIMITS = httpx.Limits(max_connections=None)  # a stream holds its connection: how many is for the server to say
+LIMITS = httpx.Limits(max_connections=None)  # each stream needs a connection, and the server limits their number
 INDEX_PATH = "/v2/repository/index"
 
 
@@ -115,7 +115,7 @@ def _models(response: httpx.Response) -> list[Model]:
             for row in rows
         ]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UnexpectedAnswer("the repository index is none of Triton's") from None
+        raise UnexpectedAnswer("the repository index is not in Triton's format") from None
 
 
 def _refused(response: httpx.Response, body: bytes) -> KimiError:
@@ -132,7 +132,7 @@ def _refused(response: httpx.Response, body: bytes) -> KimiError:
 
 
 def _seconds(header: str) -> float | None:
-    """The seconds form of Retry-After; a date is no estimate that this client uses."""
+    """Retry-After in seconds, None if it is a date: this client does not use dates."""
     return float(header) if header.isascii() and header.isdigit() else None
 
 

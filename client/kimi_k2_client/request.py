@@ -1,8 +1,8 @@
-"""A request as Triton tensors, before any transport: pure functions, shared by every client.
+"""Builds a request as Triton tensors, by pure functions that all clients and transports share.
 
-A request is a model's name and a list of one-dimensional tensors. JSON values travel as JSON text in a string tensor,
-because Triton's `generate` takes no objects. What Triton would narrow in silence (an int past its tensor's range) or
-choke on (NaN, a lone surrogate) is refused here with InvalidRequest, before anything is sent.
+A request is a model's name and a list of one-dimensional tensors. JSON values are sent as JSON text in a string tensor,
+because Triton's `generate` accepts no objects. Values that Triton would change silently (an int outside its tensor's
+range) or can't handle (NaN, a lone surrogate) are refused with InvalidRequest before anything is sent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Datatype(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """A one-dimensional input; `is_scalar` says that its shape is [1] by contract."""
+    """A one-dimensional input. `is_scalar`: the model declares its shape as [1]."""
 
     name: str
     datatype: Datatype
@@ -44,7 +44,7 @@ class InputTensor:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`stream` is how the answer is asked for: in pieces, or as exactly one response."""
+    """`stream`: the answer comes in pieces, not as exactly one response."""
 
     model: str
     tensors: tuple[InputTensor, ...]
@@ -52,7 +52,7 @@ class Request:
 
 
 class SamplingOptions(TypedDict, total=False):
-    """What both models take. `sampling_parameters` carries everything that has no tensor (`top_k`, `min_p`, ...)."""
+    """The options of both models. `sampling_parameters` is for those without a tensor (`top_k`, `min_p`, ...)."""
 
     max_tokens: int | None
     temperature: float | None
@@ -63,7 +63,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class ChatOptions(SamplingOptions, total=False):
-    """In OpenAI's shapes."""
+    """The options of a chat, in OpenAI's form."""
 
     tools: Sequence[Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None
@@ -142,7 +142,7 @@ def _document(name: str, value: object) -> InputTensor:
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        raise InvalidRequest("invalid_json", "not representable as JSON", field=name, status=400) from None
+        raise InvalidRequest("invalid_json", "can't be encoded as JSON", field=name, status=400) from None
     return _scalar(name, Datatype.BYTES, text)
 
 
@@ -166,14 +166,14 @@ def _checked(field: str, datatype: Datatype, value: Scalar) -> Scalar:
         case Datatype.FP32, int() | float() if not isinstance(value, bool):
             return _real(field, value)
     kind = type(value).__name__
-    raise InvalidRequest("invalid_type", f"{_NOUNS[datatype]} expected, not {kind}", field=field, status=400)
+    raise InvalidRequest("invalid_type", f"must be {_NOUNS[datatype]}, not {kind}", field=field, status=400)
 
 
 def _text(field: str, value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest("invalid_value", "a lone surrogate is no text", field=field, status=400) from None
+        raise InvalidRequest("invalid_value", "must not contain a lone surrogate", field=field, status=400) from None
     return value
 
 

@@ -1,8 +1,8 @@
-"""The one retry policy: when the same request is worth sending again, and after how long.
+"""The retry policy: which failed requests are sent again, and after how long.
 
-Only what provably began no answer is repeated: a refusal with Unavailable (but not with Quarantined, which means this
-very request), a connection that was never made. The caller
-asks only as long as no response has come. Knows no clock and no randomness: both are arguments.
+Only a request that certainly began no answer is sent again: it was refused with Unavailable (but not Quarantined, which
+is about this very request), or no connection was made. The caller uses the policy only before the first response. The
+policy has no clock and no random numbers: both are arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kimi_k2_client.errors import KimiError, Quarantined, Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """`retries` further attempts; waits grow from `first` by doubling up to `longest`, all in seconds."""
+    """At most `retries` further attempts. The wait doubles from `first` to at most `longest`, both in seconds."""
 
     retries: int = 2
     first: float = 0.25
@@ -23,8 +23,8 @@ class Retry:
     def delay(self, failures: int, error: KimiError, fraction: float) -> float | None:
         """Seconds to wait after failure number `failures` (from 1), or None to give up.
 
-        `fraction` in [0, 1) is the caller's randomness: half of the wait is spread by it, so that clients that failed
-        together do not return together. A server's own `retry_after` is never undercut.
+        `fraction` in [0, 1) is a random number that varies half of the wait, so that clients that failed together do
+        not retry together. The wait is never shorter than the server's `retry_after`.
         """
         if failures > self.retries or not isinstance(error, Unavailable) or isinstance(error, Quarantined):
             return None

@@ -1,8 +1,8 @@
-"""Server-sent events, bytes in and data out: `feed(chunk)` gives the data of every event completed by the chunk.
+"""Decodes server-sent events: `feed(chunk)` returns the data of every event that the chunk completes.
 
-The WHATWG event-stream format, less what Triton never sends (`event`, `id` and `retry` are skipped). Knows nothing of
-what the data means. Work is linear in the bytes fed, however they are cut. An event that the end of the stream cuts
-short is dropped, as the format says; that the answer is incomplete is for its decoder to see.
+It reads the WHATWG event-stream format without the fields that Triton never sends (`event`, `id` and `retry` are
+skipped), and does not interpret the data. Work is linear in the number of bytes, however they are cut. As the format
+says, an event that the end of the stream cuts short is dropped; `decoder.py` notices that the answer is incomplete.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An answer as it comes: an iterator of events and a context manager. Leaving it early cancels the request.
+"""A streamed answer: an iterator of events and a context manager. Leaving it early cancels the request.
 
-The request is sent when the first event is asked for. After an error or a close the iterator is at its end. One stream
-belongs to one thread or task at a time.
+The request is sent when the first event is requested. After an error or `close` the iterator is exhausted. Use a stream
+from one thread or task at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Stream(Generic[Event]):
         return next(self._events)
 
     def close(self) -> None:
-        """Cancel the request if the answer is not over. Closing twice is fine."""
+        """Cancel the request if the answer is not complete. Closing twice is allowed."""
         self._events.close()
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ class AsyncStream(Generic[Event]):
         return await anext(self._events)
 
     async def close(self) -> None:
-        """Cancel the request if the answer is not over. Closing twice is fine."""
+        """Cancel the request if the answer is not complete. Closing twice is allowed."""
         await self._events.aclose()
 
     async def __aenter__(self) -> Self:

@@ -1,9 +1,9 @@
-"""What the clients need from a transport. Two speak HTTP, two speak gRPC; a test's fake is a third.
+"""The interface of a transport to the clients. There are two for HTTP, two for gRPC, and fakes in the tests.
 
-`responses(request)` is a generator: nothing is sent before its first step, each step is one response, closing it early
-cancels the request on the server, and its normal end means that the server said the answer was over. Every failure is a
-KimiError. `timeout` is the longest silence allowed before a response, in seconds; to connect and to say whether a
-model is ready, a server gets no longer than `CONNECT_TIMEOUT` and `READY_TIMEOUT`.
+`responses(request)` is a generator. It sends nothing before its first step, and each step yields one response. Closing
+it early cancels the request on the server. If it ends normally, the server said that the answer is complete. Every
+failure is a KimiError. `timeout` is the maximum silence before a response, in seconds; connecting and readiness checks
+have at most `CONNECT_TIMEOUT` and `READY_TIMEOUT`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ READY_TIMEOUT = 5.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A line of Triton's repository index. `reason` says why a model is not ready, in Triton's words."""
+    """An entry of Triton's repository index. `reason` is Triton's explanation why the model is not ready."""
 
     name: str
     version: str

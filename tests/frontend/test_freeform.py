@@ -31,7 +31,7 @@ async def test_a_custom_tool_is_called_with_plain_text_whole_and_streamed(http: 
     (item,) = whole["output"]
     assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "apply_patch", PATCH)
     assert item["call_id"] == "functions.apply_patch:0"
-    assert whole["notices"] == ["tools[1].format: is shown to the model and not enforced"]
+    assert whole["notices"] == ["tools[1].format: is shown to the model but not enforced"]
     assert whole["tools"] == [FLAT_LOOK, CUSTOM]
     found = events(await http.post(PATH, json=ask(COMMAND, stream=True)))
     kind = "response.custom_tool_call_input"

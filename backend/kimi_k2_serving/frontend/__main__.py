@@ -1,4 +1,4 @@
-"""`python -m kimi_k2_serving.frontend --help`. A worker can not be unpickled from here, hence process.py."""
+"""`python -m kimi_k2_serving.frontend --help`. The code is in `server`: workers can't unpickle from `__main__`."""
 
 from __future__ import annotations
 

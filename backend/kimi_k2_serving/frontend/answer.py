@@ -1,7 +1,7 @@
-"""One request's answers as core events, whatever the dialect: `n` generations, read as they come.
+"""The answers to one request as core events, for every dialect: `n` generations, read as their chunks arrive.
 
-Promises: each choice's steps end with the one that holds its Finish; usage counts every id that was generated;
-whichever way the iterator ends (done, closed, cancelled, failed), no generation of it goes on. Knows no HTTP.
+The last step of each choice contains its Finish. Usage counts every generated id. However the iterator ends (finished,
+closed, cancelled or failed), all its generations end with it. This module knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from kimi_k2_serving.enforcer.inspection import Inspector, Report
 from kimi_k2_serving.engine.port import Chunk, EndReason, Generation, TokenLogprob, TokenUsage
 from kimi_k2_serving.frontend.port import EngineClient
 
-# Ids that are parsed before others have their turn, by themselves and with log-probabilities, which are written out.
-# At most 2 ms in either case; a whole answer of 250,000 ids is one chunk and took 120 ms at once. The choices of one
-# request share them.
+# Ids that are parsed before the event loop serves other requests, without and with log-probabilities, which also have
+# to be encoded. Either takes at most 2 ms. A whole answer of 250,000 ids is one chunk, which took 120 ms at once. The
+# choices of one request share these numbers.
 IDS_AT_ONCE = 256
 LOGPROBS_AT_ONCE = 24
-# Steps that wait for a slow reader before its generation is left to gRPC's flow control.
+# Steps buffered for a slow client. When the buffer is full, gRPC's flow control slows the generation.
 WAITING_STEPS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is new of one choice. `usage` is that choice's so far; `last` exactly when `events` ends with Finish, and
-    then `report` says what the grammar did not hold, None if it held everything.
+    """New output of one choice. `usage` counts that choice so far. `last` is true exactly if `events` ends with Finish;
+    then `report` covers what the grammar did not enforce, and is None if it enforced everything.
     """
 
     choice: int
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of the engine. Choice i is of prompt i // n and has seed + i % n, modulo 2^63."""
+    """The generations of one request. Choice i continues prompt i // n with seed + i % n, modulo 2^63."""
 
     prompts: tuple[PreparedPrompt, ...]
     n: int = 1
@@ -59,7 +59,7 @@ class Question:
         return len(self.prompts) * self.n
 
     def usage(self, steps: dict[int, Step]) -> TokenUsage:
-        """Prompts once each, as they are billed; completions of all choices. `steps`: the latest of each choice."""
+        """Each prompt counts once, as it is billed; each choice's completion counts. `steps`: each choice's latest."""
         return TokenUsage(
             prompt=sum(len(prompt.ids) for prompt in self.prompts),
             completion=sum(step.usage.completion for step in steps.values()),
@@ -69,7 +69,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """All but `usage` by choice. `events` has what `answers` loses: the order of text and calls."""
+    """Whole answers. All fields but `usage` have one entry per choice. Only `events` keeps text and calls in order."""
 
     events: tuple[tuple[Event, ...], ...]
     answers: tuple[Answer, ...]
@@ -80,7 +80,7 @@ class Whole:
 def steps(
     model: ChatModel, engine: EngineClient, question: Question, *, new_uid: Callable[[], str]
 ) -> AsyncIterator[Step]:
-    """Close the iterator to end the generations. Raises what `EngineClient.generate` does."""
+    """Closing the iterator ends the generations. Raises the errors of `EngineClient.generate`."""
     runs = [_run(question, choice, new_uid()) for choice in range(question.choices)]
     each = [
         _choice(model, engine, question.prompts[choice // question.n], run, choice, len(runs))
@@ -92,7 +92,7 @@ def steps(
 async def gather_answer(
     source: AsyncIterator[Step], question: Question, logprobs: Callable[[Step], object] | None = None
 ) -> Whole:
-    """All of it at once, but for log-probabilities: `logprobs` gets them step by step."""
+    """Read `source` to its end. Log-probabilities are not collected: `logprobs` gets each step that may have some."""
     gathered = [Gathered() for _ in range(question.choices)]
     latest: dict[int, Step] = {}
     async with aclosing(source):  # type: ignore[type-var]
@@ -108,7 +108,7 @@ async def gather_answer(
 
 
 class Gathered:
-    """Events of one answer, neighbouring pieces of text joined: there may be one for each token."""
+    """The events of one answer. Adjacent pieces of text are joined, because there may be one for each token."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -147,14 +147,14 @@ def _run(question: Question, choice: int, uid: str) -> Generation:
     prompt = question.prompts[choice // question.n]
     sampling = dict(prompt.sampling)
     if "sampling_seed" in sampling:
-        # Seeds are 63 bits wide; behind the last comes the first.
+        # Seeds have 63 bits and wrap around.
         sampling["sampling_seed"] = (sampling["sampling_seed"] + choice % question.n) % 2**63
     return Generation(
         uid=uid,
         input_ids=prompt.ids,
         sampling=sampling,
-        # Stops that the engine does not know of have to be seen while it still runs. Log-probabilities of a whole
-        # answer would be one message of hundreds of megabytes.
+        # Stop strings that the engine does not get must be found while it still generates. The log-probabilities of
+        # a whole answer would be one message of hundreds of megabytes.
         stream=question.stream or question.top_logprobs is not None or (bool(prompt.stops) and "stop" not in sampling),
         top_logprobs=question.top_logprobs,
         priority=question.priority,
@@ -165,7 +165,7 @@ def _run(question: Question, choice: int, uid: str) -> Generation:
 async def _choice(
     model: ChatModel, engine: EngineClient, prompt: PreparedPrompt, run: Generation, choice: int, share: int
 ) -> AsyncIterator[Step]:
-    """One of `share` that are read at the same time."""
+    """The steps of one choice. `share` choices are read at the same time."""
     parser = model.parser(prompt)
     inspector = None if prompt.relaxed is None else Inspector(prompt.relaxed)
     usage = TokenUsage(prompt=len(prompt.ids))
@@ -174,7 +174,7 @@ async def _choice(
             try:
                 events = parser.feed(chunk.ids)
             except InvalidValue:
-                raise Internal("the engine answered with ids that this vocabulary does not have") from None
+                raise Internal("the engine's vocabulary differs from the frontend's; use one checkpoint") from None
             completion = usage.completion + len(chunk.ids)
             usage = replace(usage, completion=completion, cached=max(usage.cached, chunk.usage.cached))
             if chunk.end is None and not parser.stopped:
@@ -183,7 +183,7 @@ async def _choice(
                 yield Step(choice, tuple(events), chunk.logprobs, usage, last=False)
                 continue
             if chunk.end is not None and chunk.end.reason is EndReason.ABORT and not parser.stopped:
-                raise EngineLost("the engine gave this request up; send it again")
+                raise EngineLost("the engine aborted this request; send it again")
             length = chunk.end is not None and chunk.end.reason is EndReason.LENGTH
             events += parser.finish(FinishReason.LENGTH if length else FinishReason.STOP)
             report = None
@@ -192,11 +192,11 @@ async def _choice(
                 report = await asyncio.to_thread(inspector.report, model.enforcer.worker)
             yield Step(choice, tuple(events), chunk.logprobs, usage, last=True, report=report)
             return
-    raise EngineLost("the answer broke off before its end; send it again")
+    raise EngineLost("the answer broke off before its end; send the request again")
 
 
 async def _sliced(chunks: AsyncIterator[Chunk], share: int) -> AsyncIterator[Chunk]:
-    """The same chunks, none of which takes long to read, and others' turns between two parts of one."""
+    """Cut `chunks` so that each takes little time to read. Between two parts the event loop serves other requests."""
     async with aclosing(chunks):  # type: ignore[type-var]
         async for chunk in chunks:
             size = max(1, (LOGPROBS_AT_ONCE if chunk.logprobs else IDS_AT_ONCE) // share)
@@ -209,13 +209,13 @@ async def _sliced(chunks: AsyncIterator[Chunk], share: int) -> AsyncIterator[Chu
 
 
 async def _together(sources: list[AsyncIterator[Step]]) -> AsyncIterator[Step]:
-    """Steps of all sources as they come; the first error ends them all."""
+    """Yield the steps of all sources as they arrive. The first error ends all sources."""
     inbox: asyncio.Queue[Step | BaseException | None] = asyncio.Queue(WAITING_STEPS)
     over = False
 
     async def pump(source: AsyncIterator[Step]) -> None:
-        # Also where the source itself is cancelled, as calls are whose channel closes: nobody may wait for it for ever.
-        ending: BaseException | None = EngineLost("the answer broke off before its end; send it again")
+        # Also reported if the source itself is cancelled, as by a channel that closes: else the reader waits for ever.
+        ending: BaseException | None = EngineLost("the answer broke off before its end; send the request again")
         try:
             async with aclosing(source):  # type: ignore[type-var]
                 async for step in source:

@@ -1,7 +1,7 @@
-"""The routes, and the ASGI application that holds them.
+"""The routes, and the ASGI application that contains them.
 
-Every route is an `Endpoint`, the unknown path too, so that keys, bounds, envelopes and the log are the same everywhere.
-No CORS headers are ever sent: a browser's page can not read an answer.
+Every route is an `Endpoint`, even for unknown paths, so that keys, limits, envelopes and the log work the same for all.
+No CORS header is ever sent, so a web page of another origin can't read an answer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ async def live(service: Service, call: Call) -> Reply:
 
 
 async def ready(service: Service, call: Call) -> Reply:
-    """The engine would take a request now. Costs no generation."""
+    """Whether the engine accepts requests now. Starts no generation."""
     health = await service.engine.health()
     if not health.ready:
         raise EngineUnavailable(health.reason, retry_after=5.0)
@@ -74,13 +74,13 @@ ROUTES: tuple[tuple[str, Envelope, str, Operation], ...] = (
 )
 
 
-# The same paths as Anthropic's clients know them, by the header that all of them send.
+# Paths that have a form of Anthropic's, too. All its clients send the header VERSION, which selects it.
 ANTHROPICS: dict[str, Operation] = {"/v1/models": messages.list_models, "/v1/models/{id:path}": messages.show_model}
 VERSION = b"anthropic-version"
 
 
 class ByDialect:
-    """One path with two dialects. A class, because starlette takes a function for something else."""
+    """One path with two dialects. It is a class, because starlette treats a function as a request handler."""
 
     def __init__(self, plain: ASGIApp, anthropic: ASGIApp) -> None:
         self._plain = plain
@@ -92,12 +92,12 @@ class ByDialect:
 
 
 def create_app(service: Service, *, opened: Callable[[], Awaitable[None]] | None = None) -> ASGIApp:
-    """`opened` is awaited when the loop runs; the service is closed when the application ends."""
+    """`opened` is awaited at startup, on the event loop. The service is closed at shutdown."""
 
     def endpoint(path: str, envelope: Envelope, method: str, operation: Operation) -> ASGIApp:
         methods: dict[str, Handler] = {method: functools.partial(operation, service)}
         if method == "GET":
-            # Whoever listens on the socket leaves the body out.
+            # uvicorn leaves the body out of the response.
             methods["HEAD"] = methods["GET"]
         made = Endpoint(service, path, envelope, methods, public=path in PUBLIC)
         if path in ANTHROPICS and envelope is OPENAI:

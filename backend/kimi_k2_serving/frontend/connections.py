@@ -1,7 +1,7 @@
-"""Connections under bounds: a request's head arrives in time, and who has shown no key can't use up the descriptors.
+"""Limits on connections: a request's head has a deadline, and clients without a key can't use up the descriptors.
 
-A connection is proven once a request on it got past the keys; until then it is one of a bounded number, of which the
-oldest that only waits is closed for a new one. A machine that is out of descriptors says so in the log, once a minute.
+A connection is proven once a request on it had a valid API key. The number of unproven connections is bounded: another
+one closes the oldest that waits for a request. If the machine runs out of descriptors, the log says so once a minute.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from kimi_k2_serving.core.limits import HEAD_SECONDS
 
 logger = logging.getLogger(__name__)
 
-# Descriptors for everything that is no client's connection: the engine, the readers, the grammar's worker, files.
+# Descriptors for everything but client connections: the engine, the readers, the grammar worker, files.
 RESERVED = 64
 FEWEST = 8
 LOG_SECONDS = 60.0
-# The scope's entry that a route calls when a key was good.
+# The entry of the ASGI scope that a route calls after it has accepted a key.
 PROVEN = "kimi_k2.proven"
 
 
 def raise_limit() -> None:
-    """As many descriptors as this process may have, within reason."""
+    """Raise the soft limit of descriptors to the hard limit, at most 65,536."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     if wanted > soft:
@@ -41,12 +41,12 @@ def raise_limit() -> None:
 
 
 def most() -> int:
-    """Clients' connections at once."""
+    """The maximum number of client connections."""
     return max(FEWEST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED)
 
 
 class Connection(H11Protocol):
-    """uvicorn's, with a clock for the head and its place among all connections of the process."""
+    """uvicorn's connection, with a deadline for each request's head and a bound on unproven connections."""
 
     _head: asyncio.TimerHandle | None = None
 
@@ -63,10 +63,10 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._watch()
-        # Half of the places are for those who have shown a key; without keys every request shows one.
+        # Half of the connections are for clients with a key. If no keys are set, every request counts as having one.
         _unproven[self] = None
         if len(_unproven) > most() // 2 or len(self.connections) > most():
-            _full.say("too many connections; the oldest that waits without a request is closed")
+            _full.say("too many connections; closing the oldest one that waits without a request")
             oldest = next((each for each in _unproven if each._awaits_head), self)
             oldest.transport.abort()
             self.connections.discard(oldest)
@@ -105,7 +105,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
 
-# Of this process, oldest first: nobody's connection costs more the more of them there are.
+# Oldest first. A dict, so that adding and removing a connection take constant time.
 _unproven: dict[Connection, None] = {}
 
 
@@ -126,7 +126,7 @@ _exhausted = OncePerMinute()
 
 
 def watch_accepts(loop: asyncio.AbstractEventLoop) -> None:
-    """asyncio waits a second after an accept that found no descriptor, and reports every one of them."""
+    """asyncio reports each `accept` without a free descriptor and retries in a second: log that once a minute."""
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -1,4 +1,4 @@
-"""The leaves of the error tree that only an HTTP API has, and the engine model's messages read back into the tree.
+"""Errors that only an HTTP API has, and the translation of the engine model's messages to errors.
 
 InvalidRequest  |- ModelNotFound     model_not_found      404
                 |- RouteNotFound     not_found            404
@@ -54,20 +54,20 @@ class Misdirected(InvalidRequest):
     http = 421
 
 
-# Triton's own words, where no model has spoken.
+# Texts of Triton itself, which it sends instead of a model's message.
 _TRITONS = (("is not at ready state", core.EngineUnavailable), ("unknown model", core.EngineUnavailable))
-# How the supervisor ends its sentence while the engine starts.
+# The supervisor's messages while the engine starts end with this and the seconds.
 _RETRY = "retry in "
 
 
 def from_engine(message: str) -> ServingError:
-    """The error that the engine model's `code: field: detail` stands for; Triton may put words before the code."""
+    """The error for a message `code: field: detail` of the engine model. Triton may put text before the code."""
     found = core.parse_message(message)
     if found is None:
         known = next((kind for words, kind in _TRITONS if words in message), None)
         if known is None:
-            return core.Internal("the engine model answered with an error of Triton's own")
-        return known("the engine model is not ready", retry_after=5.0)
+            return core.Internal("Triton reported an error of its own; see Triton's log")
+        return known("the engine model is not ready; retry in 5 s", retry_after=5.0)
     kind, field, detail = found
     if issubclass(kind, core.Unavailable):
         return kind(detail, field=field, retry_after=_retry_after(detail))
@@ -75,6 +75,6 @@ def from_engine(message: str) -> ServingError:
 
 
 def _retry_after(detail: str) -> float:
-    """Seconds; 1 where the message names none."""
+    """The seconds that the message names, else 1."""
     number = detail.partition(_RETRY)[2].partition(" ")[0]
     return float(number) if number.isdecimal() else 1.0

@@ -1,8 +1,8 @@
 """One HTTP request from its first byte to its last: the ASGI side of every route.
 
-Promises: nobody gets past without a key where keys are set; bytes are bounded before they are decoded; every request
-ends in one document, one whole stream or one error in its dialect's envelope; a client that leaves ends the work for
-it at once, also before the first token; the log has no content.
+If API keys are set, every route that is not public needs one. The size of a body is checked before it is decoded. Every
+request ends with one document, one complete stream, or one error in its dialect's envelope. If a client disconnects,
+the work for it ends at once, even before the first token. The log contains no content.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 
 
 class Envelope(Protocol):
-    """How a dialect says that something went wrong, and that nothing has happened yet."""
+    """A dialect's form of errors (as a document, and as a frame of a stream) and its keep-alive frame, `idle`."""
 
     idle: bytes
 
@@ -53,12 +53,11 @@ class Envelope(Protocol):
 @dataclass(frozen=True, slots=True)
 class JsonDocument:
     body: Json
-    status: int = 200
 
 
 @dataclass(frozen=True, slots=True)
 class LargeDocument:
-    """A document as large as a client likes, written and sent in pieces. `body` as `sse.encode_pieces` takes it."""
+    """A document of any size, encoded and sent in pieces. `body` is a value for `sse.encode_pieces`."""
 
     body: Any
 
@@ -71,7 +70,7 @@ class PlainText:
 
 @dataclass(frozen=True, slots=True)
 class EventStream:
-    """`frames` are server-sent events; it is closed whatever happens."""
+    """`frames` yields server-sent events. It is always closed."""
 
     frames: AsyncIterator[bytes]
 
@@ -81,12 +80,12 @@ Handler = Callable[[Call], Awaitable[Reply]]
 
 
 class ClientGone(Exception):
-    """The other side closed the connection."""
+    """The client closed the connection or stopped reading from it."""
 
 
 @dataclass(slots=True)
 class Sender:
-    """The response, started once. Raises ClientGone if the client takes nothing for `stalled` seconds."""
+    """Sends one response. Raises ClientGone if the client accepts nothing for `stalled` seconds."""
 
     send: Send
     headers: dict[str, str]
@@ -107,7 +106,7 @@ class Sender:
     async def stream(self, piece: bytes) -> None:
         if not self.streaming:
             self.streaming = True
-            # x-accel-buffering: nginx would gather the events.
+            # x-accel-buffering: otherwise nginx buffers the events.
             await self._start(
                 200,
                 {
@@ -179,12 +178,12 @@ class Endpoint:
         except ServingError as error:
             await self._refuse(sender, error)
         except asyncio.CancelledError:
-            # The grace is over: whoever still waits is told so.
+            # The grace period is over: clients that still wait get this error.
             await self._refuse(sender, ShuttingDown("the server is stopping; send the request again"))
             raise
         except Exception:
             logger.exception("request %s failed", request_id)
-            await self._refuse(sender, Internal("an internal error"))
+            await self._refuse(sender, Internal("an internal error; see the server's log"))
         finally:
             service.exchanges -= 1
             self._report(record)
@@ -200,15 +199,15 @@ class Endpoint:
         handler = self.methods.get(scope["method"])
         if handler is None:
             sender.headers["allow"] = ", ".join(sorted(self.methods))
-            raise MethodNotAllowed(f"this path takes {', '.join(sorted(self.methods))}")
+            raise MethodNotAllowed(f"this path accepts only {', '.join(sorted(self.methods))}")
         call = Call(b"", dict(scope.get("path_params", {})), key or ANONYMOUS, sender.record)
         if self.public or scope["method"] != "POST" or not self._reads:
-            # Nothing of a body is of use here. Who sends one is not listened to any longer.
+            # No body is read here. If the client sends one, close the connection instead of reading past it.
             if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
                 sender.headers["connection"] = "close"
             await self._answer(handler, call, sender)
             return
-        # Before a byte of the body is read, so that a key holds no more bodies than it may have requests.
+        # Admit before reading the body, so that a key has no more bodies in memory than requests in flight.
         with service.admitted(call.key):
             _check_media_type(headers)
             body = await _body(headers, receive, service.policy.body_seconds)
@@ -216,8 +215,8 @@ class Endpoint:
 
     async def _answer(self, handler: Handler, call: Call, sender: Sender) -> None:
         match await handler(call):
-            case JsonDocument(body, status):
-                await sender.document(status, sse.encode_json(body), "application/json")
+            case JsonDocument(body):
+                await sender.document(200, sse.encode_json(body), "application/json")
             case LargeDocument(body):
                 await sender.answer([piece async for piece in sse.gather_pieces(sse.encode_pieces(body))])
             case PlainText(text, media_type):
@@ -230,7 +229,7 @@ class Endpoint:
                 await sender.end()
 
     async def _refuse(self, sender: Sender, error: ServingError) -> None:
-        """The error in the dialect's envelope; in the stream if that has begun."""
+        """Send the error in the dialect's envelope, as a frame if a stream has begun."""
         record = sender.record
         record.error = error.code
         try:
@@ -275,17 +274,17 @@ class Endpoint:
 
 
 def _request_id(given: str) -> str:
-    """The client's own, if it is one that can stand in a header and a log."""
+    """The client's id if it is safe in a header and in the log, else ""."""
     return given if 0 < len(given) <= REQUEST_ID_BYTES.value and SAFE.issuperset(given) else ""
 
 
 async def _body(headers: Mapping[str, str], receive: Receive, seconds: float) -> bytes:
     if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-        raise NotJson("compressed bodies are not taken", field="content-encoding")
+        raise NotJson("compressed bodies are not accepted; send plain JSON", field="content-encoding")
     length = headers.get("content-length", "")
     if length.isdecimal():
         _bound(int(length) if len(length) < 20 else JSON_BYTES.value + 1)
-        # Who sends little has less time, for a place among the requests in flight is taken.
+        # A small body has less time, because the request already counts as in flight.
         seconds = min(seconds, BODY_LEAST_SECONDS.value + int(length) / BODY_RATE.value)
     pieces: list[bytes] = []
     size = 0
@@ -306,18 +305,18 @@ async def _body(headers: Mapping[str, str], receive: Receive, seconds: float) ->
 
 def _bound(size: int) -> None:
     if size > JSON_BYTES.value:
-        raise BodyTooLarge(f"more than {JSON_BYTES.value} bytes ({JSON_BYTES.name})", field="body")
+        raise BodyTooLarge(f"must have at most {JSON_BYTES.value} bytes ({JSON_BYTES.name})", field="body")
 
 
 def _check_media_type(headers: Mapping[str, str]) -> None:
-    """JSON alone: a page in a browser can send other types to any server without asking."""
+    """Only JSON is accepted: browsers let any page send other types to any server without a CORS preflight."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise NotJson("send `content-type: application/json`", field="content-type")
 
 
 async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` to its end, or end it when the client leaves. Raises ClientGone."""
+    """Run `work` to its end. If the client disconnects first, cancel it and raise ClientGone."""
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_gone(receive))
     try:

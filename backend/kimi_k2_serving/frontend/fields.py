@@ -1,6 +1,6 @@
-"""The top level of a request: what is known, what is ignored on purpose, what is refused by name.
+"""Checks and reads the top-level fields of a request.
 
-A field is never lost in silence: it is read, or documented as without meaning here, or the client is told.
+No field is dropped silently: it is read, documented as ignored, or refused with an error that names it.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ SAMPLING = (
 )
 
 
-# Where an empty object asks for something: the thing with its defaults.
+# Refused fields that request something even as an empty object: the feature with its defaults.
 SWITCHES = frozenset({"web_search_options", "audio", "moderation", "container", "prompt"})
 
 
 def check_fields(body: Object, *, known: Collection[str], ignored: Collection[str], refused: Mapping[str, str]) -> None:
-    """Raises Unsupported for a refused field that asks for something, UnknownField for a name nobody knows."""
+    """Raises Unsupported for a refused field whose value requests something, UnknownField for an unknown name."""
     for name, value in body.items():
         if name in refused:
             if value not in (None, False, [], "") and (value != {} or name in SWITCHES):
                 raise Unsupported(refused[name], field=name)
         elif name not in known and name not in ignored:
-            # The name is the client's own text; it is told to that client only, and cut.
-            raise UnknownField("is no field of this request", field=name[:64])
+            # The name is the client's text: it is cut, and only this client gets it.
+            raise UnknownField("is not a field of this request; remove it", field=name[:64])
 
 
 def read_sampling(body: Object, names: Collection[str] = SAMPLING) -> dict[str, Any]:
-    """SGLang's sampling parameters; null is absent."""
+    """Reads SGLang's sampling parameters. Null means absent."""
     return sampling.read_parameters({name: body[name] for name in names if body.get(name) is not None})
 
 
@@ -65,7 +65,7 @@ def integer(value: Json, path: str, *, minimum: int, default: int | None = None)
 
 
 def read_choices(value: Json) -> int:
-    """`n`."""
+    """Reads `n`, the number of choices; 1 by default."""
     n = integer(value, "n", minimum=1, default=1)
     assert n is not None
     CHOICES.check(n, field="n")
@@ -73,7 +73,7 @@ def read_choices(value: Json) -> int:
 
 
 def top_logprobs(body: Object) -> int | None:
-    """Chat's pair of fields; None where no log-probabilities are wanted."""
+    """Reads chat's `logprobs` and `top_logprobs`. None if no log-probabilities are requested."""
     wanted = as_flag(body.get("logprobs"), "logprobs", default=False)
     top = integer(body.get("top_logprobs"), "top_logprobs", minimum=0)
     if top is not None:
@@ -93,7 +93,7 @@ def stream_options(body: Object) -> tuple[bool, bool]:
         raise InvalidValue("needs stream: true", field="stream_options")
     for name in options:
         if name not in ("include_usage", "continuous_usage_stats", "include_obfuscation"):
-            raise UnknownField("is no field of stream_options", field=f"stream_options.{name[:64]}")
+            raise UnknownField("is not a field of stream_options; remove it", field=f"stream_options.{name[:64]}")
     include = as_flag(options.get("include_usage"), "stream_options.include_usage", default=False)
     path = "stream_options.continuous_usage_stats"
     continuous = as_flag(options.get("continuous_usage_stats"), path, default=False)

@@ -1,7 +1,7 @@
-"""Under which names this server answers when only its own machine may ask and no key is needed.
+"""Checks the Host header where the server listens on loopback alone and needs no API key.
 
-A page in a browser on this machine can give its own name this machine's address and then ask as its own origin (DNS
-rebinding). The browser still sends the page's name as `Host`, so a name that is not this machine's is refused.
+A web page can make its own domain resolve to this machine, and then a browser here lets it send requests as to its own
+origin (DNS rebinding). The browser still sends the page's domain as `Host`, so other machines' names are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kimi_k2_serving.frontend.errors import Misdirected
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """`names` in lower case, without a dot at the end; loopback addresses are always among them."""
+    """The accepted names, in lower case and without a final dot. Loopback addresses are accepted, too."""
 
     names: frozenset[str]
 
@@ -24,10 +24,10 @@ class Hosts:
         return cls(frozenset(name.lower().removesuffix(".") for name in ("localhost", *names)))
 
     def check(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Raises Misdirected unless there is exactly one Host and it is one of these."""
+        """Raises Misdirected unless there is exactly one Host header and it has an accepted name."""
         given = [value for name, value in headers if name == b"host"]
         if len(given) != 1 or not self._known(given[0].decode("latin-1")):
-            raise Misdirected("this server answers under this machine's names only; see --allowed-host")
+            raise Misdirected("the Host header is not this machine's name; use localhost, or set --allowed-host")
 
     def _known(self, value: str) -> bool:
         host = _without_port(value)
@@ -37,7 +37,7 @@ class Hosts:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it names this machine to itself alone: an address, without brackets, or localhost."""
+    """Whether only this machine can reach `host`: localhost, or an address without brackets."""
     return host.lower().removesuffix(".") == "localhost" or _is_loopback_address(host)
 
 
@@ -49,7 +49,7 @@ def _is_loopback_address(host: str) -> bool:
 
 
 def _without_port(value: str) -> str | None:
-    """The host in lower case, without brackets and final dot; None for what is no host and port."""
+    """The host in lower case, without brackets and final dot. None if `value` is not HOST or HOST:PORT."""
     if value.startswith("["):
         host, closed, port = value[1:].partition("]")
         if not closed or ":" not in host or (port and not port.startswith(":")):

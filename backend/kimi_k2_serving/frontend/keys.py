@@ -1,12 +1,12 @@
-"""API keys: who may ask, and what each of them gets.
+"""API keys and their options.
 
-A key file has one key a line, and behind it what is particular to it:
+A key file has one key per line, followed by its options:
 
     KEY [name=NAME] [priority=N] [concurrency=N] [cache_salt=TEXT]
 
-`#` begins a comment line. `name` stands in the log; requests of a higher `priority` go first; `concurrency` bounds the
-requests in flight; keys with different `cache_salt` share no prefix cache, so that none can time another's. Without a
-key file everybody is the same anonymous key.
+`#` begins a comment line. `name` appears in the log. Requests with a higher `priority` go first. `concurrency` limits
+the requests in flight. Keys with different `cache_salt` share no prefix cache, so that none can learn from timing what
+another has sent. Without a key file all clients share one anonymous key.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PRIORITY = 100
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`digest` is the key's SHA-256: the key itself is not kept."""
+    """`digest` is the key's SHA-256. The key itself is not kept."""
 
     name: str
     digest: bytes = b""
@@ -53,22 +53,22 @@ class Keys:
         try:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
-            raise NotFound("the key file can not be read as UTF-8 text", field="--api-key-file") from None
+            raise NotFound("the key file cannot be read as UTF-8 text", field="--api-key-file") from None
         found = [
             _key(line.split(), number)
             for number, line in enumerate(lines, 1)
             if line.strip() and line.lstrip()[0] != "#"
         ]
         if not found:
-            raise InvalidValue("the key file has no key", field="--api-key-file")
+            raise InvalidValue("the key file has no key; add one per line", field="--api-key-file")
         if len({key.digest for key in found}) < len(found):
-            raise InvalidValue("the key file has the same key twice", field="--api-key-file")
+            raise InvalidValue("the key file has the same key twice; remove one", field="--api-key-file")
         if len({key.name for key in found}) < len(found):
-            raise InvalidValue("two keys have the same name", field="--api-key-file")
+            raise InvalidValue("two keys have the same name; rename one", field="--api-key-file")
         return cls(tuple(found))
 
     def owner(self, headers: Mapping[str, str]) -> Key:
-        """Whose request this is. Raises Unauthenticated. Takes as long for every key that is given."""
+        """The key that the request has. Raises Unauthenticated. Takes equally long for right and wrong keys."""
         if not self.keys:
             return ANONYMOUS
         given = headers.get("x-api-key") or ""
@@ -90,16 +90,16 @@ def _key(words: list[str], line: int) -> Key:
     where = f"--api-key-file line {line}"
     key, options = words[0], dict(word.partition("=")[::2] for word in words[1:])
     if len(key) < KEY_CHARACTERS:
-        raise InvalidValue(f"a key has at least {KEY_CHARACTERS} characters", field=where)
+        raise InvalidValue(f"a key must have at least {KEY_CHARACTERS} characters", field=where)
     for name in options:
         if name not in ("name", "priority", "concurrency", "cache_salt"):
-            raise InvalidValue("known: name, priority, concurrency, cache_salt", field=where)
+            raise InvalidValue("an option must be name, priority, concurrency or cache_salt", field=where)
     concurrency = _number(options.get("concurrency"), where)
     if concurrency is not None and concurrency < 1:
-        raise InvalidValue("concurrency is at least 1", field=where)
+        raise InvalidValue("concurrency must be at least 1", field=where)
     priority = _number(options.get("priority"), where)
     if priority is not None and abs(priority) > PRIORITY:
-        raise InvalidValue(f"priority lies in -{PRIORITY} to {PRIORITY}", field=where)
+        raise InvalidValue(f"priority must be between -{PRIORITY} and {PRIORITY}", field=where)
     salt = options.get("cache_salt") or None
     if salt is not None:
         CACHE_SALT_BYTES.check(len(salt.encode()), field=where)
@@ -116,5 +116,5 @@ def _number(text: str | None, where: str) -> int | None:
     if text is None:
         return None
     if not text.removeprefix("-").isdecimal() or len(text) > 9:
-        raise InvalidValue("priority and concurrency are whole numbers", field=where)
+        raise InvalidValue("priority and concurrency must be integers", field=where)
     return int(text)

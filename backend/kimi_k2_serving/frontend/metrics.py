@@ -1,6 +1,6 @@
-"""Counters of the frontend, in Prometheus' text form. Labels are our own words: no client can make a new series.
+"""Prometheus metrics of the frontend. No label has text of a client, so no client can create a new series.
 
-With several workers, PROMETHEUS_MULTIPROC_DIR (set by `__main__`) names the directory in which they add up.
+With several workers, PROMETHEUS_MULTIPROC_DIR (set by `server`) names the directory in which their values add up.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 
 
 class FrontendMetrics:
-    """`shared`: the series of all workers, from the multi-process directory."""
+    """`shared`: report the series of all workers, from the multi-process directory."""
 
     def __init__(self, *, shared: bool = False) -> None:
         registry = self._registry = CollectorRegistry()
@@ -23,16 +23,16 @@ class FrontendMetrics:
             "kimi_k2_frontend_requests", "Requests answered", ["route", "status"], registry=registry
         )
         self.in_flight = Gauge(
-            "kimi_k2_frontend_requests_in_flight", "Requests now", registry=registry, multiprocess_mode="livesum"
+            "kimi_k2_frontend_requests_in_flight", "Requests in flight", registry=registry, multiprocess_mode="livesum"
         )
         self.disconnects = Counter(
-            "kimi_k2_frontend_disconnects", "Clients that left before their answer's end", registry=registry
+            "kimi_k2_frontend_disconnects", "Clients that left before the end of their answer", registry=registry
         )
         self.first_token = Histogram(
-            "kimi_k2_frontend_first_token_seconds", "From request to first token", registry=registry, buckets=SECONDS
+            "kimi_k2_frontend_first_token_seconds", "Time to first token", registry=registry, buckets=SECONDS
         )
         self.duration = Histogram(
-            "kimi_k2_frontend_request_seconds", "From request to end", ["route"], registry=registry, buckets=SECONDS
+            "kimi_k2_frontend_request_seconds", "Time to last byte", ["route"], registry=registry, buckets=SECONDS
         )
         self.prompt_tokens = Counter("kimi_k2_frontend_prompt_tokens", "Prompt tokens", registry=registry)
         self.cached_tokens = Counter(
@@ -40,19 +40,19 @@ class FrontendMetrics:
         )
         self.completion_tokens = Counter("kimi_k2_frontend_completion_tokens", "Generated tokens", registry=registry)
         self.rejected_calls = Counter(
-            "kimi_k2_frontend_rejected_calls", "Calls that became content", ["reason"], registry=registry
+            "kimi_k2_frontend_rejected_calls", "Rejected calls that became content", ["reason"], registry=registry
         )
 
         self.relaxed_requests = Counter(
             "kimi_k2_frontend_relaxed_requests",
-            "Requests with a part of a schema that no grammar holds",
+            "Requests with a schema that the grammar enforces only in part",
             registry=registry,
         )
         self._inspected = Counter(
-            "kimi_k2_frontend_inspected", "Their calls and contents that were validated", ["kind"], registry=registry
+            "kimi_k2_frontend_inspected", "Validated calls and contents of such requests", ["kind"], registry=registry
         )
         self._invalid = Counter(
-            "kimi_k2_frontend_invalid", "Those of them that their schema refuses", ["kind"], registry=registry
+            "kimi_k2_frontend_invalid", "Validated calls and contents that were invalid", ["kind"], registry=registry
         )
 
     def inspected(self, report: Report) -> None:

@@ -1,7 +1,7 @@
-"""The OpenAPI document of every route: what is sent, what comes back, which statuses.
+"""The OpenAPI document of all routes: requests, responses and statuses.
 
-Written beside the readers, not generated from them: they refuse more than a schema can say. A test holds the two
-together, route by route and field by field.
+It is written by hand, not generated from the readers, because they refuse more than a schema can express. A test
+compares the two, route by route and field by field.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ TEXT: Object = {"anyOf": [STRING, array(record({"type": {"enum": ["text"]}, "tex
 CHAT_MESSAGE = record(
     {
         "role": {"enum": ["system", "developer", "user", "assistant", "tool"]},
-        # Text or parts; of a tool's message, whatever it returned.
+        # A text or a list of parts; in a tool message any JSON.
         "content": ANY,
         "name": nullable(STRING),
-        # Of an assistant's and a tool's message; no other's is looked at.
+        # Read only in assistant and tool messages.
         "tool_calls": ANY,
         "tool_call_id": ANY,
     },
@@ -86,7 +86,7 @@ CHAT_MESSAGE = record(
 FUNCTION: Object = {
     "name": {"type": "string", "minLength": 1, "maxLength": 64},
     "description": nullable(STRING),
-    # A JSON Schema; what is none makes the tool free-form.
+    # A JSON Schema. With anything else the tool accepts any object.
     "parameters": ANY,
     "strict": FLAG,
 }
@@ -120,7 +120,7 @@ RESPONSES: Object = {
     "model": STRING,
     "input": {"anyOf": [STRING, array(OBJECT, minItems=1)]},
     "instructions": nullable(STRING),
-    # Functions, namespaces of them, custom tools, and what runs elsewhere and is left out.
+    # Functions, namespaces of functions, custom tools, and tools that run elsewhere, which are left out.
     "tools": nullable(array(record({"type": STRING}, ("type",)))),
     "tool_choice": nullable({"anyOf": [{"enum": ["auto", "none", "required"]}, OBJECT]}),
     "parallel_tool_calls": FLAG,
@@ -182,16 +182,16 @@ ANTHROPIC_ERROR = record(
     ("type", "error", "request_id"),
 )
 STATUSES = {
-    "400": "the request is wrong; the message names the field",
+    "400": "the request is invalid; the message names the field",
     "401": "no valid API key",
     "404": "no such model or path",
-    "405": "another method",
-    "408": "the body did not arrive in time, or the request's time is over",
+    "405": "the path does not accept this method",
+    "408": "the body did not arrive in time, or the request timed out",
     "413": "the body is too large",
     "415": "the body is not JSON",
-    "429": "too many requests; Retry-After says when",
+    "429": "too many requests; retry after Retry-After seconds",
     "500": "a defect of the server",
-    "503": "the engine is down or stopping; Retry-After says when",
+    "503": "the engine is down or stopping; retry after Retry-After seconds",
 }
 
 
@@ -199,7 +199,7 @@ def _object(*names: str) -> Object:
     return record(dict.fromkeys(names, ANY), names)
 
 
-# path, method, summary, request schema, response schema, whether it streams
+# path, summary, request schema, response schema, whether it can stream
 _POSTS: tuple[tuple[str, str, Object, Object, bool], ...] = (
     (
         "/v1/chat/completions",
@@ -238,7 +238,7 @@ _POSTS: tuple[tuple[str, str, Object, Object, bool], ...] = (
     ),
     (
         "/v1/messages/count_tokens",
-        "The input tokens of the same messages request",
+        "The number of input tokens of the same messages request",
         record(COUNT, ("model", "messages")),
         record({"input_tokens": INTEGER}, ("input_tokens",)),
         False,
@@ -247,18 +247,18 @@ _POSTS: tuple[tuple[str, str, Object, Object, bool], ...] = (
     ("/detokenize", "Token ids to text", record(DETOKENIZE, ("tokens",)), _object("prompt", "text"), False),
 )
 _GETS: tuple[tuple[str, str, Object], ...] = (
-    ("/v1/models", "The served model, and its aliases", _object("object", "data")),
-    ("/v1/models/{id}", "One of them", _object("id", "object", "max_model_len")),
-    ("/health", "The engine would take a request", _object("status")),
-    ("/ping", "The engine would take a request", _object("status")),
+    ("/v1/models", "The served model and its aliases", _object("object", "data")),
+    ("/v1/models/{id}", "The served model or one of its aliases", _object("id", "object", "max_model_len")),
+    ("/health", "The engine accepts requests", _object("status")),
+    ("/ping", "The engine accepts requests", _object("status")),
     ("/health/live", "This process answers", _object("status")),
-    ("/health/ready", "The engine would take a request", _object("status")),
+    ("/health/ready", "The engine accepts requests", _object("status")),
     ("/openapi.json", "This document", _object("openapi", "paths")),
 )
 
 
 def build_openapi(names: Sequence[str], *, secured: bool) -> Json:
-    """`names` are the served ids; `secured`: keys are needed."""
+    """`names`: the served model ids. `secured`: whether API keys are needed."""
     paths: dict[str, Json] = {}
     served: Object = {"enum": list(names)}
     for path, summary, request, response, streams in _POSTS:
@@ -279,7 +279,7 @@ def build_openapi(names: Sequence[str], *, secured: bool) -> Json:
             operation["security"] = []
         paths[path] = {"get": operation}
     plain: Object = {"text/plain": {"schema": STRING}}
-    paths["/metrics"] = {"get": {"summary": "Prometheus' text form", "responses": _responses("/metrics", plain)}}
+    paths["/metrics"] = {"get": {"summary": "Prometheus metrics as text", "responses": _responses("/metrics", plain)}}
     schemes: Object = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},

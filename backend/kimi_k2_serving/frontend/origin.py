@@ -1,7 +1,7 @@
-"""Where the parts of a chat request stood in what the client sent, and what of that was left out.
+"""Maps the paths of a chat request to those of the client's request, and collects notices of parts without effect.
 
-Dialects are read into OpenAI's chat; errors and reports of it name chat's paths. `Origin` gives them the client's own.
-`notices` is what an answer says beside `enforcement`: lines `path: what`, of things that have no effect.
+Each dialect is translated to an OpenAI chat request. Errors and reports name its paths; `Origin` translates them back.
+Notices are lines `path: what`. An answer has them as `notices`, beside `enforcement`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from kimi_k2_serving.core.errors import ServingError
 
 @dataclass(slots=True)
 class Origin(Notices):
-    """`places`: chat's path -> the client's. `translated`: whether the client's request has become a chat request, so
-    that errors are of that.
-    """
+    """`places`: chat's path -> the client's. `translated`: the chat request exists, so errors name its paths."""
 
     places: dict[str, str] = field(default_factory=dict)
     translated: bool = False
@@ -28,7 +26,7 @@ class Origin(Notices):
         self.places[ours] = theirs
 
     def told(self, path: str) -> str:
-        """The longest beginning that is known is put in the client's words; a path that is not known stays."""
+        """`path` with its longest known prefix replaced by the client's path. An unknown path stays as it is."""
         end = len(path)
         while end > 0:
             if (theirs := self.places.get(path[:end])) is not None:
@@ -37,13 +35,13 @@ class Origin(Notices):
         return path
 
     def place_of(self, line: str) -> str:
-        """`parse_message` of a line `path: what`."""
+        """A line `path: what` with its path translated by `told`."""
         path, separator, rest = line.partition(": ")
         return f"{self.told(path)}{separator}{rest}"
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """What fails inside names the client's field."""
+        """Errors raised inside name the client's field."""
         try:
             yield
         except ServingError as error:
@@ -52,7 +50,7 @@ class Origin(Notices):
             raise
 
     def written(self) -> list[Any]:
-        """What is still of use once the request is read: no error will name a message any more."""
+        """The state for another process, without the places of messages: after reading, no error names a message."""
         places = {ours: theirs for ours, theirs in self.places.items() if not ours.startswith("messages")}
         return [places, self.left_out, self.translated, list(self._ignored)]
 

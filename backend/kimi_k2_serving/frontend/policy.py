@@ -1,4 +1,4 @@
-"""What a deployment may set: seconds, counts and switches."""
+"""Timeouts and limits that a deployment may set."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from kimi_k2_serving.core.limits import BODY_SECONDS, STALLED_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Seconds, counts and switches that a deployment may set.
-
-    keep_alive: longest silence of a stream; body_seconds: for a request's body to arrive; stalled_seconds: for a client
-    to take what was sent; in_flight: requests at once; workers: processes that share a key's concurrency;
-    anthropic_temperature: what Anthropic's temperatures are multiplied by.
+    """keep_alive: maximum seconds of silence in a stream; body_seconds: timeout for a request's body; stalled_seconds:
+    timeout for a client to accept what was sent; in_flight: maximum of concurrent requests, per worker; workers:
+    processes that share a key's `concurrency`; anthropic_temperature: factor on the temperatures of Anthropic requests.
     """
 
     keep_alive: float = 15.0

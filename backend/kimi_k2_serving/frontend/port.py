@@ -1,6 +1,6 @@
-"""What the frontend needs of the engine: generations that end when their iterator is closed, and a truthful state.
+"""The interface between the frontend and the engine: streams of chunks, and whether the engine is ready.
 
-Implementations: `triton_engine.TritonEngine` (the engine model over gRPC) and the scripted one of the tests.
+Implementations: `triton_engine.TritonEngine` (the engine model over gRPC) and the scripted engine of the tests.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from kimi_k2_serving.engine.port import Chunk, Generation
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`reason` says why it is not ready, for people; "" when it is."""
+    """`reason` tells people why the engine is not ready. It is "" if the engine is ready."""
 
     ready: bool
     reason: str = ""
 
 
 class EngineClient(Protocol):
-    """Every method is called on one event loop."""
+    """All methods are called on one event loop."""
 
     def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
-        """Chunks until one has `end`; closing the iterator ends the generation.
+        """Yield chunks until one has `end`. Closing the iterator ends the generation.
 
         Raises EngineUnavailable, EngineLost, Overloaded, InvalidRequest's leaves, DeadlineExceeded or Internal.
         """
         ...
 
     async def health(self) -> Health:
-        """Costs no generation; never raises."""
+        """Never raises, and starts no generation."""
         ...
 
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""`python -m kimi_k2_serving.frontend.reader DESCRIPTION NICE`: reads large bodies, one after the other."""
+"""`python -m kimi_k2_serving.frontend.reader DESCRIPTION NICE`: a process that reads large bodies, one at a time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ READINGS: dict[str, Reading] = {
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What this process is told."""
+    """The argument of this process: the served model, and the only setting that a reading needs."""
 
     served: Served
     anthropic_temperature: float

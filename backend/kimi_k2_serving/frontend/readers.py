@@ -1,4 +1,4 @@
-"""The processes that read large bodies, as the frontend asks them."""
+"""The processes that read large request bodies, as the frontend calls them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["SMALL_BYTES", "USUAL_BYTES", "Readers"]
 
 
 class Readers(ReaderLanes):
-    """`description` is what `reader` takes."""
+    """`description` is an encoded `reader.Description`."""
 
     def __init__(self, description: bytes, *, python: str = sys.executable) -> None:
         super().__init__("kimi_k2_serving.frontend.reader", description, field="body", python=python)
 
     async def read(self, reading: Reading, body: bytes) -> Read:
-        """Raises what the reading does, or DeadlineExceeded, Overloaded, ShuttingDown or Internal."""
+        """Raises the errors of `reading`, or DeadlineExceeded, Overloaded, ShuttingDown or Internal."""
         return decode_reading(await self.ask(name(reading), (body,)))

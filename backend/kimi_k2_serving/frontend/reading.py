@@ -1,7 +1,7 @@
-"""What is left of a request once its body is read: small, whatever was sent, so that it can cross processes.
+"""The result of reading a request's body, in a compact form that can cross processes.
 
-A reading is a function from a body's JSON to a `Read`. It asks for no constraint and no answer, and names no process:
-`readers` has it run in a process of its own where the body is large, `service` in a thread where it is small.
+A reading is a function from a body's JSON to a `Read`. It starts no constraint and no generation, and does not know
+where it runs: `readers` runs it in another process for a large body, `service` in a thread for a small one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Reader(Protocol):
-    """What a reading needs: `service.Service`, and `reader.Desk` in a process that does nothing else."""
+    """What a reading needs. Implementations: `service.Service`, and `reader.Desk` in a process that only reads."""
 
     model: ChatModel
     policy: Policy
@@ -34,9 +34,8 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """`asked`: the request's own switches, a small dataclass. `job`: what determines the constraint of its one prompt,
-    b"" for none. `echo`: what the answer repeats, each written as JSON already. `origin`: for what may
-    still be said of it.
+    """`asked`: the request's options, a small dataclass. `job`: the input for the constraint of its one prompt, b"" for
+    none. `echo`: values that the answer repeats, already JSON. `origin`: for later errors, reports and notices.
     """
 
     asked: object = None
@@ -46,11 +45,11 @@ class Read:
     origin: Origin = field(default_factory=Origin)
 
     def request(self, kind: type[T]) -> T:
-        """`asked`, which is `kind` here and a mapping if it came from another process."""
+        """`asked` as a `kind`. If it comes from another process, it is a mapping."""
         return msgspec.convert(self.asked, kind)
 
     def said(self, name: str) -> Any:
-        """One of `echo` as a part of a document."""
+        """A value of `echo`, as a part of a document."""
         return sse.written(self.echo[name])
 
 
@@ -59,7 +58,7 @@ _WRITTEN = tuple[Any, list[Any], bytes, dict[str, memoryview], list[Any]]
 
 
 def name(reading: Reading) -> str:
-    """By which another process finds it."""
+    """The name by which another process finds `reading`."""
     return f"{reading.__module__}.{reading.__qualname__}"
 
 
@@ -69,6 +68,6 @@ def encode_reading(read: Read) -> bytes:
 
 
 def decode_reading(data: memoryview) -> Read:
-    """What it repeats stays where it is in `data`: it may be megabytes."""
+    """`echo` refers to `data` instead of copying it, because it may have megabytes."""
     asked, prompts, job, echo, origin = msgspec.msgpack.decode(data, type=_WRITTEN)
     return Read(asked, tuple(map(prompt_of, prompts)), job, echo, Origin.of(origin))

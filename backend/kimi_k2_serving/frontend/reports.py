@@ -1,5 +1,5 @@
-"""How the APIs say what no grammar held and what had no effect: `enforcement` and `notices`, keys of their documents
-and of their streams' last events.
+"""The keys `enforcement` (schema parts that the grammar does not enforce) and `notices` (parts of the request without
+effect), in documents and in the last events of streams.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from kimi_k2_serving.frontend.origin import Origin
 
 
 def remarks(reports: Sequence[Report | None], origin: Origin) -> Object:
-    """Both keys, each only where it has something to say; paths are those that the client sent."""
-    told = [report and replace(report, relaxed=tuple(map(origin.place_of, report.relaxed))) for report in reports]
+    """Both keys, each only if it is not empty. Paths are those of the client's request."""
+    placed = [report and replace(report, relaxed=tuple(map(origin.place_of, report.relaxed))) for report in reports]
     notices: Object = {"notices": list(origin.lines)} if origin.lines else {}
-    return {**enforcement(told), **notices}
+    return {**enforcement(placed), **notices}
 
 
 def enforcement(reports: Sequence[Report | None]) -> Object:
-    """`{"enforcement": ...}` of a document's choices, {} where all was held. Of several choices, what is wrong with one
-    names it by `choice`; a choice's own last event needs no name.
+    """`{"enforcement": ...}` for the choices of a document, {} if everything was enforced. If there are several, each
+    problem names its `choice`. The last event of one choice needs no such key.
     """
     found = [(choice, report) for choice, report in enumerate(reports) if report is not None]
     if not found:

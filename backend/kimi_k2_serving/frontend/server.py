@@ -1,7 +1,7 @@
-"""The frontend's process: its flags, and as many workers as asked for.
+"""The frontend's process: its command-line flags and its workers.
 
-A worker that dies is started again. SIGTERM closes the port, lets what is in flight finish within `--grace` seconds,
-ends the rest with one error each, and exits 0. Exit code 2: the flags are wrong, and the line says why.
+A worker that dies is started again. SIGTERM closes the port, gives requests in flight `--grace` seconds to finish, ends
+the rest with one error each, and exits with 0. With wrong flags it exits with 2 after a line that says why.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from kimi_k2_serving.frontend.service import Service
 from kimi_k2_serving.frontend.triton_engine import TritonEngine
 
 NAME = "kimi_k2"
-# prometheus_client's own variable, read when a worker imports it: where the workers' counters add up.
+# prometheus_client reads this variable when a worker imports it: the directory in which the counters add up.
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @dataclass(frozen=True, slots=True)
 class FrontendOptions:
-    """The flags, checked. `engine` is what the engine model was told, as far as it is known here; `names`: served model
-    ids, the first is the model's own; `grace` in seconds.
+    """The checked flags. `engine`: the engine model's configuration, as far as it is known here. `names`: the served
+    model ids, the model's own first. `grace`: seconds.
     """
 
     host: str
@@ -68,7 +68,7 @@ class FrontendOptions:
 
     @property
     def hosts(self) -> Hosts | None:
-        """The names to answer under: keys, and binds that others reach, need no such check."""
+        """The accepted Host names. None if keys are set or other machines can connect: then nothing is checked."""
         if self.keys.keys or not is_loopback(self.host):
             return None
         return Hosts.of(socket.gethostname(), *self.allowed_hosts)
@@ -84,40 +84,40 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to bind (%(default)s)")
     add("--port", type=int, default=9000, help="port to bind (%(default)s)")
     add("--grpc-url", metavar="HOST:PORT", default="127.0.0.1:8001", help="Triton's gRPC (%(default)s)")
-    add("--checkpoint", metavar="DIR", type=Path, help="the model's checkpoint (KIMI_K2_CHECKPOINT)")
-    add("--preset", metavar="NAME", help=f"the engine's preset (KIMI_K2_PRESET, else {CPU_PRESET})")
-    add("--model-repository", metavar="DIR", type=Path, help="Triton's, where its engine.yaml differs from the preset")
+    add("--checkpoint", metavar="DIR", type=Path, help="the model's checkpoint (default: $KIMI_K2_CHECKPOINT)")
+    add("--preset", metavar="NAME", help=f"the engine's preset (default: $KIMI_K2_PRESET, else {CPU_PRESET})")
+    add("--model-repository", metavar="DIR", type=Path, help="Triton's; give it if its engine.yaml changes the preset")
     add("--model-alias", metavar="ID", action="append", default=[], help=f"serve {NAME} under this id too; repeatable")
-    add("--workers", metavar="N", type=int, default=1, help="processes (%(default)s)")
-    add("--api-key-file", metavar="FILE", type=Path, help="keys, one a line; see docs/api.md")
+    add("--workers", metavar="N", type=int, default=1, help="number of worker processes (%(default)s)")
+    add("--api-key-file", metavar="FILE", type=Path, help="API keys, one per line; see docs/api.md")
     add(
         "--allowed-host",
         metavar="NAME",
         action="append",
         default=[],
-        help="answer under this name too, where there are no keys and --host is this machine alone; repeatable",
+        help="accept this name in the Host header, which is checked without keys on a loopback --host; repeatable",
     )
-    add("--grace", metavar="S", type=int, default=5, help="seconds for requests in flight at the end (%(default)s)")
-    add("--keep-alive", metavar="S", type=float, default=15.0, help="longest silence of a stream (%(default)s)")
-    add("--in-flight", metavar="N", type=int, default=1024, help="requests at once, per worker (%(default)s)")
+    add("--grace", metavar="S", type=int, default=5, help="seconds for requests in flight at shutdown (%(default)s)")
+    add("--keep-alive", metavar="S", type=float, default=15.0, help="maximum seconds a stream is silent (%(default)s)")
+    add("--in-flight", metavar="N", type=int, default=1024, help="maximum requests in flight per worker (%(default)s)")
     add(
         "--anthropic-temperature",
         metavar="FACTOR",
         type=float,
         default=0.6,
-        help="what /v1/messages multiplies temperatures by (%(default)s, as Moonshot does; 1 is off)",
+        help="factor on the temperatures of /v1/messages (%(default)s, like Moonshot's; 1 is off)",
     )
     return parser
 
 
 def parse_flags(argv: Sequence[str], environ: Mapping[str, str]) -> FrontendOptions:
-    """Ends the process with code 2 and one line for flags that are wrong. Raises ServingError for files that are."""
+    """For wrong flags, ends the process with code 2 and one line. For wrong files, raises ServingError."""
     parser = _parser()
     given = parser.parse_args(argv)
     inherited = settings.Settings.read(environ)
     checkpoint = given.checkpoint or inherited.checkpoint
     if checkpoint is None:
-        parser.error("give --checkpoint DIR")
+        parser.error(f"give --checkpoint DIR, or set {settings.CHECKPOINT}")
     for name in ("workers", "in_flight", "keep_alive"):
         if getattr(given, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
@@ -145,12 +145,12 @@ def parse_flags(argv: Sequence[str], environ: Mapping[str, str]) -> FrontendOpti
 def _engine(repository: Path | None, checkpoint: Path, preset: str, environ: Mapping[str, str]) -> EngineConfig:
     if repository is None:
         return engine_of_preset(checkpoint, preset, environ)
-    told = {**environ, settings.CHECKPOINT: str(checkpoint), settings.PRESET: preset}
-    return load_engine_config(repository / "kimi_k2_engine" / "1" / "engine.yaml", told)
+    variables = {**environ, settings.CHECKPOINT: str(checkpoint), settings.PRESET: preset}
+    return load_engine_config(repository / "kimi_k2_engine" / "1" / "engine.yaml", variables)
 
 
 def application(options: FrontendOptions) -> ASGIApp:
-    """One worker's application."""
+    """The application of one worker."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     _end_with_parent()
     model = ChatModel.load(options.engine, names=options.names)
@@ -169,7 +169,7 @@ def application(options: FrontendOptions) -> ASGIApp:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed has nobody left who would restart or stop it: it drains."""
+    """Drain and exit if the parent was killed, because nothing else would stop this worker."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -178,7 +178,7 @@ def _end_with_parent() -> None:
         try:
             multiprocessing.connection.wait([parent.sentinel])
         except OSError:
-            # No descriptor or memory to wait with: ask now and then.
+            # Waiting takes a descriptor and memory. If there are none, poll.
             while parent.is_alive():
                 time.sleep(1.0)
         os.kill(os.getpid(), signal.SIGTERM)

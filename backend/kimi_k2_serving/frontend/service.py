@@ -1,4 +1,4 @@
-"""What every route shares: the model, the engine, who may ask, how much at once, and what is counted."""
+"""What all routes share: the model, the engine, API keys, admission and metrics."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from kimi_k2_serving.frontend.reading import Read, Reading
 from kimi_k2_serving.grammar import job as jobs
 
 T = TypeVar("T")
-# For the last errors to be written when the grace is over.
+# Time for the last errors to be written after the grace period.
 CLOSING_SECONDS = 2.0
 
 
 @dataclass(slots=True)
 class Record:
-    """What the access log and the metrics say of one request. No content."""
+    """One request in the access log and the metrics. Holds no content."""
 
     request_id: str
     route: str
@@ -52,13 +52,13 @@ class Record:
     completion_tokens: int = 0
     first_token: float | None = None
     error: str = ""
-    # What of the request was left out, in our own words; also a header of the answer.
+    # Parts of the request that were left out, without any text of the client; also a header of the response.
     notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, authenticated and admitted. `body` is JSON as it came, b"" where the method has none."""
+    """An authenticated, admitted request. `body` is its undecoded JSON, or b"" if the method has no body."""
 
     body: bytes
     parameters: dict[str, str]
@@ -67,10 +67,10 @@ class Call:
 
 
 def served(model: ChatModel, value: Json) -> str:
-    """The name under which the model was asked for. Raises ModelNotFound."""
+    """The requested model name. Raises ModelNotFound if it is not served."""
     name = as_string(value, "model")
     if name not in model.names:
-        raise ModelNotFound(f"no such model; this server has {model.names[0]}", field="model")
+        raise ModelNotFound(f"this server has no such model; use {model.names[0]}", field="model")
     return name
 
 
@@ -88,23 +88,23 @@ class Service:
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
     new_uid: Callable[[], str] = _uid
-    # None: everything is read in this process.
+    # None: this process reads all bodies.
     readers: Readers | None = None
-    # None: under any name.
+    # None: the Host header is not checked.
     hosts: Hosts | None = None
-    # Requests whose last byte is not yet written.
+    # Requests whose response is not completely written.
     exchanges: int = 0
     _running: Counter[str] = field(default_factory=Counter)
-    # Two threads: tokenising releases the interpreter, the rest does not.
+    # Only two threads, because only tokenization releases the interpreter lock.
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "prepare"))
 
     @contextmanager
     def admitted(self, key: Key) -> Iterator[None]:
-        """Raises Overloaded when there is no room for another request, or not for this key."""
+        """Raises Overloaded if too many requests are in flight, in total or for this key."""
         if self._running.total() >= self.policy.in_flight:
             raise Overloaded("too many requests in flight; retry in 1 s")
         if key.concurrency is not None:
-            # Each worker takes its share, rounded up: workers know nothing of each other.
+            # Workers know nothing of each other, so each allows an equal share, rounded up.
             share = -(-key.concurrency // self.policy.workers)
             if self._running[key.name] >= share:
                 raise Overloaded("too many requests in flight for this API key; retry in 1 s")
@@ -120,11 +120,11 @@ class Service:
         return served(self.model, value)
 
     async def prepare(self, work: Callable[[], T]) -> T:
-        """Work of a few milliseconds, off the event loop."""
+        """Run work of a few milliseconds off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def read(self, reading: Reading, call: Call) -> Read:
-        """Decode, read, render and encode: what is large in a process of its own. Raises what the reading does."""
+        """Decode, read, render and encode the body; a large one in another process. Raises the errors of `reading`."""
         if self.readers is not None and len(call.body) > SMALL_BYTES:
             found = await self.readers.read(reading, call.body)
         else:
@@ -133,7 +133,7 @@ class Service:
         return found
 
     async def prompt(self, read: Read) -> PreparedPrompt:
-        """Its prompt with the constraint, for which no thread waits. A client that leaves waits for it no longer."""
+        """The prompt with its constraint. No thread blocks for it, and the wait ends if the client disconnects."""
         (prompt,) = read.prompts
         if not read.job:
             return prompt
@@ -144,7 +144,7 @@ class Service:
         return await self.prepare(lambda: with_constraint(prompt, constraint, jobs.decode_job(read.job)[0]))
 
     async def steps(self, question: Question, call: Call) -> AsyncIterator[Step]:
-        """The answers' steps, counted."""
+        """The steps of the answers. Counts them in the metrics and in the call's record."""
         record = call.record
         question = replace(question, priority=call.key.priority, cache_salt=call.key.cache_salt)
         self.metrics.relaxed_requests.inc(any(prompt.relaxed for prompt in question.prompts))
@@ -175,10 +175,10 @@ class Service:
         self.metrics.completion_tokens.inc(usage.completion)
 
     async def close(self) -> None:
-        """The server has cancelled what was left: let it say so to its clients first."""
+        """The server has cancelled the remaining requests. Let each send its error first, then close everything."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_SECONDS):
-                while self.exchanges:  # noqa: ASYNC110 - asked once in a process's life
+                while self.exchanges:  # noqa: ASYNC110 - runs once in a process
                     await asyncio.sleep(0.01)
         if self.readers is not None:
             await self.readers.close()

@@ -1,7 +1,7 @@
 """Server-sent events: frames, and a stream of them that is never silent for long.
 
-`paced` reads ahead of the client by a bounded number of frames, hands over whatever has gathered as one piece, and ends
-its source however it ends itself.
+`paced` reads a bounded number of frames ahead of the client, yields all waiting frames as one piece, and always closes
+its source.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import msgspec
 from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.core.messages import Json
 
-# Frames that wait for a slow reader; past that the source waits too.
+# Frames buffered for a slow client. When the buffer is full, the source waits.
 WAITING_FRAMES = 64
 # Characters of a text that are encoded at once.
 PART = 2**16
 DONE = b"data: [DONE]\n\n"
-# JSON may hold them as they are, but clients that read Unicode's lines, as httpx's iter_lines does, end one there.
+# Legal in JSON, but clients that split at Unicode's line breaks (httpx's iter_lines does) would cut an event there.
 BREAKS = tuple((each.encode(), f"\\u{ord(each):04x}".encode()) for each in "\x85\u2028\u2029")
 COMMENT = b": keep-alive\n\n"
 
@@ -36,11 +36,11 @@ def event(name: str, value: Json) -> bytes:
 
 
 def encode_json(value: Json) -> bytes:
-    """Compact JSON in UTF-8; it has no line breaks, not even Unicode's, so it is one line of a frame."""
+    """Compact JSON in UTF-8. It contains no line break, not even Unicode's, so it fits on one line of a frame."""
     try:
         data = msgspec.json.encode(value)
     except (UnicodeEncodeError, OverflowError, ValueError):
-        # Half a surrogate pair, or a number that only Python has: slow and rare.
+        # Rare: a lone surrogate, or a number that only Python's encoder accepts.
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_parsed)
         data = text.encode("utf-8", "replace")
     return _lines_escaped(data)
@@ -59,17 +59,17 @@ def _parsed(part: msgspec.Raw) -> Json:
 
 
 def written(data: bytes | memoryview) -> Any:
-    """What `encode_json` gave, as a part of another value: it is copied, not written again."""
+    """A result of `encode_json` as a part of another value. It is copied, not encoded again."""
     return msgspec.Raw(data)
 
 
 def verbatim(text: str) -> Any:
-    """JSON that somebody else wrote, as a part of another value."""
+    """JSON text from elsewhere as a part of another value."""
     return msgspec.Raw(_lines_escaped(text.encode("utf-8", "replace")))
 
 
 class Fragments(list[bytes]):
-    """A part of a document that is JSON already, in pieces, as `list_of` and `encode_pieces` take it."""
+    """A value that is already JSON, in pieces. `list_of` makes it, and `encode_pieces` accepts it."""
 
 
 def encode_members(values: list[Any]) -> bytes:
@@ -78,7 +78,7 @@ def encode_members(values: list[Any]) -> bytes:
 
 
 def list_of(pieces: Iterable[bytes]) -> Fragments:
-    """One list of what `members` made of several, none of them empty."""
+    """One JSON list of several results of `encode_members`, none of them empty."""
     found = Fragments([b"["])
     for piece in pieces:
         found += [piece] if len(found) == 1 else [b",", piece]
@@ -87,7 +87,7 @@ def list_of(pieces: Iterable[bytes]) -> Fragments:
 
 
 def encode_pieces(value: Any) -> Iterator[bytes]:
-    """`encode_json` in pieces, each made and copied in well under a millisecond. Values may be `Fragments`."""
+    """`encode_json` in pieces. Each takes well under a millisecond to make and copy. Values may be `Fragments`."""
     match value:
         case Fragments():
             yield from value
@@ -119,7 +119,7 @@ def encode_pieces(value: Any) -> Iterator[bytes]:
 
 
 async def gather_pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in pieces of some size; others have their turn after each."""
+    """Join `pieces` into larger ones, of PART bytes or more. After each, the event loop serves other requests."""
     found: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -138,7 +138,7 @@ def large_event(name: str, value: Any) -> AsyncIterator[bytes]:
 
 
 async def paced(source: AsyncIterator[bytes], *, seconds: float, idle: bytes) -> AsyncIterator[bytes]:
-    """`idle` whenever nothing came for `seconds`. Raises the source's error in its place."""
+    """The frames of `source`, and `idle` after each `seconds` without one. Raises an error of `source` after them."""
     inbox: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(WAITING_FRAMES)
 
     async def pump() -> None:
@@ -152,8 +152,8 @@ async def paced(source: AsyncIterator[bytes], *, seconds: float, idle: bytes) ->
         except asyncio.CancelledError:
             if task.cancelling():
                 raise
-            # Cancelled from within, as gRPC does to a call when its channel closes.
-            await inbox.put(EngineLost("the answer broke off before its end; send it again"))
+            # The source was cancelled, not this task: gRPC cancels a call when its channel closes.
+            await inbox.put(EngineLost("the answer broke off before its end; send the request again"))
 
     task = asyncio.create_task(pump())
     try:

@@ -1,7 +1,7 @@
-"""The engine model `kimi_k2_engine` over Triton's gRPC: a bidirectional stream for each generation.
+"""Calls the engine model `kimi_k2_engine` over Triton's gRPC, with one bidirectional stream for each generation.
 
-Promises: closing the iterator cancels the call, which the engine model sees in every phase; what gRPC or Triton say
-never reaches a client as it is. Tensors: docs/tensors.md.
+Closing the iterator cancels the call, and the engine model notices that in every phase. Error texts of gRPC and of
+Triton itself never reach a client. Tensors: docs/tensors.md.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from kimi_k2_serving.frontend.errors import from_engine
 from kimi_k2_serving.frontend.port import Health
 
 MODEL = "kimi_k2_engine"
-# What `read_chunk` reads: every tensor costs on every token, and text is made from the ids here.
+# Only what `read_chunk` reads, because each output tensor costs time for every token. Text is decoded here.
 OUTPUTS = ("output_ids", "finish_reason", "stop_reason", "num_cached_tokens", "logprobs")
-# Seconds that a health check may take; it is asked on every probe.
+# Timeout of a health check, which runs for every probe.
 HEALTH_SECONDS = 2.0
-# A stream's engine model says this often that it is still there; two beats missed, and a third of one for the way, are
-# the end: a machine that lost its power closes no connection.
+# The engine model sends a heartbeat this often while a stream is silent. A stream that is silent for BEATS heartbeats
+# (two, and a margin for the network) ends: a machine that lost power closes no connection.
 BEAT_SECONDS = 15.0
 BEATS = 2.3
 CHANNEL = (
@@ -36,18 +36,18 @@ CHANNEL = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # For whole answers, which have no beats. Triton takes a ping for an attack if it comes within five minutes.
+    # For whole answers, which have no heartbeats. Triton treats pings less than five minutes apart as an attack.
     ("grpc.keepalive_time_ms", 310_000),
-    # The second is gRPC's own for any ping, a minute if nobody says so, and the one that ends the call.
+    # The second, a minute by default, is gRPC's timeout of every ping. It is the one that ends the call.
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
-    # Any number of them: after two gRPC would wait for something else to be sent, which a whole answer never does.
+    # No limit: by default gRPC stops after two pings until other data is sent, and a whole answer sends none.
     ("grpc.http2.max_pings_without_data", 0),
 )
 
 
 class TritonEngine:
-    """`address` is host:port. `open` has to be awaited before anything else, on the loop that will use it."""
+    """`address` is host:port. Await `open` before any other method, on the event loop that will use the object."""
 
     def __init__(self, address: str, *, beat: float = BEAT_SECONDS) -> None:
         self._address = address
@@ -64,9 +64,9 @@ class TritonEngine:
             await self._channel.close()
 
     async def health(self) -> Health:
-        """Ask for nothing: the engine model refuses an empty request only after it has looked at its engine.
+        """Send an empty request: the engine model checks that its engine is ready before it refuses the request.
 
-        Triton's own readiness stays true while an engine restarts, before its release 26.03.
+        Before release 26.03 Triton's own readiness stays true while an engine restarts.
         """
         call = self._stub.ModelStreamInfer(timeout=HEALTH_SECONDS)
         try:
@@ -80,7 +80,7 @@ class TritonEngine:
             return Health(False, "Triton does not answer")
         finally:
             call.cancel()
-        return Health(False, "the engine model gives no answer")
+        return Health(False, "the engine model does not answer")
 
     async def generate(self, run: Generation) -> AsyncIterator[Chunk]:
         began = False
@@ -106,7 +106,7 @@ class TritonEngine:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            # The call was cancelled, not whoever reads it: by its silence, or with the channel.
+            # The call was cancelled, not this task: by SilenceTimeout, or because the channel closed.
             raise EngineLost("the connection to the engine broke; send the request again") from None
         finally:
             silence.ends()
@@ -115,14 +115,14 @@ class TritonEngine:
 
 
 class SilenceTimeout:
-    """Cancels a call that says nothing for `seconds` while its reader waits for it; None is for ever."""
+    """Cancels a call that sends nothing for `seconds` while its reader waits. With None it never does."""
 
     def __init__(self, call: Any, seconds: float | None) -> None:
         self._call = call
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._since: float | None = self._loop.time()
-        # One timer that looks again, instead of one for every token.
+        # One timer that checks and starts itself again, instead of a new one for every token.
         self._timer = None if seconds is None else self._loop.call_later(seconds, self._look)
 
     def begins(self) -> None:
@@ -151,7 +151,7 @@ def _broken(error: Any, began: bool) -> ServingError:
         case grpc.StatusCode.UNAVAILABLE if began:
             return EngineLost("the connection to the engine broke; send the request again")
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.NOT_FOUND:
-            return EngineUnavailable("the engine can not be reached; retry in 5 s", retry_after=5.0)
+            return EngineUnavailable("the engine cannot be reached; retry in 5 s", retry_after=5.0)
         case _:
             return from_engine(error.details() or "")
 
@@ -163,11 +163,11 @@ def empty_request() -> Any:
 
 
 def request(run: Generation, *, beat: float = BEAT_SECONDS) -> Any:
-    """The request message. Nothing of it can be lost: Triton refuses an input that its model lacks."""
+    """The request message. Triton drops no input silently: it refuses inputs that the model does not declare."""
     message = service_pb2.ModelInferRequest(model_name=MODEL)
     _add(message, "input_ids", "INT32", array("i", run.input_ids).tobytes(), len(run.input_ids))
     _add(message, "stream", "BOOL", _flag(run.stream))
-    # Fast: a grammar has megabytes.
+    # msgspec, because a grammar has megabytes.
     _add(message, "sampling_parameters", "BYTES", _bytes(msgspec.json.encode(run.sampling)))
     _add(message, "request_context", "BYTES", _text(run.uid))
     _add(message, "return_num_input_tokens", "BOOL", _flag(True))
@@ -195,7 +195,7 @@ def _flag(value: bool) -> bytes:
 
 
 def _text(value: str) -> bytes:
-    """KServe's BYTES: each element behind its length."""
+    """One element of KServe's BYTES: the text in UTF-8 behind its length."""
     return _bytes(value.encode())
 
 
@@ -225,7 +225,7 @@ def _number(raw: dict[str, bytes], name: str) -> int:
 
 
 def _logprobs(text: str | None, ids: array[int]) -> tuple[TokenLogprob, ...]:
-    """Each id's own entry, and those that have a rank, best first."""
+    """For each id its log-probability and the alternatives that have a rank, best first."""
     if not text:
         return ()
     found = []

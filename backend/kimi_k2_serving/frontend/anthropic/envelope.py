@@ -1,4 +1,4 @@
-"""What Anthropic's routes have in common: the error envelope and usage."""
+"""The error envelope and the usage object of Anthropic's routes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class AnthropicEnvelope:
     def error(self, error: ServingError, request_id: str) -> Json:
         message = f"{error.field}: {error.detail}" if error.field else error.detail
         if isinstance(error, ContextLengthExceeded):
-            # The words by which coding agents know that they have to compact their history.
+            # Coding agents compact their history when they read these words.
             message = f"prompt is too long: {error.detail}"
         kind = "rate_limit_error" if error.http == 429 else error.anthropic_type
         return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
@@ -27,7 +27,7 @@ class AnthropicEnvelope:
 
 
 def usage(counts: TokenUsage) -> Object:
-    """`input_tokens` leaves out what the cache had: the prompt is the sum of the three."""
+    """`input_tokens` excludes cached tokens: the length of the prompt is the sum of the three input counts."""
     return {
         "input_tokens": counts.prompt - counts.cached,
         "cache_creation_input_tokens": 0,

@@ -1,7 +1,7 @@
-"""`POST /v1/messages` and `/v1/messages/count_tokens`.
+"""`POST /v1/messages` and `/v1/messages/count_tokens`, and `GET /v1/models` in Anthropic's form.
 
-Streams: `message_start`, per content block start, deltas and stop, `message_delta` with the stop reason and the final
-usage, `message_stop`. Blocks never overlap and their indices have no gaps; `ping` fills every longer silence.
+A stream is `message_start`; for each content block its start, deltas and stop; `message_delta` with the stop reason and
+the final usage; `message_stop`. Blocks never overlap, and their indices have no gaps. `ping` fills longer silences.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ async def create(service: Service, call: Call) -> Reply:
 
 
 async def count(service: Service, call: Call) -> Reply:
-    """What the same request would report as the sum of its input tokens."""
+    """The sum of the input tokens that the same request to `create` would report."""
     found = await service.read(counting, call)
     return JsonDocument({"input_tokens": found.said("input_tokens")})
 
 
 def model_card(service: Service, name: str) -> Json:
-    """The server knows no date of the model; clients want one."""
+    """Clients require a date, and the server knows none: `created_at` is a constant."""
     return {"type": "model", "id": name, "display_name": service.model.names[0], "created_at": "1970-01-01T00:00:00Z"}
 
 
@@ -119,9 +119,9 @@ def stop_reason(reason: FinishReason, stop: str | None) -> tuple[str, str | None
 
 
 def blocks(events: Iterable[Event]) -> list[Object]:
-    """The blocks that the stream of these events builds, in its order.
+    """The content blocks that a stream of these events would build, in the same order.
 
-    A call whose arguments are no whole object (the length ran out) has no input: they stay as they are, as text.
+    If a call's arguments are incomplete (the length ran out), it has no valid input: they become a text block.
     """
     writer = BlockWriter()
     result: list[Object] = []
@@ -141,7 +141,7 @@ def blocks(events: Iterable[Event]) -> list[Object]:
 
 
 def finished(block: Object, text: str, *, is_whole: bool) -> Object:
-    """Arguments that are a whole object are JSON by core's own scanner (`json_scan`), and are not decoded again."""
+    """The block with its content. Complete arguments are not decoded: core's scanner (`json_scan`) has checked them."""
     if block["type"] == "tool_use" and is_whole:
         return {**block, "input": sse.verbatim(text)}
     return {"type": "text", "text": text}
@@ -164,7 +164,7 @@ async def frames(steps: AsyncIterator[Step], head: Object, origin: Origin) -> As
 
 
 def opening(head: Object, counts: TokenUsage) -> Object:
-    """The message as it begins; the cache's share is known at the end and comes with `message_delta`."""
+    """The message of `message_start`. The final count of cached tokens comes with `message_delta`."""
     empty: Object = {"content": [], "stop_reason": None, "stop_sequence": None}
     return {**head, **empty, "usage": usage(TokenUsage(counts.prompt, 0, counts.cached))}
 
@@ -181,14 +181,14 @@ def closing(step: Step, origin: Origin) -> Object:
 
 
 def told_id(id_: str) -> str:
-    """K2's id of a call in the alphabet that Anthropic's clients check. Its number keeps it apart from all others of a
-    conversation; it is read back like any client's own (rules H1 to H8).
+    """A call's id, with only those characters that Anthropic's clients accept. Its number makes it unique in a
+    conversation. It is read back like an id that a client made (rules H1 to H8).
     """
     return "".join(letter if letter in ID_LETTERS else "_" for letter in id_)
 
 
 class BlockWriter:
-    """Core events to block events: one block open at a time, numbered in order."""
+    """Translates core events to block events. One block is open at a time. Blocks are numbered in order."""
 
     def __init__(self) -> None:
         self._index = -1

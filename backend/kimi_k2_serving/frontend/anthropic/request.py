@@ -1,9 +1,9 @@
-"""Anthropic's messages request -> Conversation and sampling.
+"""Reads Anthropic's messages request: a Conversation and sampling parameters.
 
-Content blocks become K2's messages: text is joined, `tool_use` is a call, each `tool_result` is a message of its own,
-in order. What has no place in the prompt is dropped by name: thinking, cache_control, the billing header that coding
-agents put first (it differs per request and would spoil the prefix cache). What a tool put into the history, inside of
-its result or beside it, is read or said in a sentence. Everything else is refused by its path.
+Content blocks become K2's messages, in order: texts are joined, a `tool_use` is a call, and each `tool_result` is a
+message. Known fields without a place in the prompt are dropped: thinking, cache_control, and the billing header that
+coding agents put first (it differs per request and would defeat the prefix cache). Content from a tool, inside its
+result or beside it, is read or replaced by a sentence. Everything else is refused with its path.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ IGNORED = frozenset(
 )
 REFUSED = {
     "container": "this server runs no code",
-    "mcp_servers": "this server calls no other; declare their tools",
-    "fallbacks": "this server has one model",
+    "mcp_servers": "this server connects to no MCP server; declare the tools instead",
+    "fallbacks": "this server has only one model",
 }
 BILLING_HEADER = "x-anthropic-billing-header"
-# Roles that harnesses use inside a conversation beside the two official ones.
+# Agents use other roles inside a conversation beside the two official ones.
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "ctx": "system", "msg": "system"}
 DROPPED = ("thinking", "redacted_thinking")
-# Before the result of a call whose `is_error` is true.
+# Precedes the content of a `tool_result` whose `is_error` is true.
 FAILED = "[this tool call failed]\n"
-# What is read, or has no place in the prompt.
+# Keys that are read, or that have no place in the prompt.
 MESSAGE = frozenset({"role", "content", "id", "cache_control"})
 TEXT = frozenset({"type", "text", "cache_control", "citations"})
 TOOL_USE = frozenset({"type", "id", "name", "input", "cache_control", "caller"})
@@ -68,8 +68,8 @@ class MessagesRequest:
 
 
 def read_messages_request(service: Reader, body: Json, origin: Origin, *, counting: bool = False) -> MessagesRequest:
-    """`counting`: max_tokens is not needed. Raises InvalidRequest's leaves, each naming chat's path or the client's:
-    `origin` knows which is which.
+    """`counting`: max_tokens is optional. Raises leaves of InvalidRequest that name the client's path or chat's;
+    `origin.translated` says which.
     """
     source = as_object(body, "body")
     fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
@@ -89,12 +89,12 @@ def read_messages_request(service: Reader, body: Json, origin: Origin, *, counti
     origin.translated = True
     conversation = read_conversation(**parts, parallel_tool_calls=parallel, name_characters=NAME_CHARACTERS)
     if conversation.messages[-1].role is Role.ASSISTANT:
-        raise Unsupported("continuing a given answer is not supported; end with a user message", field="messages")
+        raise Unsupported("continuing an answer is not supported; end with a user message", field="messages")
     return MessagesRequest(model=model, conversation=conversation, sampling=sampling, stream=stream)
 
 
 def read_sampling(source: Object, scale: float) -> dict[str, Any]:
-    """Temperatures are Anthropic's, 0 to 1; K2 wants them smaller."""
+    """Anthropic's temperatures are 0 to 1. They are multiplied by `scale`, because K2 needs lower ones."""
     given = {("stop" if name == "stop_sequences" else name): source[name] for name in SAMPLING if name in source}
     stops = given.get("stop")
     if stops is not None and not isinstance(stops, list):
@@ -102,13 +102,13 @@ def read_sampling(source: Object, scale: float) -> dict[str, Any]:
     sampling = fields.read_sampling(given)
     if "temperature" in sampling:
         if sampling["temperature"] > 1:
-            raise InvalidValue("must be at least 0 and at most 1", field="temperature")
+            raise InvalidValue("must be between 0 and 1", field="temperature")
         sampling["temperature"] *= scale
     return sampling
 
 
 def read_format(source: Object, origin: Origin) -> Json:
-    """`output_config.format`, or `output_format` as it was called before, as OpenAI's response_format."""
+    """`output_config.format`, or its older form `output_format`, as OpenAI's response_format."""
     value, path = source.get("output_format"), "output_format"
     if source.get("output_config") is not None:
         config = as_object(source["output_config"], "output_config")
@@ -142,7 +142,7 @@ def read_system(value: Json, origin: Origin) -> list[Json]:
 
 
 def read_messages(value: Json, origin: Origin, first: int) -> list[Json]:
-    """`first`: messages that stand before these."""
+    """`first`: the number of messages before these."""
     items = as_list(value, "messages")
     if not items:
         raise InvalidValue("must have at least one message", field="messages")
@@ -154,7 +154,7 @@ def read_messages(value: Json, origin: Origin, first: int) -> list[Json]:
         result.append(message)
         return ours
 
-    # Agents put what a tool returned beside its result, or into the user messages right behind.
+    # Agents put a tool's output beside its result, or into the user messages that follow.
     from_tools = False
     for i, item in enumerate(items):
         path = f"messages[{i}]"
@@ -180,7 +180,7 @@ def _has_result(content: Json) -> bool:
 
 
 def assistant(blocks: list[Json], path: str, add: Add, origin: Origin) -> None:
-    """One message: its texts joined, its calls in order. What other servers' tools left there is said in a sentence."""
+    """One message: texts joined, calls in order. Blocks of other servers' tools are read or become a sentence."""
     texts: list[tuple[str, bool]] = []
     calls: list[Json] = []
     message: Object = {"role": "assistant", "content": "", "tool_calls": None}
@@ -192,7 +192,7 @@ def assistant(blocks: list[Json], path: str, add: Add, origin: Origin) -> None:
         if kind == "tool_use":
             given = source.get("input")
             if not isinstance(given, str):
-                # Some gateways leave out, or write as null, what has no arguments.
+                # For a call without arguments some gateways omit `input` or send null.
                 given = json.dumps(as_object(given if given is not None else {}, f"{where}.input"), ensure_ascii=False)
             function: Json = {
                 "name": as_string(required(source, "name", where), f"{where}.name"),
@@ -209,7 +209,7 @@ def assistant(blocks: list[Json], path: str, add: Add, origin: Origin) -> None:
 
 
 def read_user_blocks(role: str, blocks: list[Json], path: str, add: Add, origin: Origin, *, from_tools: bool) -> None:
-    """Results and texts in their order; neighbouring texts are one message."""
+    """Results and texts in order. Adjacent texts become one message."""
     texts: list[str] = []
     added = False
     for i, block in enumerate(blocks):
@@ -243,4 +243,4 @@ def source_text(source: Object, kind: str, path: str) -> str:
         return as_string(required(source, "text", path), f"{path}.text")
     if kind in ("image", "document"):
         raise Unsupported("this model reads text only", field=f"{path}.type")
-    raise Unsupported("a block of this type has no meaning to this model", field=f"{path}.type")
+    raise Unsupported("blocks of this type are not supported; remove it", field=f"{path}.type")

@@ -1,4 +1,4 @@
-"""Anthropic's tools and tool_choice in OpenAI's shapes, which K2's prompt shows."""
+"""Translates Anthropic's tools and tool_choice to OpenAI's, which K2's prompt shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, closed, one_of, required
 from kimi_k2_serving.frontend.origin import Origin
 
-# Anthropic's bound on a tool's name.
+# Anthropic's maximum length of a tool's name.
 NAME_CHARACTERS = 128
 READ = ("name", "description", "input_schema", "strict", "type")
 # Hints to Anthropic's own servers.
@@ -15,8 +15,8 @@ HINTS = ("cache_control", "defer_loading", "allowed_callers", "eager_input_strea
 
 
 def read_tools(value: Json, origin: Origin) -> Json:
-    """Client tools only. One that runs elsewhere is left out beside others, and refused if it is all there is: whoever
-    asks for nothing else is better told.
+    """Reads tools that the client runs. Tools that run elsewhere are left out with a notice. A request with no other
+    tools is refused, because it depends on them.
     """
     if value is None:
         return None
@@ -34,7 +34,7 @@ def read_tools(value: Json, origin: Origin) -> Json:
         origin.place(f"{ours}.parameters", f"{path}.input_schema")
         tools.append(_tool(source, path, origin))
     if elsewhere and not tools:
-        raise Unsupported("this server runs no tools of its own; declare a custom tool", field=f"{elsewhere[0]}.type")
+        raise Unsupported("this server runs no tools itself; declare a custom tool", field=f"{elsewhere[0]}.type")
     for path in elsewhere:
         origin.leave_out(path)
     return tools
@@ -52,7 +52,7 @@ def _tool(source: Object, path: str, origin: Origin) -> Json:
 
 
 def read_tool_choice(value: Json) -> tuple[Json, bool]:
-    """(OpenAI's tool_choice, whether several calls are allowed)."""
+    """Returns (OpenAI's tool_choice, whether several calls are allowed)."""
     if value is None:
         return None, True
     source = as_object(value, "tool_choice")

@@ -1,1 +1,1 @@
-"""OpenAI's dialect: chat, completions, responses, models and the text tools beside them."""
+"""OpenAI's dialect: chat, completions, responses and models, and the routes that tokenize and detokenize."""

@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions` and `/v1/chat/completions/render`.
 
-Streams: the role first, then deltas as they come (a call's name once, with its first delta), per choice one chunk with
-its finish reason and an empty delta, then usage where it was asked for, then `[DONE]`.
+A stream is, for each choice, its role, deltas as they arrive (a call's name only in its first delta) and one chunk with
+an empty delta and the finish reason; then usage, if the request asks for it; then `[DONE]`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KNOWN = frozenset(
         *fields.SAMPLING,
     }
 )
-# What clients send and what means nothing to this model or server: accepted, without effect.
+# Fields that clients send but that mean nothing to this model or server. They are accepted without effect.
 IGNORED = frozenset(
     {
         "user",
@@ -69,25 +69,25 @@ IGNORED = frozenset(
     }
 )
 REFUSED = {
-    "functions": "is OpenAI's old form; send tools",
-    "function_call": "is OpenAI's old form; send tool_choice",
+    "functions": "is OpenAI's old form; send tools instead",
+    "function_call": "is OpenAI's old form; send tool_choice instead",
     "audio": "this model writes text only",
-    "web_search_options": "this server searches nothing; declare a tool",
-    "moderation": "this server moderates nothing",
-    "chat_template": "the template is the model's own",
-    "chat_template_kwargs": "this model's template has no switches",
-    "continue_final_message": "continuing a given answer is not supported",
-    "echo": "a chat's prompt is not repeated; see /v1/chat/completions/render",
+    "web_search_options": "this server can't search the web; declare a tool instead",
+    "moderation": "this server has no moderation",
+    "chat_template": "this server uses only the model's own template",
+    "chat_template_kwargs": "this model's template has no options",
+    "continue_final_message": "continuing an answer is not supported",
+    "echo": "the answer never repeats the prompt; /v1/chat/completions/render shows it",
     "lora_path": "this server has no adapters",
-    "regex": "use response_format or tools",
-    "ebnf": "use response_format or tools",
-    "structural_tag": "use response_format or tools",
+    "regex": "is not supported; use response_format or tools",
+    "ebnf": "is not supported; use response_format or tools",
+    "structural_tag": "is not supported; use response_format or tools",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ChatCompletionOptions:
-    """What an answer is written by."""
+    """The options that shape an answer."""
 
     model: str
     n: int
@@ -106,7 +106,7 @@ class ChatRequest:
 
 
 def read_chat_request(service: Reader, body: Json) -> ChatRequest:
-    """Raises InvalidRequest's leaves, each naming the path."""
+    """Raises leaves of InvalidRequest that name the path."""
     source = as_object(body, "body")
     fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))
@@ -177,7 +177,7 @@ async def create(service: Service, call: Call) -> Reply:
 
 
 async def show(service: Service, call: Call) -> Reply:
-    """The prompt that `create` would send: as text for people, as ids for the engine."""
+    """The prompt that `create` would send to the engine, as text and as ids."""
     found = await service.read(rendering, call)
     prompt = await service.prompt(found)
     return LargeDocument(
@@ -193,7 +193,7 @@ async def show(service: Service, call: Call) -> Reply:
 
 
 class ChatWriter:
-    """One request's answer in OpenAI's shapes."""
+    """Writes the answer to one request in OpenAI's form."""
 
     def __init__(self, service: Service, request: ChatCompletionOptions, origin: Origin) -> None:
         self._origin = origin
@@ -206,7 +206,7 @@ class ChatWriter:
         }
 
     def completion(self, answers: Whole, logprobs: Sequence[sse.Fragments] = ()) -> dict[str, Any]:
-        """`logprobs`: of each choice's tokens, where they were asked for."""
+        """`logprobs`: one entry per choice, if the request asks for them."""
         choices: list[dict[str, Any]] = []
         for index, answer in enumerate(answers.answers):
             choice: dict[str, Any] = {
@@ -260,7 +260,7 @@ class ChatWriter:
             choice["logprobs"] = {"content": logprobs, "refusal": None}
         if finish:
             choice["finish_reason"] = finish_reason(step.events)
-            # Where Moonshot's own clients look for it.
+            # Moonshot's own clients read the usage here.
             choice["usage"] = usage(step.usage)
         chunk: Object = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
         if self._request.include_usage:
@@ -269,7 +269,7 @@ class ChatWriter:
 
 
 def merge_deltas(events: Iterable[Event]) -> Iterable[Object]:
-    """Deltas of one step; neighbouring text is one delta."""
+    """The deltas of one step. Adjacent texts become one delta."""
     text: list[str] = []
     for event in events:
         if isinstance(event, TextDelta):

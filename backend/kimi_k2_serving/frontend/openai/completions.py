@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: text or token ids in, text out, no chat template. Control tokens spelled in text are text."""
+"""`POST /v1/completions`: text or token ids in, text out, no chat template. Text never becomes control tokens."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SAMPLING = tuple(name for name in fields.SAMPLING if name != "max_completion_tok
 KNOWN = frozenset({"model", "prompt", "stream", "stream_options", "n", "best_of", "logprobs", *SAMPLING})
 IGNORED = frozenset({"user", "safety_identifier", "metadata", "prompt_cache_key", "skip_special_tokens"})
 REFUSED = {
-    "suffix": "this model does not fill in the middle",
-    "echo": "the prompt is not repeated",
+    "suffix": "this model can't fill in the middle",
+    "echo": "the answer never repeats the prompt",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionsOptions:
-    """What an answer is written by."""
+    """The options that shape an answer."""
 
     model: str
     n: int
@@ -44,13 +44,13 @@ class CompletionsOptions:
 
 
 def reading(service: Reader, body: Json) -> Read:
-    """Raises InvalidRequest's leaves, each naming the path."""
+    """Raises leaves of InvalidRequest that name the path."""
     source = as_object(body, "body")
     fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))
     n = fields.read_choices(source.get("n"))
     if fields.integer(source.get("best_of"), "best_of", minimum=1, default=n) != n:
-        raise InvalidValue("must equal n: this server returns what it generates", field="best_of")
+        raise InvalidValue("must equal n: this server returns all choices that it generates", field="best_of")
     top = fields.integer(source.get("logprobs"), "logprobs", minimum=0)
     if top is not None:
         TOP_LOGPROBS.check(top, field="logprobs")
@@ -69,13 +69,13 @@ def reading(service: Reader, body: Json) -> Read:
 
 
 def read_prompts(service: Reader, value: Json) -> list[list[int]]:
-    """A text, token ids, or a list of either; one list of ids for each prompt."""
+    """Reads a text, token ids, or a list of either. Returns one list of ids per prompt."""
     if value is None:
         raise MissingField("is required", field="prompt")
     if isinstance(value, str):
         return [service.model.vocabulary.encode(value)]
     if not isinstance(value, list) or not value:
-        raise InvalidType("must be a string, token ids, or a list of either, not empty", field="prompt")
+        raise InvalidType("must be a string, token ids, or a non-empty list of either", field="prompt")
     if all(isinstance(each, int) and not isinstance(each, bool) for each in value):
         return [list(value)]  # type: ignore[arg-type]
     CHOICES.check(len(value), field="prompt")
@@ -129,8 +129,8 @@ class CompletionsWriter:
                     "finish_reason": answer.finish_reason.value,
                 }
             )
-        said = remarks((None,), self._origin)
-        return {**self._head, "choices": choices, "usage": usage(answers.usage), **said}
+        notices = remarks((None,), self._origin)
+        return {**self._head, "choices": choices, "usage": usage(answers.usage), **notices}
 
     async def frames(self, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:
         request, question = self._request, self._question

@@ -1,4 +1,4 @@
-"""What several of OpenAI's routes have in common: the error envelope, usage, log-probabilities."""
+"""What several of OpenAI's routes share: the error envelope, usage and log-probabilities."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OpenAIEnvelope:
 
 
 class ResponsesEnvelope(OpenAIEnvelope):
-    """In streams of the Responses API an error is an event of that name, flat."""
+    """In a stream of the Responses API an error is a flat event named `error`."""
 
     def frame(self, error: ServingError, request_id: str) -> bytes:
         message = f"{error.field}: {error.detail}" if error.field else error.detail
@@ -38,7 +38,7 @@ class ResponsesEnvelope(OpenAIEnvelope):
 
 
 def usage(counts: TokenUsage) -> Object:
-    """`cached_tokens` at the top is where Moonshot's own clients look for it."""
+    """Moonshot's own clients read the `cached_tokens` at the top level."""
     return {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
@@ -49,7 +49,7 @@ def usage(counts: TokenUsage) -> Object:
 
 
 class ContentLogprobs:
-    """Chat's `logprobs.content` of one choice: the tokens of content, without control tokens and tool calls."""
+    """Chat's `logprobs.content` of one choice. It omits control tokens and tool calls."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -74,12 +74,12 @@ class ContentLogprobs:
 
 
 def token_text(vocabulary: Vocabulary, token: int, names: dict[int, str]) -> str:
-    """One token for people to read: a control token by its name, bytes that are no character as U+FFFD."""
+    """A token as readable text: a control token by its name, invalid UTF-8 as U+FFFD."""
     return names.get(token) or vocabulary.token_bytes(token).decode("utf-8", "replace")
 
 
 def legacy_logprobs(vocabulary: Vocabulary, logprobs: Sequence[TokenLogprob], offset: int) -> Object:
-    """Completions' four parallel lists; `offset` is where the text of the first token begins."""
+    """Completions' four parallel lists. `offset` is the position of the first token in the text, in characters."""
     names = {token: name for name, token in vocabulary.controls.items()}
     tokens: list[Json] = []
     offsets: list[Json] = []
@@ -95,7 +95,7 @@ def legacy_logprobs(vocabulary: Vocabulary, logprobs: Sequence[TokenLogprob], of
 
 
 class LegacyLogprobs:
-    """`legacy_logprobs` of a whole answer, written as its tokens come."""
+    """`legacy_logprobs` of a whole answer, encoded as its tokens arrive."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary

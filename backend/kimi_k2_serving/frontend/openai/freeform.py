@@ -1,7 +1,7 @@
-"""The Responses API's custom tools, whose input is plain text, as functions of one string, and back.
+"""Translates custom tools of the Responses API, whose input is plain text, to functions with one string, and back.
 
-K2 calls functions alone, so a custom tool is shown to it as one; the grammar holds its arguments to `{"input": "..."}`.
-`FreeformInput` reads the text out of them while they are written.
+K2 only calls functions, so the prompt shows a custom tool as one. The grammar limits its arguments to `{"input":
+"..."}`, and `FreeformInput` extracts the text from them while they arrive.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from kimi_k2_serving.frontend.origin import Origin
 
 CALL = "custom_tool_call"
 KNOWN = ("type", "name", "description", "format")
-UNREAD = "left out: it is no grammar that could be shown to the model"
-UNHELD = "is shown to the model and not enforced"
+UNREAD = "left out: it is not a grammar that can be shown to the model"
+UNHELD = "is shown to the model but not enforced"
 REPLACEMENT = "\ufffd"
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 _SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
 
 def parameters(form: Json, path: str, origin: Origin) -> Json:
-    """The schema of a tool's one argument. `form` is its `format`: a grammar there is told to the model."""
+    """The schema of a custom tool's arguments. `form` is its `format`; a grammar in it goes into the description."""
     meaning = "The input of this tool, as plain text."
     if isinstance(form, dict) and isinstance(definition := form.get("definition"), str):
         origin.leave_out(f"{path}.format", UNHELD)
@@ -32,13 +32,13 @@ def parameters(form: Json, path: str, origin: Origin) -> Json:
 
 
 class FreeformInput:
-    """`feed` takes pieces of `{"input": "..."}`, however they are cut, and gives what is new of the text inside."""
+    """`feed` takes the next piece of `{"input": "..."}`, cut anywhere, and returns the new text inside it."""
 
     def __init__(self) -> None:
-        # Two are the key's, the third opens the text and the fourth ends it.
+        # Quotes so far: two around the key, the third opens the text, the fourth closes it.
         self._quotes = 0
         self._escape = ""
-        # The first half of a character that JSON writes as two escapes.
+        # The high surrogate of a character that JSON writes as two escapes.
         self._half = 0
 
     def feed(self, fragment: str) -> str:
@@ -79,6 +79,6 @@ class FreeformInput:
         return self._alone() + chr(code)
 
     def _alone(self) -> str:
-        """A half whose other half did not come is no character."""
+        """U+FFFD if a high surrogate was not followed by a low one, else nothing."""
         half, self._half = self._half, 0
         return REPLACEMENT if half else ""

@@ -1,7 +1,8 @@
-"""`POST /v1/responses`: create, whole or streamed, with function calls; `store` is off, so there is nothing to fetch.
+"""`POST /v1/responses`: create a response, whole or streamed, with function calls. Nothing is stored or can be fetched.
 
-Streams: `response.created` and `response.in_progress`; per item added, deltas, done; then `response.completed`, or
-`response.incomplete` when the length ran out, or `error`. Sequence numbers have no gaps.
+A stream is `response.created` and `response.in_progress`; for each item added, deltas and done; then
+`response.completed`, or `response.incomplete` if the length ran out. Their sequence numbers have no gaps. An `error`
+event ends a stream that fails; its number is 0.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from kimi_k2_serving.frontend.service import Call, Service
 
 @dataclass(frozen=True, slots=True)
 class ResponsesOptions:
-    """`functions`: by the name under which the model knows them, what a call of them is called in the answer."""
+    """`functions`: a function's name in the prompt -> the keys that name it in calls of the answer."""
 
     model: str
     stream: bool
@@ -57,7 +58,7 @@ def reading(service: Reader, body: Json) -> Read:
 
 
 def repeated(request: ResponsesRequest) -> Object:
-    """What a response says of its request."""
+    """The fields of the request that a response repeats."""
     source = request.source
     return {
         "instructions": source.get("instructions"),
@@ -86,7 +87,7 @@ async def create(service: Service, call: Call) -> Reply:
 
 
 class ResponsesWriter:
-    """One request's answer as a response object and the events that lead to it."""
+    """Writes the answer to one request as a response object, or as events that end with it."""
 
     def __init__(
         self, service: Service, request: ResponsesOptions, prompt: PreparedPrompt, repeated: Object, origin: Origin
@@ -109,7 +110,7 @@ class ResponsesWriter:
         self._sequence = 0
 
     def response(self, counts: TokenUsage | None, report: Report | None = None) -> Object:
-        """`counts` is None while the answer is being written."""
+        """`counts` is None while the answer is generated."""
         details: Json = None
         if counts is None:
             status = "in_progress"
@@ -152,7 +153,7 @@ class ResponsesWriter:
         return sse.event(str(value["type"]), self._numbered(value))
 
     def _large_frame(self, value: Object) -> AsyncIterator[bytes]:
-        """Of an event that repeats all of an item."""
+        """`_frame` in pieces, for an event that repeats a whole item."""
         return sse.large_event(str(value["type"]), self._numbered(value))
 
     def _numbered(self, value: Object) -> Object:
@@ -172,17 +173,17 @@ def usage(counts: TokenUsage) -> Object:
 
 
 class ItemWriter:
-    """Core events to output items: one open at a time. `done` has those that are whole."""
+    """Translates core events to output items. One item is open at a time. `done` has the finished ones."""
 
     def __init__(self, uid: str, functions: Mapping[str, Object]) -> None:
-        """`functions`: what a call of a function is named by, where that is not its name in the prompt."""
+        """`functions` as in ResponsesOptions. A function that is not in it has its name from the prompt."""
         self._functions = functions
         self.done: list[Json] = []
         self.finish: FinishReason | None = None
         self._uid = uid
         self._item: Object | None = None
         self._pieces: list[str] = []
-        # Of an open call of a custom tool.
+        # Set while a call of a custom tool is open.
         self._freeform: FreeformInput | None = None
 
     def feed(self, event: Event) -> list[Object]:

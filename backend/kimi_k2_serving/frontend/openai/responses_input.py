@@ -1,6 +1,7 @@
-"""The Responses API's input items -> chat's messages: calls stand behind their text there, K2 has both in one message.
+"""Translates input items of the Responses API to chat messages. A call follows its text; K2 has both in one message.
 
-What a tool or another server put into the history can't be taken back, so it is read or said, never refused.
+Clients can't change what a tool or another server put into the history. So such an item is never refused: it is read or
+replaced by a sentence.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kimi_k2_serving.frontend.origin import Origin
 
 NOTHING_STORED = "this server stores nothing (AI SDK: set store: false)"
 ROLES = ("user", "assistant", "system", "developer")
-# What has no place in the prompt: thoughts, and what other servers keep for themselves.
+# Items without a place in the prompt: reasoning, and the bookkeeping of other servers.
 DROPPED = frozenset({"reasoning", "compaction", "compaction_summary", "mcp_list_tools", "mcp_approval_request"})
 MESSAGE = frozenset(
     {"type", "role", "content", "id", "status", "phase", "end_turn", "internal_chat_message_metadata_passthrough"}
@@ -27,7 +28,7 @@ OUTPUT = frozenset({"type", "call_id", "id", "status", "output", "name", "caller
 
 
 def read_input(value: Json, origin: Origin, first: int) -> list[Json]:
-    """`first`: messages that stand before these."""
+    """`first`: the number of messages before these."""
     if value is None:
         raise MissingField("is required", field="input")
     if isinstance(value, str):
@@ -67,10 +68,10 @@ class _Reader:
         elif kind.endswith(("_call", "_output", "_response")):
             self._push({"role": "assistant", "content": absent(kind)}, path)
         else:
-            raise Unsupported("an item of this type has no meaning to this model", field=f"{path}.type")
+            raise Unsupported("items of this type are not supported; remove it", field=f"{path}.type")
 
     def _push(self, message: Json, path: str) -> str:
-        """The path that the message has in chat."""
+        """Append the message. Returns its path in the chat request."""
         ours = f"messages[{self._first + len(self.messages)}]"
         self._origin.place(ours, path)
         self.messages.append(message)
@@ -86,7 +87,7 @@ class _Reader:
         self._push({"role": role, "content": content}, path)
 
     def _call(self, source: Object, kind: str, path: str) -> None:
-        """Any tool's call: what is no function's has an input or an action in place of arguments."""
+        """A call of any tool. Other tools than functions have `input` or `action` instead of `arguments`."""
         self._origin.ignore(source, path, CALL)
         given = source.get("arguments")
         if kind == "function_call":

@@ -1,4 +1,4 @@
-"""OpenAI's Responses request -> Conversation and sampling. Nothing is stored, so nothing earlier can be referred to."""
+"""Reads a Responses request: a Conversation and sampling parameters. It can't refer to earlier ones: none is stored."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ REFUSED = {
     "conversation": f"{NOTHING_STORED}; send the whole conversation as input",
     "background": "this server stores nothing; stream the answer",
     "prompt": "this server has no stored prompts",
-    "top_logprobs": "log-probabilities are part of /v1/chat/completions",
+    "top_logprobs": "use /v1/chat/completions for log-probabilities",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ResponsesRequest:
-    """`source` is the request as it came: a response repeats much of it. `functions`: see `responses_tools.Tools`."""
+    """`source` is the client's request; a response repeats parts of it. `functions`: see `responses_tools.Tools`."""
 
     model: str
     source: Object
@@ -72,7 +72,7 @@ class ResponsesRequest:
 
 
 def read_responses_request(service: Reader, body: Json, origin: Origin) -> ResponsesRequest:
-    """Raises InvalidRequest's leaves, each naming chat's path or the client's: `origin` knows which is which."""
+    """Raises leaves of InvalidRequest that name the client's path or chat's; `origin.translated` says which."""
     source = as_object(body, "body")
     fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))

@@ -1,7 +1,7 @@
-"""The Responses API's tools -> chat's. Functions stand flat here, or in a namespace; chat nests each in an object.
+"""Translates tools of the Responses API to chat's. A function is a flat object, alone or in a namespace; chat nests it.
 
-A namespace is a name before its functions' names; a custom tool is a function of one string. A tool that runs elsewhere
-(web_search, mcp, ...) can't be called from here: it is left out, and the answer says so.
+A namespace becomes a prefix of its functions' names, and a custom tool a function with one string. Tools that run
+elsewhere (web_search, mcp, ...) can't be called by this server: they are left out, and the answer has a notice.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from kimi_k2_serving.core.typed_json import Object, as_list, as_object, as_strin
 from kimi_k2_serving.frontend.openai import freeform
 from kimi_k2_serving.frontend.origin import Origin
 
-# A namespace's name and a function's, each as long as OpenAI has them.
+# A namespace's name and a function's, each of OpenAI's maximum length.
 NAME_CHARACTERS = 128
 FUNCTION = ("type", "name", "description", "parameters", "strict")
-# Agents' hints on when to load a tool; all are shown at once here.
+# Hints of agents, such as when to load a tool. They have no effect: the prompt shows all tools at once.
 HINTS = ("defer_loading", "output_schema", "cache_control")
 NAMESPACE = ("type", "name", "description", "tools")
 
 
 @dataclass(slots=True)
 class Tools:
-    """`declared` is None where the request has no `tools`. `functions`, of namespaces and custom tools: a name in the
-    prompt -> what a call of it is made of, beside its id and arguments.
+    """`declared`: chat's tools, None if the request has no `tools`. `functions`, for namespaces and custom tools:
+    name in the prompt -> the keys of its calls, except id and arguments.
     """
 
     declared: list[Json] | None = None
@@ -93,7 +93,7 @@ def _flatten(source: Object, path: str, tools: Tools, origin: Origin) -> None:
 
 
 def read_tool_choice(value: Json, origin: Origin) -> Json:
-    """As it is, but for the names of functions in namespaces; what was left out of `tools` is left out here, too."""
+    """Chat's tool_choice. Functions in namespaces get their full names; tools that `read_tools` omits are omitted."""
     if not isinstance(value, dict):
         return value
     if value.get("type") != "allowed_tools" or not isinstance(value.get("tools"), list):
@@ -109,7 +109,7 @@ def read_tool_choice(value: Json, origin: Origin) -> Json:
 
 
 def _named(choice: Object) -> Object:
-    """A function's or a custom tool's, as chat has it. Raises Unsupported for a tool that is not called from here."""
+    """The choice of a function or custom tool in chat's form. Raises Unsupported for a tool that runs elsewhere."""
     namespace, name = choice.get("namespace"), choice.get("name")
     if choice.get("type") == "custom":
         choice = {**choice, "type": "function"}

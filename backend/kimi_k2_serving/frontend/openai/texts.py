@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `/v1/models/{id}`, `POST /tokenize` and `/detokenize`: nothing here asks the engine."""
+"""`GET /v1/models` and `/v1/models/{id}`, `POST /tokenize` and `/detokenize`. None of them uses the engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kimi_k2_serving.frontend.reading import Read, Reader
 from kimi_k2_serving.frontend.service import Call, Service
 
 TOKENIZE = frozenset({"model", "prompt", "messages", "tools", "return_token_strs"})
-# vLLM's and SGLang's switches: text is always encoded with control tokens off, a chat always with its template.
+# Options of vLLM and SGLang. Here text is always encoded without control tokens, and a chat always with its template.
 TOKENIZE_IGNORED = frozenset({"add_special_tokens", "add_generation_prompt"})
 DETOKENIZE = frozenset({"model", "tokens", "skip_special_tokens"})
 
@@ -23,7 +23,7 @@ def model_card(service: Service, name: str) -> Json:
     return {
         "id": name,
         "object": "model",
-        # The server knows no date of the model; clients want a number.
+        # Clients require a number, and the server knows no date of the model.
         "created": 0,
         "owned_by": "moonshotai",
         "root": service.model.names[0],
@@ -52,7 +52,7 @@ def tokenizing(service: Reader, body: Json) -> Read:
     if (source.get("prompt") is None) == (source.get("messages") is None):
         raise MissingField("give exactly one of prompt and messages", field="prompt")
     if source.get("prompt") is not None and source.get("tools") is not None:
-        raise InvalidValue("are part of a chat: give messages", field="tools")
+        raise InvalidValue("need messages: tools are part of a chat", field="tools")
     if source.get("prompt") is not None:
         ids = vocabulary.encode(as_string(source["prompt"], "prompt"))
     else:
@@ -83,7 +83,7 @@ def detokenizing(service: Reader, body: Json) -> Read:
         if isinstance(token, bool) or not isinstance(token, int):
             raise InvalidType("must be an integer", field=f"tokens[{i}]")
         if not 0 <= token < vocabulary.size:
-            raise InvalidValue(f"must lie in 0 to {vocabulary.size - 1}", field=f"tokens[{i}]")
+            raise InvalidValue(f"must be between 0 and {vocabulary.size - 1}", field=f"tokens[{i}]")
         ids.append(token)
     hidden = as_flag(source.get("skip_special_tokens"), "skip_special_tokens", default=False)
     text = _text(vocabulary, ids, hidden=hidden)
@@ -91,7 +91,7 @@ def detokenizing(service: Reader, body: Json) -> Read:
 
 
 def _text(vocabulary: Vocabulary, ids: list[int], *, hidden: bool) -> str:
-    """Control tokens by their names, unless `hidden`."""
+    """The text of `ids`. Control tokens appear by their names, unless `hidden`."""
     names = {} if hidden else {token: name for name, token in vocabulary.controls.items()}
     written: list[str] = []
     decoder = TextDecoder(vocabulary)
@@ -101,6 +101,6 @@ def _text(vocabulary: Vocabulary, ids: list[int], *, hidden: bool) -> str:
 
 
 def _served(service: Reader, source: Object) -> None:
-    """`model` is optional here."""
+    """Check `model`, which is optional here."""
     if source.get("model") is not None:
         service.served(source["model"])
