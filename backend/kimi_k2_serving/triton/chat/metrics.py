@@ -1,4 +1,4 @@
-"""What the grammars did not hold, on Triton's own /metrics page. A server without metrics is served all the same."""
+"""Metrics of schemas that grammars enforce only in part, on Triton's /metrics page; no-ops if it has no metrics."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RELAXED = "kimi_k2:relaxed_requests"
 INSPECTED = "kimi_k2:inspected"
 INVALID = "kimi_k2:invalid"
 COUNTERS = {
-    RELAXED: "Requests with a part of a schema that no grammar holds",
+    RELAXED: "Requests whose schema a grammar enforces only in part",
     INSPECTED: "Finished calls and contents of such requests that were validated, by kind",
-    INVALID: "Those of them that their schema refuses, by kind",
+    INVALID: "Validated calls and contents that break their schema, by kind",
 }
 
 
 class EnforcementMetrics:
-    """On any thread. Series are there from the start, so that a rate can be taken of the first."""
+    """Call it on any thread. All series exist from the start, so that a rate counts the first event."""
 
     def __init__(self, model: str) -> None:
         self._lock = threading.Lock()
@@ -37,10 +37,10 @@ class EnforcementMetrics:
                     self._metrics[name, kind] = family.Metric(labels=labels)
         except Exception as error:
             self.close()
-            pb_utils.Logger.log_info(f"this server takes no metrics: {error}")
+            pb_utils.Logger.log_info(f"metrics are off on this server: {error}")
 
     def began(self) -> None:
-        """A request with a relaxed node."""
+        """Count a request whose schema is enforced only in part."""
         self._add(RELAXED, "", 1)
 
     def reported(self, report: Report) -> None:
@@ -50,7 +50,7 @@ class EnforcementMetrics:
         self._add(INVALID, "content", int(bool(report.invalid_content)))
 
     def close(self) -> None:
-        """Metrics go before their families."""
+        """Release the metrics before their families, as Triton requires."""
         with self._lock:
             self._metrics.clear()
         self._families.clear()
@@ -61,5 +61,5 @@ class EnforcementMetrics:
                 try:
                     metric.increment(count)
                 except Exception as error:
-                    # An answer is worth more than its count.
-                    self._complaints.about("counting what was enforced", error)
+                    # A failed metric must not fail the answer.
+                    self._complaints.about("counting inspected answers", error)
