@@ -1,7 +1,7 @@
-"""Triton's `sglang` backend: any model SGLang serves, token ids or text in, token ids and text out, decoupled.
+"""Triton's `sglang` backend for any model that SGLang serves: token ids or text in, token ids and text out, decoupled.
 
-A thin adaptor. Tensors and their meaning: docs/tensors.md. The engine runs in a process of its own and may die: this
-stub survives it. `count` must be 1: one instance serves every request at once.
+A thin adaptor. docs/tensors.md describes the tensors. The engine runs in its own process, and this stub survives the
+engine's death. `instance_group.count` must be 1: one instance serves all requests concurrently.
 """
 
 from __future__ import annotations

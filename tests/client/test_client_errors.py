@@ -67,7 +67,7 @@ def test_the_code_counts_and_not_the_status_that_triton_made_of_it() -> None:
 
 
 def test_a_request_that_the_engine_died_of_has_an_error_of_its_own() -> None:
-    error = refusal("request_quarantined: the engine died of this request: it is refused; retry in 600 s")
+    error = refusal("request_quarantined: this request crashed the engine and is refused for now; retry in 600 s")
     assert isinstance(error, Quarantined)
     assert (error.code, error.status) == ("request_quarantined", 503)
 

@@ -67,7 +67,7 @@ def test_a_turn_that_fails_is_logged_once_a_minute_and_the_next_one_comes(said: 
     assert asyncio.run(scenario()) == 5
     assert said == [
         "counting failed: OSError: [Errno 28] No space left on device",
-        *["counting failed: OSError: [Errno 28] No space left on device (and 1 times since it was last said)"] * 2,
+        *["counting failed: OSError: [Errno 28] No space left on device (and 1 times more since the last message)"] * 2,
     ]
 
 

@@ -1,9 +1,9 @@
-"""How postprocess tells the engine model to stop a generation: datagram sockets in the runtime directory (0700).
+"""Sends aborts from postprocess to the engine models: datagram sockets in the runtime directory (0700).
 
-Triton marks neither the engine's step nor its request as cancelled inside an ensemble; only postprocess notices. A
-datagram is one uid. Every engine model under one Triton has a socket of its own there and is told every uid: uids are
-unique, and whoever does not know one ignores it. Sending never blocks and never fails loudly: a lost abort costs
-tokens, not correctness.
+Inside an ensemble Triton does not mark the engine's request as cancelled; only postprocess sees that the client left.
+A datagram is one uid. Every engine model under one Triton has its own socket there and gets every uid: uids are unique,
+and a model ignores those that it does not know. Sending never blocks and hides its errors: a lost abort costs tokens,
+not correctness.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SUFFIX = ".abort"
 
 
 def socket_path(runtime: Path, model: str) -> Path:
-    """A model's name may be longer than a unix socket's address can hold."""
+    """The socket's path has a hash of the name: a name may be too long for a unix socket's address."""
     return runtime / (hashlib.sha256(model.encode()).hexdigest()[:16] + SUFFIX)
 
 
 class AbortReceiver(asyncio.DatagramProtocol):
-    """`abort(uid)` is called on the loop that `open` ran on; `model` is the engine model's name."""
+    """Calls `abort(uid)` on the loop that `open` ran on. `model` is the engine model's name."""
 
     def __init__(self, runtime: Path, model: str, abort: Callable[[str], None]) -> None:
         self._path = socket_path(runtime, model)
@@ -45,7 +45,7 @@ class AbortReceiver(asyncio.DatagramProtocol):
         self._abort(data.decode("utf-8", "replace"))
 
     def close(self) -> None:
-        """Remove the socket, and the directory if nothing else is in it."""
+        """Remove the socket, and the directory if it is then empty."""
         if self._transport is not None:
             self._transport.close()
         self._path.unlink(missing_ok=True)

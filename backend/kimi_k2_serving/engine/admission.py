@@ -1,10 +1,10 @@
-"""Who may work now, who waits, who is refused: the door in front of the engine. Pure: the clock is an argument.
+"""Admission to the engine: which requests run now, wait in the queue, or are refused. Pure: the clock is an argument.
 
-A request arrives (before anything of it is read), joins with its size, is granted or refused by `settle`, and leaves.
-At most `requests` with `prompt_tokens` between them are granted at a time; at most `queue` wait, highest priority
-first, then in order of arrival, each at most `queue_seconds`. Nobody passes the one whose turn it is, so none starves
-within a priority. A prompt larger than `prompt_tokens` is granted when nothing else is. O(log n) per event.
-`arrive` may be called on one other thread than everything else: it does no more than look and count.
+A request arrives before it is read, joins with its size, is granted or refused by `settle`, and leaves. At most
+`requests` requests with `prompt_tokens` prompt tokens in total are granted at a time. At most `queue` requests wait,
+highest priority first, then in order of arrival, each at most `queue_seconds`. No request overtakes the first one in
+the queue, so none starves within its priority. A prompt larger than `prompt_tokens` is granted when no other request
+is. O(log n) per event. `arrive` may be called on another thread than the other methods: it only reads and counts.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 from kimi_k2_serving.core.errors import Overloaded
 
-# How many endings the estimate of a time to retry looks back, and its bounds in seconds.
+# The number of last endings from which the time to retry is estimated, and the bounds of that time in seconds.
 RATE_WINDOW = 32
 RETRY_SECONDS = (1.0, 60.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The limits. `queue_seconds` is a waiting request's longest wait."""
+    """The limits. `queue_seconds` is the longest wait of a request."""
 
     requests: int
     prompt_tokens: int
@@ -33,7 +33,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionDecision:
-    """`refusal` is None for a request that may work now."""
+    """`refusal` is None for a request that is granted."""
 
     ticket: int
     refusal: Overloaded | None = None
@@ -49,11 +49,11 @@ class Admission:
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self._tickets = itertools.count()
-        # Every ticket that has not left; those that neither wait nor are granted are being read.
+        # Every ticket that has not left. A ticket that is neither waiting nor granted belongs to a request being read.
         self._inside: set[int] = set()
-        # In order of joining, which is the order of running out of time.
+        # In order of joining, which is also the order of expiry.
         self._waiting: dict[int, Waiting] = {}
-        # (-priority, ticket); a ticket that no longer waits is skipped when it comes up.
+        # A heap of (-priority, ticket); a ticket that no longer waits is skipped when it reaches the top.
         self._order: list[tuple[int, int]] = []
         self._granted: dict[int, int] = {}
         self._prompt_tokens = 0
@@ -69,11 +69,11 @@ class Admission:
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all granted requests together."""
+        """The sum over all granted requests."""
         return self._prompt_tokens
 
     def arrive(self) -> int:
-        """A ticket. Raises Overloaded when every place, those in the queue included, is taken."""
+        """Return a ticket. Raises Overloaded when every place is taken, including those in the queue."""
         if len(self._inside) >= self._capacity.requests + self._capacity.queue:
             raise self._overloaded()
         ticket = next(self._tickets)
@@ -81,7 +81,7 @@ class Admission:
         return ticket
 
     def join(self, ticket: int, prompt_tokens: int, priority: int, now: float) -> None:
-        """Its size is known. Raises Overloaded, and forgets the ticket, when it would have to wait in a full queue."""
+        """Enter the queue. Raises Overloaded and drops the ticket if the request would have to wait in a full queue."""
         assert ticket in self._inside
         if self.waiting >= self._capacity.queue and not (self.waiting == 0 and self._fits(prompt_tokens)):
             self._inside.discard(ticket)
@@ -90,11 +90,11 @@ class Admission:
         heapq.heappush(self._order, (-priority, ticket))
 
     def settle(self, now: float) -> list[AdmissionDecision]:
-        """Everything that can be decided now. Call it after each event and, for the queue's time limit, often."""
+        """Return every decision that is due. Call it after each event, and often so that waiting requests expire."""
         return [*self._expired(now), *self._grants()]
 
     def leave(self, ticket: int, now: float) -> None:
-        """The request has ended, in whatever state it was; unknown tickets are ignored."""
+        """Remove a request that has ended, in any state; unknown tickets are ignored."""
         self._inside.discard(ticket)
         self._waiting.pop(ticket, None)
         if ticket in self._granted:
@@ -144,7 +144,7 @@ class Admission:
         )
 
     def _retry_after(self) -> float:
-        """When those who wait now will have been served, at the rate of the last endings."""
+        """Seconds until the waiting requests will have been served, at the rate of the last endings."""
         low, high = RETRY_SECONDS
         if len(self._endings) < 2:
             return low

@@ -1,6 +1,6 @@
-"""From an EngineConfig to an engine that can be started: SGLang's arguments, environment and process.
+"""Builds an engine from an EngineConfig: SGLang's arguments, environment and process. The engine is not started here.
 
-No remote code: SGLang gets `trust_remote_code` off and a tokenizer directory that needs none.
+No remote code runs: `trust_remote_code` is off, and SGLang gets a tokenizer directory that needs none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kimi_k2_serving.engine.checkpoint import Checkpoint, tokenizer_directory
 from kimi_k2_serving.engine.config import EngineConfig
 from kimi_k2_serving.engine.supervisor import SupervisedEngine
 
-# Ours to decide: what the host relies on, and what would run a stranger's code.
+# Arguments that no configuration may set: the host relies on them, or they could run remote code.
 RESERVED = ("model_path", "tokenizer_path", "trust_remote_code", "incremental_streaming_output", "skip_tokenizer_init")
 
 
@@ -30,15 +30,15 @@ def build_supervised(
     environ: Mapping[str, str],
     server: int = 0,
 ) -> SupervisedEngine:
-    """`runtime` holds the engine's sockets while it runs; `environ` is what the host process inherits; the engine ends
-    with the process `server`, if that is not 0.
+    """`runtime`: the directory for the engine's sockets. `environ`: the host process inherits it. `server`: the engine
+    ends with this process; 0 for none.
     """
-    # A grammar that no text satisfies leaves a row of logits without a finite number, and drawing from it ends the
-    # scheduler for everybody. With finite ones that request alone fails.
+    # A grammar that allows no token leaves a row of logits without a finite number. Sampling from it ends SGLang's
+    # scheduler, for all requests. With sanitized logits only that request fails.
     finite = {"SGLANG_SANITIZE_NAN_LOGITS": "1"}
     environment = {**environ, "HF_HUB_OFFLINE": "1", **finite, **config.preset.environment}
     if checkpoint.is_k2:
-        # SGLang then imports this one model class and not its 285.
+        # SGLang then imports one model class instead of its 285.
         environment["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "kimi_k2_serving.engine.models"
     command = [python(), "-m", "kimi_k2_serving.engine.host", str(server)]
     return SupervisedEngine(
@@ -54,7 +54,7 @@ def build_supervised(
 def server_args(config: EngineConfig, checkpoint: Checkpoint, cache: Path) -> dict[str, Any]:
     for name in RESERVED:
         if name in config.server_args:
-            raise InvalidValue("set by the backend itself", field=f"engine.{name}")
+            raise InvalidValue("the backend sets it itself; remove it", field=f"engine.{name}")
     return {
         "log_level": "warning",
         **config.server_args,
@@ -66,6 +66,6 @@ def server_args(config: EngineConfig, checkpoint: Checkpoint, cache: Path) -> di
 
 
 def python() -> str:
-    """The interpreter of this environment. Inside Triton's stub `sys.executable` is whatever PATH says."""
+    """The Python of this environment. Inside Triton's stub `sys.executable` is the first Python on PATH instead."""
     found = shutil.which("python3", path=str(Path(sys.prefix) / "bin"))
     return found or sys.executable

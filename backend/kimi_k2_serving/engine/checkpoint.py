@@ -1,9 +1,8 @@
-"""What a checkpoint directory holds, and a tokenizer directory for it that needs no foreign code.
+"""Reads a checkpoint directory, and makes a tokenizer directory for it that needs no remote code.
 
-Reading is all that happens to a checkpoint here: nothing in it is run (`template_probe` is the one place that does) and
-nothing is written into it. What has to be derived
-goes into a cache directory named by the hash of what it was made from; an entry appears whole, by a rename, so
-processes may share a cache.
+The checkpoint is only read: no code of it is run (only `template_probe` does that), and nothing is written into it.
+Derived files go into a cache directory named by the hash of their sources. An entry is renamed into place when it is
+complete, so processes may share a cache.
 """
 
 from __future__ import annotations
@@ -54,20 +53,14 @@ K2_CONTROLS = (
 class Checkpoint:
     """A checkpoint as its small files describe it. Numbers that config.json does not give are 0.
 
-    context_length: tokens; weight_bytes: size of the safetensors files; quantization: `quant_method`, "" for none;
-    why_not_k2: what it lacks, "" for a K2; tokenizer_hash: SHA-256, hex, of all that its tokenizer depends on.
+    context_length: in tokens; why_not_k2: the reason, "" for a K2 checkpoint; tokenizer_hash: SHA-256, hex, of all
+    files that its tokenizer depends on.
     """
 
     path: Path
-    architecture: str
-    model_type: str
     why_not_k2: str
     context_length: int
     vocab_size: int
-    layers: int
-    experts: int
-    quantization: str
-    weight_bytes: int
     has_tokenizer_json: bool
     tokenizer_hash: str
 
@@ -77,7 +70,7 @@ class Checkpoint:
 
 
 def inspect_checkpoint(path: Path) -> Checkpoint:
-    """Look at a checkpoint directory; any model's will do.
+    """Describe a checkpoint directory, of any model.
 
     Raises NotFound if it or its config.json is missing, InvalidValue if a file cannot be understood.
     """
@@ -86,28 +79,20 @@ def inspect_checkpoint(path: Path) -> Checkpoint:
     if not (path / MODEL).is_file():
         raise NotFound("the directory has no config.json; name the directory of a checkpoint", field="checkpoint")
     config = _read_object(path / MODEL)
-    # A model with several parts, such as one for images, describes its language part in an object of its own.
+    # A multimodal model describes its language part in `text_config`.
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    architecture = _first_name(config.get("architectures"))
-    quantization = config.get("quantization_config")
     return Checkpoint(
         path=path,
-        architecture=architecture,
-        model_type=str(config.get("model_type", "")),
-        why_not_k2=_why_not_k2(path, architecture),
+        why_not_k2=_why_not_k2(path, _first_name(config.get("architectures"))),
         context_length=_count(text, "max_position_embeddings"),
         vocab_size=_count(text, "vocab_size"),
-        layers=_count(text, "num_hidden_layers"),
-        experts=_count(text, "n_routed_experts"),
-        quantization=str(quantization.get("quant_method", "")) if isinstance(quantization, dict) else "",
-        weight_bytes=sum(file.stat().st_size for file in path.glob("*.safetensors")),
         has_tokenizer_json=(path / CONVERTED).is_file(),
         tokenizer_hash=_tokenizer_hash(path),
     )
 
 
 def require_k2(checkpoint: Checkpoint) -> None:
-    """Raise InvalidValue, saying what is missing, unless this is a Kimi K2 checkpoint."""
+    """Raise InvalidValue that says what is missing, unless this is a Kimi K2 checkpoint."""
     if not checkpoint.is_k2:
         raise InvalidValue(f"not a Kimi K2 checkpoint: {checkpoint.why_not_k2}", field="checkpoint")
 
@@ -115,12 +100,12 @@ def require_k2(checkpoint: Checkpoint) -> None:
 def tokenizer_directory(checkpoint: Checkpoint, cache: Path) -> Path:
     """A directory with a tokenizer that transformers loads with `trust_remote_code` off.
 
-    The checkpoint itself where that is so already; else an entry of `cache`, made from `tiktoken.model` at the first
-    call. Either is compared with `tiktoken.model` on a sample, at every call. Raises InvalidValue or NotFound for
-    files that cannot be read, Internal if the two tokenizers disagree.
+    It is the checkpoint itself if that already has such a tokenizer, else an entry of `cache`, made from
+    `tiktoken.model` at the first call. Every call compares it with `tiktoken.model` on a sample. Raises InvalidValue or
+    NotFound for files that cannot be read, Internal if the two tokenizers disagree.
     """
     if not (checkpoint.path / RANKS).is_file():
-        return checkpoint.path  # another family's: its own tokenizer files are the only ones
+        return checkpoint.path  # not a K2 checkpoint, so there is nothing to convert or to compare with
     settings = _read_object(checkpoint.path / SETTINGS)
     vocabulary = Vocabulary.load(checkpoint.path)
     directory = checkpoint.path
@@ -149,7 +134,7 @@ def _convert(checkpoint: Checkpoint, settings: dict[str, Any], vocabulary: Vocab
         try:
             entry.rename(target)
         except OSError:
-            # Another process was faster, and its entry holds the same bytes.
+            # Another process made the same entry first.
             if not (target / CONVERTED).is_file():
                 raise
 
@@ -166,7 +151,7 @@ def _why_not_k2(path: Path, architecture: str) -> str:
 
 
 def _tokenizer_hash(path: Path) -> str:
-    """Covers the converter too: an entry made by other code is another entry."""
+    """Covers the converter's code too, so a new version makes a new entry."""
     digest = hashlib.sha256(Path(tokenizer_json.__file__).read_bytes())
     for name in (RANKS, SETTINGS, MODEL, GENERATION):
         if (path / name).is_file():
@@ -197,5 +182,5 @@ def _first_name(architectures: object) -> str:
 def _count(config: Any, key: str) -> int:
     value = 0 if config.get(key) is None else config[key]
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise InvalidValue(f"{key} must be a whole number", field=MODEL)
+        raise InvalidValue(f"{key} must be a whole number, at least 0", field=MODEL)
     return value

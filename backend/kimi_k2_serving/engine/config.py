@@ -1,8 +1,8 @@
-"""`engine.yaml` and presets: which checkpoint, which SGLang arguments, which environment.
+"""Reads `engine.yaml` and presets: the checkpoint, SGLang's arguments, admission limits and the environment.
 
-`${NAME}` and `${NAME:-default}` inside a string are taken from the mapping given as `environ`; nothing else is
-expanded. engine.yaml's `engine:` and `admission:` win over the preset's, key by key. Raises InvalidValue or
-MissingField, naming the key.
+`${NAME}` and `${NAME:-default}` inside a string are replaced from `environ`; nothing else is expanded. The keys under
+`engine:` and `admission:` in engine.yaml override the preset's. Raises InvalidType, InvalidValue, MissingField or
+UnknownField, naming the key.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ PRESET_KEYS = (
     "engine",
     "environment",
 )
-# What serves a CPU; a GPU machine has to say which preset it is.
+# The preset if engine.yaml names none. It is for a CPU; a GPU machine must name its preset.
 CPU_PRESET = "demo"
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One file of presets/. `server_args` are SGLang's ServerArgs by name; seconds are wall-clock."""
+    """One file of presets/. `server_args` are SGLang's ServerArgs by name; seconds are wall-clock time."""
 
     name: str
     description: str
@@ -66,7 +66,7 @@ class EngineConfig:
     parse_special: bool
     server_args: Mapping[str, Any]
     admission: Capacity
-    # Whether a chat template of other prompts than this server's keeps the model from being served.
+    # Whether the model is refused if its chat template renders other prompts than this server.
     strict_template: bool = True
 
 
@@ -77,7 +77,7 @@ def preset_names() -> list[str]:
 
 def load_preset(name: str, environ: Mapping[str, str]) -> Preset:
     if name not in preset_names():
-        raise InvalidValue(f"no preset {name!r}; there are: {', '.join(preset_names())}", field="preset")
+        raise InvalidValue(f"no preset {name!r}; choose one of: {', '.join(preset_names())}", field="preset")
     text = (resources.files("kimi_k2_serving") / "presets" / f"{name}.yaml").read_text("utf-8")
     data = mapping(yaml.safe_load(text), name)
     check_keys(data, PRESET_KEYS, name)
@@ -101,12 +101,12 @@ def load_preset(name: str, environ: Mapping[str, str]) -> Preset:
 
 
 def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
-    """Read an engine.yaml."""
+    """Read an engine.yaml and the preset that it names."""
     data = mapping(yaml.safe_load(path.read_text("utf-8")), "engine.yaml")
     check_keys(data, ENGINE_KEYS, "engine.yaml")
     data = expand(data, environ, "engine.yaml")
     if not data.get("checkpoint"):
-        raise MissingField("say where the checkpoint is", field="engine.yaml.checkpoint")
+        raise MissingField("set it to the checkpoint's directory", field="engine.yaml.checkpoint")
     preset = load_preset(data.get("preset") or CPU_PRESET, environ)
     parse_special, strict_template = data.get("parse_special", False), data.get("strict_template", True)
     for key, value in (("parse_special", parse_special), ("strict_template", strict_template)):
@@ -125,7 +125,7 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
 
 
 def engine_of_preset(checkpoint: Path, preset: str, environ: Mapping[str, str]) -> EngineConfig:
-    """What an engine.yaml that names these two and nothing else says."""
+    """The configuration of an engine.yaml that has only these two keys."""
     found = load_preset(preset, environ)
     return EngineConfig(checkpoint, found, False, found.server_args, read_capacity(found.admission))
 
@@ -148,11 +148,11 @@ def mapping(data: Any, where: str) -> dict[str, Any]:
 def check_keys(data: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in data:
         if key not in known:
-            raise UnknownField(f"known: {', '.join(known)}", field=f"{where}.{key}")
+            raise UnknownField(f"unknown key; the known ones: {', '.join(known)}", field=f"{where}.{key}")
 
 
 def expand(value: Any, environ: Mapping[str, str], where: str) -> Any:
-    """`value` with every `${NAME}` in its strings replaced. A name that is unset and has no default is an error."""
+    """`value` with every `${NAME}` in its strings replaced. Raises MissingField for an unset name without a default."""
     match value:
         case str():
             return expand_text(value, environ, where)
@@ -170,11 +170,11 @@ def expand_text(text: str, environ: Mapping[str, str], where: str) -> str:
     while (start := rest.find("${")) >= 0:
         end = rest.find("}", start)
         if end < 0:
-            raise InvalidValue("`${` without `}`", field=where)
+            raise InvalidValue("`${` has no closing `}`; add it", field=where)
         name, has_default, default = rest[start + 2 : end].partition(":-")
         value = environ.get(name) or (default if has_default else None)
         if value is None:
-            raise MissingField(f"set the environment variable {name}", field=where)
+            raise MissingField(f"set the environment variable {name}, which this value uses", field=where)
         pieces += [rest[:start], value]
         rest = rest[end + 1 :]
     return "".join([*pieces, rest])

@@ -1,7 +1,7 @@
 """SGLang's CPU device operations as an out-of-tree platform with `torch_native` attention.
 
-SGLang's in-tree CPU engine wants its AMX kernel package; an out-of-tree platform takes the pure torch paths instead.
-It gives no fp8 (that needs AMX or a GPU) and no speed: it is for development and for the demo checkpoint.
+SGLang's in-tree CPU engine needs its AMX kernel package; an out-of-tree platform uses the pure torch paths instead.
+It is slow and has no fp8, which needs AMX or a GPU: it is for development and for the demo checkpoint.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 `activate` answers SGLang's platform discovery: our CPU platform on a machine without an accelerator, None elsewhere, so
 that installing this package changes nothing on a GPU host. `SGLANG_PLATFORM=kimi_k2_cpu` forces it (`serve --cpu`).
-`register` teaches the `torch_native` attention backend the absorbed-MLA path that DeepSeek-V3 architectures need, and
-spares one rank the agreement with itself that SGLang wants of every step with a grammar. Neither imports SGLang or
-torch before it is called.
+`register` adds the absorbed-MLA path that DeepSeek-V3 architectures need to the `torch_native` attention backend, and
+skips the all-reduce of every step with a grammar if there is only one rank. Neither imports SGLang or torch before it
+is called.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def activate() -> str | None:
-    """Entry point of group `sglang.srt.platforms`: the platform's qualified name, or None to stand aside."""
+    """Entry point of group `sglang.srt.platforms`: the platform's qualified name, or None for no platform."""
     if not active():
         return None
     if importlib.util.find_spec("torchvision") is not None:
@@ -30,9 +30,7 @@ def activate() -> str | None:
 
 
 def active() -> bool:
-    """True where the platform serves: forced by name, or neither an accelerator nor SGLang's own CPU engine is
-    there.
-    """
+    """Whether SGLang should use this platform: SGLANG_PLATFORM names it, or names none and there is no accelerator."""
     import torch
     from sglang.srt.environ import envs
 
@@ -44,7 +42,7 @@ def active() -> bool:
 
 
 def register() -> None:
-    """Entry point of group `sglang.srt.plugins`: run once in every engine process, before the model is built."""
+    """Entry point of group `sglang.srt.plugins`: SGLang runs it once per engine process, before it builds the model."""
     if not active():
         return
     from sglang.srt.models.deepseek_common import attention_backend_handler as handlers
@@ -60,7 +58,7 @@ def register() -> None:
 
 
 def agree(original: Any, sampler: Any, *args: Any) -> None:
-    """The all-reduce over sampled ids where there is more than one rank: Gloo takes its time for one, too."""
+    """Do the all-reduce over sampled ids only for several ranks: with Gloo it takes time even for one."""
     import torch.distributed
 
     if torch.distributed.get_world_size(sampler.tp_sync_group) > 1:
@@ -68,10 +66,10 @@ def agree(original: Any, sampler: Any, *args: Any) -> None:
 
 
 def mend_torchvision() -> None:
-    """Make `import torchvision` work beside a CPU torch; do nothing where it works already.
+    """Make `import torchvision` work with a CPU torch; do nothing if it already works.
 
-    The registry's torchvision is built for the CUDA torch: its compiled library does not load beside the CPU one, and
-    its Python code then names operators nobody declared. SGLang imports it for images, of which K2 has none.
+    PyPI's torchvision is built for the CUDA torch: with the CPU torch its compiled library does not load, and then its
+    Python code refers to undeclared operators. SGLang imports it for images, which K2 does not have.
     """
     try:
         import torchvision  # noqa: F401
@@ -81,8 +79,8 @@ def mend_torchvision() -> None:
 
 @functools.cache
 def torchvision_schemas() -> Any:
-    """Declare the two operators torchvision refers to at import. Cached: a library's schemas live as long as it
-    does.
+    """Declare the two operators that torchvision refers to at import. The cache keeps the library alive: its schemas
+    disappear with it.
     """
     import torch
 

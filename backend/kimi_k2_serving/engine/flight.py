@@ -1,4 +1,4 @@
-"""One generation between the supervisor and its caller: its turn, the host's answers, and what they mean."""
+"""One generation between the supervisor and its caller: its turn to start, and the host's answers as chunks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Answer = wire.Output | wire.Failed | ServingError
 
 
 class GenerationInFlight:
-    """`turn` is set to whether it begins, or to why not. `answers` holds no more than the generation has outputs, one
-    for every id at the most: its length is bounded by the context's. To be made on the loop.
+    """`turn` becomes True when the generation may start, False when it was aborted before, or an error. `answers` holds
+    at most one item per output id, so the context length bounds it. Create it on the event loop.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class GenerationInFlight:
         self.answers: asyncio.Queue[Answer] = asyncio.Queue()
 
     def lose(self, unavailable: EngineUnavailable) -> None:
-        """The engine has died; `unavailable` is for one that it never had."""
+        """The engine has died. The generation fails with `unavailable` if the engine never had it, else EngineLost."""
         if self.turn.done():
             self.answers.put_nowait(EngineLost("the engine died while it worked on this request; send it again"))
         else:
@@ -33,7 +33,7 @@ class GenerationInFlight:
 
 
 def read_answer(answer: Answer, generation: Generation) -> Chunk:
-    """A chunk, or the error that the answer to this generation stands for."""
+    """The chunk of an Output. Raises the ServingError that any other answer stands for."""
     match answer:
         case ServingError():
             raise answer
@@ -54,7 +54,7 @@ def read_answer(answer: Answer, generation: Generation) -> Chunk:
 
 
 def ending(answer: wire.Output) -> End | None:
-    """SGLang names a sequence of ids that ended it by all of them; the last is what is told."""
+    """If a sequence of token ids ended the run, SGLang returns them all, and `matched` is the last."""
     if not answer.end:
         return None
     matched = answer.matched
@@ -69,8 +69,10 @@ def refusal(status: int, generation: Generation) -> InvalidValue | Overloaded | 
     if status < 500:
         for grammar in GRAMMARS:
             if grammar in generation.sampling:
-                return InvalidValue("the engine can't use this grammar, or no text satisfies it", field=grammar)
+                return InvalidValue(
+                    "the engine can't use this grammar, or no text satisfies it; change it", field=grammar
+                )
         return InvalidValue(
-            "the engine refused the request: its sampling parameters do not fit the model", field="sampling_parameters"
+            "the engine refused these sampling parameters for this model; change them", field="sampling_parameters"
         )
     return Internal("the engine failed on this request")

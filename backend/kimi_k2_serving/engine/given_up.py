@@ -1,7 +1,7 @@
-"""How the launcher learns that an engine was given up for good: a file in the runtime directory (0700).
+"""A file in the runtime directory (0700) tells the launcher that an engine was given up for good.
 
-Triton 24.10 goes on calling such a model ready. Whoever serves the engine writes the file, whoever watches the server
-looks whether it is there; no port has to be asked, and no client can make one up.
+Triton 24.10 still reports such a model as ready. The engine model writes the file and the launcher looks for it. Unlike
+a port, a file in this directory can't be forged by a client.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SUFFIX = ".given-up"
 
 
 class GivenUp:
-    """One engine model's; `tell` may be called as often as one likes."""
+    """The file of one engine model. `tell` may be called again."""
 
     def __init__(self, runtime: Path, model: str) -> None:
         self._path = socket_path(runtime, model).with_suffix(SUFFIX)
@@ -22,7 +22,7 @@ class GivenUp:
         self._told = False
 
     def tell(self) -> None:
-        """Raises OSError where the file can't be written; the next call tries again."""
+        """Write the file. Raises OSError if it can't be written; the next call tries again."""
         if not self._told:
             beside = self._path.with_suffix(".new")
             beside.write_text(self._model, encoding="utf-8")

@@ -1,6 +1,6 @@
-"""A process group as /proc shows it: who is in it, what it has in /dev/shm, how to end it.
+"""A process group, read from /proc: its members, their files in /dev/shm, and how to kill them. Linux only.
 
-SGLang's processes leave semaphores and snapshot files in /dev/shm when they are killed. Linux only.
+SGLang's processes leave semaphores and snapshot files in /dev/shm when they are killed.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ def members(group: int) -> Iterator[int]:
 
 
 def shared_memory(group: int) -> set[Entry]:
-    """The entries of /dev/shm that members of the group hold now."""
+    """The entries of /dev/shm that members of the group map or hold open now."""
     return {entry for pid in members(group) for entry in mapped_entries(pid)}
 
 
 def stopped(pids: Iterable[int]) -> bool:
-    """Whether a process of these is stopped by a signal."""
+    """Whether one of these processes is stopped by a signal."""
     return any(state(pid) == "T" for pid in pids)
 
 
 def state(pid: int) -> str:
-    """The letter of proc(5): R, S, D, T, Z and so on; "" once there is no such process."""
+    """The process state of proc(5), a letter such as R, S, D, T or Z; "" if there is no such process."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return ""
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of these processes together; ended ones count nothing."""
+    """User and system time of these processes together; an ended process counts as 0."""
     ticks = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -65,8 +65,8 @@ def titled(group: int, prefix: str) -> list[int]:
 
 
 def kill_workers(group: int, *, spared: int | None = None) -> None:
-    """Kill all but `spared` and Python's resource trackers: each ends by itself once those that it serves have, and
-    removes semaphores of theirs from /dev/shm that no mapping shows.
+    """Kill all but `spared` and Python's resource trackers. A tracker ends by itself after the processes it serves, and
+    removes their semaphores from /dev/shm, even those that no mapping shows.
     """
     for pid in members(group):
         with contextlib.suppress(OSError):
@@ -80,7 +80,7 @@ def kill(group: int) -> None:
 
 
 def reap(group: int) -> None:
-    """Collect the ended members that are children of this process, but for the group's leader."""
+    """Wait for the ended members that are children of this process, except the group's leader."""
     for pid in members(group):
         if pid != group:
             with contextlib.suppress(ChildProcessError):
@@ -88,7 +88,9 @@ def reap(group: int) -> None:
 
 
 def await_end(group: int, seconds: float) -> bool:
-    """True once no process of the group is left: the killed ones hold memory and sockets for a moment."""
+    """Wait until no process of the group is left: a killed one keeps memory and sockets for a moment. False if some
+    are left after `seconds`.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         reap(group)

@@ -1,8 +1,8 @@
-"""The engine's own process: one SGLang `Engine` behind an inherited socket.
+"""The engine's host process: one SGLang `Engine` behind an inherited socket.
 
-`python -m kimi_k2_serving.engine.host SERVER FD PARENT`. It dies with its parent (PDEATHSIG, and the end of the
-socket's stream), and with the process SERVER that its parent serves (0: none), and takes SGLang's processes with it:
-they share its process group. It knows nothing of K2, and keeps no state but the generations in flight.
+`python -m kimi_k2_serving.engine.host SERVER FD PARENT`. It ends with its parent (PDEATHSIG, and the end of the
+socket's stream) and with the process SERVER, the Triton that its parent belongs to (0: none). SGLang's processes share
+its process group and end with it. It knows nothing of K2, and its only state is the generations in flight.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import group, linux, shared_memory, wire
 
 TITLE = "sglang::host"
-# What the parent has, once its server is gone, to end this engine in order.
+# After the server's end, the parent has this long to stop this engine in an orderly way.
 ORPHAN_SECONDS = 2.0
-# How often in a row the scheduler's state may not be readable before this process is of no use.
+# This process ends after so many failures in a row to read the scheduler's state.
 LOST_BEATS = 100
-# How SGLang 0.5.23 begins to say that a grammar leaves no token to go on with.
+# The start of SGLang 0.5.23's error for a grammar that allows no next token.
 NO_TEXT = "Grammar accept_token failed"
 logger = logging.getLogger(TITLE)
 
 
 def main(argv: list[str]) -> None:
-    # The launcher sets this for all of Triton; under a plain tritonserver what SGLang makes in /dev/shm is private too.
+    # The launcher sets this for all of Triton. A plain tritonserver does not, and SGLang creates files in /dev/shm.
     linux.keep_private()
     server, descriptor, parent = map(int, argv[1:])
     bind_to_parent(parent)
@@ -55,28 +55,28 @@ def main(argv: list[str]) -> None:
 
 
 def bind_to_parent(parent: int) -> None:
-    """Die when the parent does, also if it died before we asked."""
+    """Die when the parent dies, even if it died before this call."""
     linux.die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
 
 
 def end_with_server(server: int, parent: int) -> None:
-    """End with `server`, and end the parent, too, if it has not ended by itself: Triton 24.10's stub may hang for ever
-    in a call to the Triton that is gone, its interpreter held (seen once in some twenty kills). What the parent has in
-    /dev/shm nobody else would remove.
+    """Wait for the end of `server`, then end this process and the parent, and remove the parent's files in /dev/shm,
+    which nothing else would. Triton 24.10's stub may hang for ever, holding the GIL, in a call to the Triton that is
+    gone (seen once in some twenty kills).
     """
     linux.wait_for_end(server)
     time.sleep(ORPHAN_SECONDS)
     shared_memory.unlink(shared_memory.mapped_entries(parent))
     group.kill_workers(os.getpgrp(), spared=os.getpid())
-    # The kernel ends this process with it.
+    # The kernel then kills this process (PDEATHSIG).
     os.kill(parent, signal.SIGKILL)
 
 
 def end_group() -> None:
-    """End this process and every one that SGLang started: the host leads their process group. Python's resource tracker
-    stays for a moment, removes what the others had in /dev/shm, and ends by itself.
+    """Kill this process and all of SGLang's, which are in its process group. Python's resource tracker survives for a
+    moment, removes their files in /dev/shm, and ends by itself.
     """
     group.kill_workers(os.getpgrp(), spared=os.getpid())
     os.kill(os.getpid(), signal.SIGKILL)
@@ -98,7 +98,7 @@ def build_engine(server_args: dict[str, Any]) -> Any:
 
 
 async def serve(engine: Any, stream: socket.socket) -> None:
-    """Run until the stub closes its side."""
+    """Serve until the stub closes its side of the stream."""
     reader, writer = await asyncio.open_unix_connection(sock=stream)
     await try_out(engine)
     leave_nothing(engine.tokenizer_manager.load_snapshot_reader)
@@ -113,7 +113,7 @@ async def serve(engine: Any, stream: socket.socket) -> None:
                     tasks[message.uid] = task
                     task.add_done_callback(lambda done: tasks.pop(done.get_name(), None))
                 case wire.Abort(uid=uid) if uid in tasks:
-                    # SGLang forgets an abort of what it does not have yet: first the task's turn, then this.
+                    # SGLang ignores an abort of a request that it does not have yet, so the task must run first.
                     await asyncio.sleep(0)
                     engine.tokenizer_manager.abort_request(rid=request_id(uid))
                 case wire.Unreadable(uid=uid, problem=problem):
@@ -126,16 +126,18 @@ async def serve(engine: Any, stream: socket.socket) -> None:
 
 
 def leave_nothing(reader: Any) -> None:
-    """Have the file in which the schedulers publish their state removed when this group is killed and the stub, which
-    removes it otherwise, is gone too: Python's resource tracker outlives both. SGLang tells nobody of that file.
+    """Register the file in which the schedulers publish their state with Python's resource tracker, which SGLang does
+    not do. The stub normally removes the file; the tracker removes it when the stub and this group were both killed.
     """
-    # With several nodes one that receives wraps one that reads.
+    # With several nodes, SGLang wraps the reader of the file in a receiver.
     path = getattr(reader, "_shm_reader", reader).path
     resource_tracker.register(f"/{Path(path).name}", "shared_memory")
 
 
 async def beat(engine: Any, writer: asyncio.StreamWriter) -> None:
-    """Pass on what the schedulers publish. Without it nobody knows whether they move: then this process ends."""
+    """Forward the state that the schedulers publish. After LOST_BEATS failures in a row close the stream, which ends
+    this process: without the state the stub can't see whether the engine moves.
+    """
     reader = engine.tokenizer_manager.load_snapshot_reader
     lost = 0
     while lost < LOST_BEATS:
@@ -144,14 +146,14 @@ async def beat(engine: Any, writer: asyncio.StreamWriter) -> None:
             lost = 0
         except Exception:
             if lost == 0:
-                logger.exception("the scheduler's state could not be passed on")
+                logger.exception("the scheduler's state could not be read or sent")
             lost += 1
         await asyncio.sleep(wire.BEAT_SECONDS)
     writer.close()
 
 
 def beat_of(published: list[Any]) -> wire.Beat:
-    """All data-parallel ranks together."""
+    """One Beat for all data-parallel ranks."""
     ranks = [load for load in published if load is not None]
     return wire.Beat(
         published=max((load.timestamp for load in ranks), default=0.0),
@@ -163,18 +165,18 @@ def beat_of(published: list[Any]) -> wire.Beat:
 
 
 async def try_out(engine: Any) -> None:
-    """One token, before anyone is told that the engine serves: one that dies of any work at all dies here, where no
-    request is to blame.
+    """Generate one token before the engine is reported as started. An engine that dies of any work dies here, before a
+    request could be blamed for it.
     """
     await engine.async_generate(input_ids=[0], sampling_params={"max_new_tokens": 1}, rid=request_id("start"))
 
 
 def tell(writer: asyncio.StreamWriter, message: wire.Output | wire.Failed) -> bool:
-    """False if no frame holds it; the request's end is then all that is told."""
+    """Send the message. If it can't be sent, send a Failed instead and return False."""
     try:
         wire.write_frames(writer, [message])
     except wire.Unsendable as error:
-        logger.error("an answer could not be passed on: %s", error)
+        logger.error("an output could not be sent: %s", error)
         wire.write_frames(writer, [wire.Failed(message.uid, 500, "unsendable")])
         return False
     return True
@@ -189,7 +191,7 @@ def started(engine: Any) -> wire.Started:
     return wire.Started(
         engine=f"SGLang {__version__}",
         context_length=context_length,
-        # SGLang refuses a prompt that reaches either bound.
+        # SGLang refuses a prompt that is as long as either bound.
         prompt_tokens=min(int(scheduler["max_req_input_len"]), context_length) - 1,
         kv_capacity=int(scheduler["max_total_num_tokens"]),
         vocab_size=int(manager.model_config.vocab_size),
@@ -198,9 +200,9 @@ def started(engine: Any) -> wire.Started:
 
 
 def request_id(uid: str) -> str:
-    """SGLang's id for our uid. Whatever a client chose stands behind a prefix, for some beginnings mean something to
-    SGLang: it drops the outputs of `HEALTH_CHECK...`. The line break ends it, because SGLang's scheduler aborts every
-    request whose id begins with the one given, and no uid has one.
+    """SGLang's id for our uid. The prefix is needed because SGLang treats some ids specially: it drops the outputs of
+    `HEALTH_CHECK...`, and clients choose uids. The line break is needed because SGLang's scheduler aborts every request
+    whose id starts with the given one; no uid contains a line break.
     """
     return f"kimi-k2:{uid}\n"
 
@@ -244,8 +246,8 @@ async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) ->
 
 
 def blamed(submit: wire.Submit, message: wire.Output | wire.Failed) -> wire.Output | wire.Failed:
-    """A grammar that no text satisfies is the mistake of the client who wrote it; SGLang calls it its own. The
-    structural tag of a chat is written by this package and has a text: what has none is refused before.
+    """Turn SGLang's internal error for a grammar that no text satisfies into a client error. Only a client of the
+    engine model can send such a grammar: for chats, unsatisfiable schemas are refused before the engine.
     """
     if isinstance(message, wire.Failed) and message.log.startswith(NO_TEXT) and submit.sampling.keys() & set(GRAMMARS):
         return wire.Failed(message.uid, 400, message.log)
@@ -253,8 +255,8 @@ def blamed(submit: wire.Submit, message: wire.Output | wire.Failed) -> wire.Outp
 
 
 def output(uid: str, raw: dict[str, Any], sent: int) -> wire.Output | wire.Failed:
-    """One of SGLang's chunks as ours. `sent` ids went before: an abort's chunk repeats the last id and the whole
-    text.
+    """Convert one chunk of SGLang's. `sent` is the number of ids sent before: the chunk of an abort repeats the last
+    id and the whole text.
     """
     meta = raw["meta_info"]
     finish = meta.get("finish_reason")
@@ -277,7 +279,7 @@ def output(uid: str, raw: dict[str, Any], sent: int) -> wire.Output | wire.Faile
 
 
 def matched(found: Any) -> str | int | list[int] | None:
-    """What ended it, as far as it is of a kind that SGLang documents."""
+    """The stop string, token id or ids that ended the run; None for a type that SGLang does not document."""
     if isinstance(found, list):
         return found if all(type(each) is int for each in found) else None
     return found if type(found) in (int, str) else None

@@ -1,8 +1,8 @@
-"""One host process: spawned, spoken to over a socket pair, ended with everything that it started.
+"""One host process: `spawn` starts it, a socket pair connects it, `end` kills it with every process that it started.
 
-The host leads a session and process group of its own, so `end` reaches SGLang's processes even after a kill -9 of the
-host. None of them is of use without the others: when one ends, all are killed at once. Its temporary directory (0700)
-holds SGLang's sockets and is removed with it, as is what it had in /dev/shm.
+The host leads its own session and process group, so `end` reaches SGLang's processes even after a kill -9 of the host.
+When one process of the group ends, all are killed: the others are useless without it. The host's temporary directory
+(0700) holds SGLang's sockets; `end` removes it and the group's files in /dev/shm.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from kimi_k2_serving.engine.shared_memory import Entry
 logger = logging.getLogger(__name__)
 
 END_SECONDS = 5.0
-# What a resource tracker gets to clean up.
+# How long Python's resource tracker may take to clean up.
 TRACKER_SECONDS = 1.0
-# How SGLang titles its processes.
+# The titles of SGLang's processes start with these.
 TITLE = "sglang::"
 SCHEDULER = "sglang::scheduler"
 
 
 class HostProcess:
-    """Made by `spawn`. `receive` returns None once the process is gone."""
+    """Created by `spawn`. `receive` returns None once the process is gone."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class HostProcess:
         self._ending: asyncio.Task[None] | None = None
 
     def send(self, message: wire.ToHost) -> None:
-        """Raises wire.Unsendable. To a process that is gone it sends nothing: `receive` tells."""
+        """Raises wire.Unsendable. Does nothing if the process is gone, which `receive` reports."""
         if not self._writer.is_closing():
             wire.write_frames(self._writer, [message])
 
@@ -59,17 +59,17 @@ class HostProcess:
         try:
             return await anext(self._messages, None)
         except (OSError, ValueError) as error:
-            logger.error("the engine's messages end: %s: %s", type(error).__name__, error)
+            logger.error("the connection to the engine failed: %s: %s", type(error).__name__, error)
             return None
 
     def observe(self) -> None:
-        """Record who is in the group, and what it has in /dev/shm: to be removed with it, also after a kill -9."""
+        """Record the group's processes and files in /dev/shm, so that `end` can remove the files after a kill -9."""
         self._shared_memory |= group.shared_memory(self.process.pid)
         self._workers = [pid for pid in group.titled(self.process.pid, TITLE) if pid != self.process.pid]
         self._schedulers = group.titled(self.process.pid, SCHEDULER)
 
     def watch(self) -> None:
-        """From now on the end of any observed process is the end of all."""
+        """Kill the whole group as soon as one observed process ends."""
         for pid in self._workers:
             try:
                 watched = os.pidfd_open(pid)
@@ -88,7 +88,8 @@ class HostProcess:
         try:
             group.kill_workers(self.process.pid)
         except OSError:
-            # Looking into /proc takes a descriptor; this takes none, but leaves a little more in /dev/shm.
+            # Reading /proc needs a descriptor. killpg needs none, but kills the resource tracker too, which would have
+            # removed more from /dev/shm.
             logger.exception("the engine's processes could not be listed")
             group.kill(self.process.pid)
 
@@ -99,11 +100,11 @@ class HostProcess:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of the schedulers together."""
+        """The CPU time of all schedulers together."""
         return group.cpu_seconds(self._schedulers)
 
     async def end(self) -> None:
-        """Kill the group, wait for it, remove what it leaves. May be called again, and goes on if its caller is
+        """Kill the group, wait for it, and remove its files. May be called twice, and goes on if its caller is
         cancelled.
         """
         if self._ending is None:
@@ -111,7 +112,7 @@ class HostProcess:
         await asyncio.shield(self._ending)
 
     async def _end(self) -> None:
-        """Every step is taken, whatever becomes of the one before."""
+        """Each step runs even if the one before failed."""
         self._writer.close()
         while self._watched:
             watched = self._watched.pop()
@@ -132,15 +133,15 @@ class HostProcess:
 
 
 def attempt(step: Callable[[], object]) -> None:
-    """Do it, and log if it fails."""
+    """Run the step and log its failure."""
     try:
         step()
     except Exception:
-        logger.exception("a step of the engine's end failed")
+        logger.exception("a step of stopping the engine failed")
 
 
 async def in_thread(work: Callable[[], object]) -> None:
-    """Without a thread to be had it blocks the loop: better than not at all."""
+    """Run `work` in a thread; if no thread can be started, run it here and block the loop."""
     try:
         await asyncio.to_thread(attempt, work)
     except RuntimeError:
@@ -153,8 +154,8 @@ def make_engine_directory(runtime: Path) -> Path:
 
 
 def one_node(directory: Path) -> dict[str, str]:
-    """The environment in which the ranks of one node find each other by a file and over loopback alone. SGLang's
-    default is a store of torch's, which listens on every address of the machine whatever host it is given.
+    """Environment variables that make the ranks of one node meet through a file and over loopback only. SGLang's
+    default is torch's TCP store, which listens on every address of the machine, whatever host it is given.
     """
     return {
         "SGLANG_DISTRIBUTED_INIT_METHOD_OVERRIDE": f"file://{directory}/rendezvous",
@@ -165,8 +166,8 @@ def one_node(directory: Path) -> dict[str, str]:
 async def spawn(
     command: Sequence[str], environment: Mapping[str, str], runtime: Path, *, nodes: int = 1
 ) -> HostProcess:
-    """Start `command FD PARENT` with a socket pair end as FD; `runtime` is the directory for its temporary
-    directory; `nodes` are the machines that the engine spans. If any of it fails, nothing is left.
+    """Start `command FD PARENT`; FD is one end of a socket pair. Its temporary directory is created in `runtime`.
+    `nodes` is the number of machines that the engine spans. A failure leaves no process and no file.
     """
     linux.become_subreaper()
     with contextlib.ExitStack() as made:

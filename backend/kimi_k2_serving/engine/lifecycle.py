@@ -1,10 +1,10 @@
-"""One request's life as a pure state machine: whatever happens, in whatever order, it ends exactly once.
+"""One request's life as a pure state machine: it ends exactly once, for every sequence of events.
 
     WAITING -- admit --> RUNNING -- receive(last chunk) --> ENDED
        `-- interrupt ----------------- interrupt, lose ------^
 
-Each event returns what is to be done about it, in order. Finish and Fail are the endings: there is one of them in all,
-and nothing after it. An event that comes too late returns nothing.
+Each event returns the actions to take, in order. SendLast and SendError end the request: exactly one of them is
+returned, and no action after it. An event after the end returns no actions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StartRun:
 
 @dataclass(frozen=True, slots=True)
 class StopRun:
-    """End the engine's run: nobody wants the rest."""
+    """End the engine's run before its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class SendChunk:
 
 @dataclass(frozen=True, slots=True)
 class SendLast:
-    """The last chunk goes out, with the final flag."""
+    """Send the last chunk with the final flag."""
 
     chunk: Chunk
 
 
 @dataclass(frozen=True, slots=True)
 class SendError:
-    """The error goes out, with the final flag."""
+    """Send the error with the final flag."""
 
     error: ServingError
 
@@ -59,14 +59,14 @@ class Lifecycle:
         self.phase = Phase.WAITING
 
     def admit(self) -> list[Action]:
-        """There is room for it."""
+        """Admission has granted the request."""
         if self.phase is not Phase.WAITING:
             return []
         self.phase = Phase.RUNNING
         return [StartRun()]
 
     def receive(self, chunk: Chunk) -> list[Action]:
-        """The engine has sent something."""
+        """The engine has produced a chunk."""
         if self.phase is not Phase.RUNNING:
             return []
         if chunk.end is None:
@@ -75,14 +75,14 @@ class Lifecycle:
         return [SendLast(chunk)]
 
     def lose(self, error: ServingError) -> list[Action]:
-        """The engine has ended the run with an error: refused, failed or dead. There is nothing left to abort."""
+        """The engine has ended the run with an error, so no run is left to stop."""
         if self.phase is not Phase.RUNNING:
             return []
         self.phase = Phase.ENDED
         return [SendError(error)]
 
     def interrupt(self, error: ServingError) -> list[Action]:
-        """An end from our side: bad input, overload, cancellation, deadline, a reader that does not read, shutdown."""
+        """The backend ends the request: bad input, overload, cancellation, deadline, stalled client or shutdown."""
         if self.phase is Phase.ENDED:
             return []
         running = self.phase is Phase.RUNNING

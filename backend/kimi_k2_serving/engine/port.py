@@ -1,7 +1,7 @@
-"""What serving needs of an engine, and nothing more: token ids in, token ids out, abort by uid, a truthful state.
+"""The interface that serving needs of an engine: token ids in, token ids out, abort by uid, the engine's true state.
 
-Implementations: `supervised.SupervisedEngine` (SGLang in a process of its own) and `fake.ScriptedEngine` (tests).
-A generation ends in one way: its last chunk has `finish`, or the iterator raises one ServingError.
+The implementation is `supervisor.SupervisedEngine`, SGLang in its own process; tests use a scripted one. A generation
+ends once: its last chunk has `end`, or the iterator raises one ServingError.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class EndReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """Measured at start. Lengths and capacities are in tokens, `start_seconds` from spawn to ready.
+    """Facts known once the engine has started. Lengths and capacities are in tokens.
 
-    context_length: prompt and answer together; prompt_tokens: the longest prompt that is taken; min_p: whether a
-    request may ask for it.
+    context_length: prompt and answer together; prompt_tokens: the longest prompt that the engine accepts;
+    start_seconds: from spawn to ready; min_p: whether requests may use this sampling parameter.
     """
 
     engine: str
@@ -47,9 +47,10 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One request. `uid` is ours and unique; `input_ids` are final; `sampling` has SGLang's sampling parameter
-    names. Generations share a prefix cache only with those of the same `cache_salt`. `top_logprobs`: alternatives per
-    token, None for no log-probabilities at all. `priority`: higher goes first.
+    """One request. `uid` is unique among those in flight. `input_ids` are the whole prompt. `sampling` uses SGLang's
+    parameter names. `stream` is for the frontend, whose client sends it to the engine model; SupervisedEngine always
+    yields chunks. `top_logprobs`: number of alternatives per token, None for no log-probabilities. `priority`: higher
+    goes first. Generations share the prefix cache only with those of the same `cache_salt`.
     """
 
     uid: str
@@ -63,7 +64,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Token counts so far; `completion` counts every id that was sent, stop tokens included."""
+    """Token counts so far; `completion` counts every output id, including stop tokens."""
 
     prompt: int = 0
     completion: int = 0
@@ -72,7 +73,7 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """`matched` is the stop string or stop token id that ended a STOP, where the engine says."""
+    """`matched` is the stop string or stop token id that caused a STOP, if the engine reports it."""
 
     reason: EndReason
     matched: str | int | None = None
@@ -80,7 +81,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Natural-log probability of one output id, with the `top` alternatives (id, logprob) where asked for."""
+    """Natural-log probability of one output id, and the requested alternatives `top` as (id, logprob)."""
 
     token_id: int
     logprob: float
@@ -89,7 +90,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What is new since the last chunk: ids, and their text with special tokens left out."""
+    """The output since the last chunk: ids, and their text without special tokens."""
 
     ids: tuple[int, ...]
     text: str
@@ -99,7 +100,7 @@ class Chunk:
 
 
 def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
-    """Consecutive chunks, at least one, as one; linear in what they hold."""
+    """Merge consecutive chunks, at least one, into one; linear in their size."""
     if len(chunks) == 1:
         return chunks[0]
     last = chunks[-1]
@@ -114,8 +115,8 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The scheduler's own state: requests in its batch and in its queue; `kv_usage` is the used share of the KV pool,
-    0 to 1, less what may be evicted. `restarts` counts the engine's since its first start.
+    """The scheduler's state: requests `running` in its batch and `queued`; `kv_usage` is the share of the KV pool in
+    use, 0 to 1, without what may be evicted. `restarts` counts the engine's restarts.
     """
 
     running: int = 0
@@ -136,7 +137,7 @@ class Engine(Protocol):
         ...
 
     def check(self) -> None:
-        """Raises EngineUnavailable, with a time to retry, in any state but READY."""
+        """Raise EngineUnavailable, with a time to retry, unless the state is READY."""
         ...
 
     async def start(self) -> EngineInfo:
@@ -144,13 +145,15 @@ class Engine(Protocol):
         ...
 
     def generate(self, generation: Generation) -> AsyncIterator[Chunk]:
-        """Chunks until one has `end`. Raises EngineUnavailable, EngineLost, Overloaded, InvalidValue or Internal."""
+        """Yield chunks; the last has `end`. Raises EngineUnavailable, EngineLost, RequestQuarantined, Overloaded,
+        InvalidValue or Internal.
+        """
         ...
 
     def abort(self, uid: str) -> None:
-        """Ask for an early end; the generation still ends by itself, with EndReason.ABORT. Unknown uids are ignored."""
+        """Request an early end: the generation then ends with EndReason.ABORT. Unknown uids are ignored."""
         ...
 
     async def stop(self) -> None:
-        """End everything. Afterwards no process, file or socket of the engine is left."""
+        """Stop the engine. Afterwards no process, file or socket of it is left."""
         ...

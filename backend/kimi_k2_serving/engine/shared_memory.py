@@ -1,7 +1,7 @@
-"""Who has what in /dev/shm, and how to remove what ended processes leave there: exactly that, nothing of others.
+"""Which process has which files in /dev/shm, and how to remove exactly those that ended processes left there.
 
-An entry is told by its inode: tmpfs never uses a number twice, while a name may be used again by somebody else, and a
-semaphore is seen under the name it had before sem_open(3) renamed it. A look at a process reads /proc/PID/maps and fd.
+A file is identified by its inode, which tmpfs never reuses. A name is not enough: another process may reuse it, and
+/proc shows a semaphore by the name that it had before sem_open(3) renamed it. Reads /proc/PID/maps and /proc/PID/fd.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _DELETED = " (deleted)"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Entry:
-    """A file of /dev/shm: its inode, and a name that it had."""
+    """A file in /dev/shm: its inode, and a name that it has or had."""
 
     name: str
     inode: int
 
 
 def mapped_entries(pid: int, *, proc: Path = Path("/proc")) -> Iterator[Entry]:
-    """The entries that a process maps or holds open; none if it is gone or not ours to look at."""
+    """The entries that a process maps or holds open; none if it is gone or this user may not read its /proc files."""
     prefix = f"{SHARED_MEMORY}/"
     with suppress(OSError):
         for line in (proc / str(pid) / "maps").read_text(encoding="utf-8", errors="replace").splitlines():
@@ -42,7 +42,7 @@ def mapped_entries(pid: int, *, proc: Path = Path("/proc")) -> Iterator[Entry]:
 
 
 def listed(folder: Path = SHARED_MEMORY) -> Iterator[Entry]:
-    """Everything there is, whoever made it."""
+    """All files in the folder, of every process and user."""
     for path in folder.rglob("*"):
         with suppress(OSError):
             status = path.lstat()
@@ -51,8 +51,8 @@ def listed(folder: Path = SHARED_MEMORY) -> Iterator[Entry]:
 
 
 def make_private(pid: int) -> None:
-    """Let only this user open what a process of ours has in /dev/shm. Triton's Python backend makes its files there
-    readable by every local user whatever the umask is, and requests and answers lie in them.
+    """Let only this user open the files that the process has in /dev/shm. Triton's Python backend ignores the umask and
+    makes them readable by every local user, although they contain requests and answers.
     """
     for entry in mapped_entries(pid):
         with suppress(FileNotFoundError):
@@ -60,14 +60,14 @@ def make_private(pid: int) -> None:
 
 
 def unlink(entries: Iterable[Entry]) -> None:
-    """Take their names away, whoever still holds them: nobody else will."""
+    """Remove the files' names, even if a process still has them open."""
     for entry in set(entries):
         with suppress(OSError):
             (SHARED_MEMORY / entry.name).unlink()
 
 
 def remove(entries: Iterable[Entry]) -> list[str]:
-    """Unlink the files that these were, unless a living process still holds them; the names removed."""
+    """Unlink these files, by inode, unless a living process still has them open. Returns the removed names."""
     inodes = {entry.inode for entry in entries}
     present = [entry for entry in listed() if entry.inode in inodes]
     if not present:

@@ -1,10 +1,11 @@
-"""Whether the engine's work moves, judged from what its processes show. Pure: the clock is an argument.
+"""Decides whether the engine makes progress, from what its processes show. Pure: the clock is an argument.
 
-Movement is an output, or a scheduler that has published a new state while it has requests. A scheduler that says it
-has none while requests are in flight does not move: their outputs are lost. No movement for `stall_seconds` while
-anything is in flight is a stall; so is a process stopped for so long, which the others may outlive for a while. A long
-prefill moves chunk by chunk; on a plain CPU, where one chunk may take longer than that, by the CPU time it takes. On
-an accelerator CPU time says nothing: a scheduler that waits for a hung device spins.
+Progress is an output, or a new state that the scheduler publishes while it has requests. If the scheduler reports no
+requests although some are in flight, that is no progress: their outputs are lost. It is a stall if requests are in
+flight and for `stall_seconds` there is no progress or a process stays stopped by a signal; the other processes may go
+on for a while beside a stopped one. A long prefill makes progress chunk by chunk. On a plain CPU one chunk may take
+longer than `stall_seconds`, so there CPU time is progress too. On an accelerator it is not: a scheduler that waits for
+a hung device spins.
 """
 
 from __future__ import annotations
@@ -30,9 +31,7 @@ class StallDetector:
         self._published = published
 
     def worked(self, cpu_seconds: float, now: float) -> None:
-        """`cpu_seconds` of the schedulers so far. Idle ones take some too, a hundred times less than CPU_SECONDS each
-        second.
-        """
+        """`cpu_seconds`: the schedulers' CPU time so far. Idle schedulers use about CPU_SECONDS / 100 per second."""
         if cpu_seconds - self._cpu_seconds >= CPU_SECONDS:
             self._cpu_seconds = cpu_seconds
             self._moved = now
@@ -41,7 +40,9 @@ class StallDetector:
         return now - self._moved < seconds
 
     def stalled(self, now: float, *, in_flight: bool, stopped: bool) -> bool:
-        """To be asked often: idle time does not count. `stopped`: a process of the engine is stopped by a signal."""
+        """Call it often: time counts only between calls with requests in flight. `stopped`: a process of the engine is
+        stopped by a signal.
+        """
         if not in_flight:
             self._moved = now
         if not in_flight or not stopped:
@@ -50,8 +51,8 @@ class StallDetector:
 
 
 class SilenceDetector:
-    """Which requests get no output while the engine moves for others: those of `seconds` without one, counted while the
-    scheduler has nobody waiting. One that waits in its queue is silent by right, and which one that is nobody says.
+    """Finds requests that get no output for `seconds` while the engine moves for others. Time counts only while the
+    scheduler's queue is empty: a queued request gets no output, and SGLang does not say which requests are queued.
     """
 
     def __init__(self, seconds: float, now: float) -> None:
@@ -70,8 +71,8 @@ class SilenceDetector:
         self._silent.pop(uid, None)
 
     def lost(self, now: float, *, queued: int) -> list[str]:
-        """To be asked often: time between two questions counts for a second at most, as this process may have been
-        stopped. Each is told once.
+        """The lost requests, each returned once. Call it often: the time between two calls counts as one second at
+        most, because this process may have been stopped meanwhile.
         """
         passed = 0.0 if queued else min(now - self._asked, 1.0)
         self._asked = now

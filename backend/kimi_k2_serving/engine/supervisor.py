@@ -1,9 +1,9 @@
-"""SGLang in a process of its own, kept alive: `SupervisedEngine` implements the engine port over `wire`.
+"""Runs SGLang in its own process and restarts it: `SupervisedEngine` implements the engine port over `wire`.
 
 When a process of the engine ends or its work stalls, all of them are killed, every generation in flight raises
 EngineLost once, new ones raise EngineUnavailable with a time to retry, and the host is started again with back-off.
-`suspects` says who may begin, and which deaths count: too many of those, or of failures of our own to start a host, end
-it. All state belongs to one event loop. Nothing here imports SGLang.
+`suspects` decides which requests start and which deaths count. After too many of those, or too many failures to create
+a host process, the engine is given up. All state belongs to one event loop. Nothing here imports SGLang.
 """
 
 from __future__ import annotations
@@ -43,21 +43,22 @@ from kimi_k2_serving.engine.suspects import CRASHES, WINDOW, Suspects
 logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (0.1, 1.0, 5.0, 15.0)
-# How often the engine is asked whether it moves.
+# The interval between two checks whether the engine moves.
 WATCH_SECONDS = 0.25
-# Without an output or news of the scheduler for so long the engine may hang.
+# Without an output or a new scheduler state for this long the engine may hang.
 MOVING_SECONDS = 5.0
-# How often in a row a host may fail to be made (no process, no descriptor, no room): four minutes with BACKOFF_SECONDS.
-# Such a shortage is not the engine's, and passes; its deaths are counted by themselves.
+# How many times in a row creating a host process may fail (no process, descriptor or space): four minutes with
+# BACKOFF_SECONDS. A shortage of the machine is not the engine's fault and passes; deaths are counted separately.
 SHORTAGES = 20
 
 Spawn = Callable[[], Awaitable[HostProcess]]
 
 
 class SupervisedEngine:
-    """`spawn` makes a host process; `start_timeout` is in seconds, per start; `stall_seconds` without movement while
-    something is in flight are a death. `steps_on_cpu`: the scheduler's CPU time is movement. A generation without
-    output for `silent_seconds`, while the engine moves and none waits in its queue, is given up by itself.
+    """`spawn` creates a host process. `start_timeout`: seconds per start. `stall_seconds`: the engine is killed when it
+    makes no progress for this long with requests in flight. `steps_on_cpu`: the scheduler's CPU time counts as
+    progress. `silent_seconds`: a generation without output for this long ends alone, if the engine moves and its
+    queue is empty.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class SupervisedEngine:
         self._flights: dict[str, GenerationInFlight] = {}
         self._suspects = Suspects()
         self._spawned_at = 0.0
-        # Seconds of service before the engine's last start, and when that was done.
+        # Seconds of service before the engine's last start, and the time at which that start was complete.
         self._service = self._ready_at = 0.0
         self._progress = StallDetector(stall_seconds, 0.0)
         self._silence = SilenceDetector(silent_seconds, 0.0)
@@ -114,9 +115,9 @@ class SupervisedEngine:
             await self.stop()
             raise
         except Exception as error:
-            logger.exception("the engine's process could not be made")
+            logger.exception("the engine's process could not be created")
             await self.stop()
-            raise EngineUnavailable("the engine's process could not be made; see the log") from error
+            raise EngineUnavailable("the engine's process could not be created; see the log") from error
         self._supervisor = asyncio.create_task(self._supervise())
         return self._info
 
@@ -140,7 +141,7 @@ class SupervisedEngine:
                 self._submit(generation)
             while not ended:
                 chunks = [read_answer(await flight.answers.get(), generation)]
-                # Whatever else has arrived goes out as one chunk: a slow reader costs fewer, larger responses.
+                # Everything that has arrived goes out as one chunk: a slow reader gets fewer, larger responses.
                 while chunks[-1].end is None and not flight.answers.empty():
                     chunks.append(read_answer(flight.answers.get_nowait(), generation))
                 end = chunks[-1].end
@@ -165,7 +166,7 @@ class SupervisedEngine:
         self._state = EngineState.STOPPED
         if self._supervisor is not None:
             self._supervisor.cancel()
-            # It logs its own end, whatever that was.
+            # The task logs its own failure.
             await asyncio.gather(self._supervisor, return_exceptions=True)
             self._supervisor = None
         self._lose_all()
@@ -174,13 +175,13 @@ class SupervisedEngine:
     def _submit(self, generation: Generation) -> None:
         assert self._host is not None
         if self._suspects.on_trial(generation.uid):
-            # Others wait for its outputs, also where its caller does not.
+            # Other requests wait for its first output, even if its caller does not stream.
             generation = replace(generation, sampling={**generation.sampling, "stream_interval": 1})
         try:
             self._host.send(wire.submission(generation))
         except wire.Unsendable as error:
-            logger.warning("a request does not fit through to the engine: %s", error)
-            raise InvalidValue("the request is too large, or holds a number that is, for the engine") from None
+            logger.warning("a request could not be sent to the engine: %s", error)
+            raise InvalidValue("the request, or a number in it, is too large for the engine; make it smaller") from None
         self._silence.begin(generation.uid)
 
     def _leave(self, uid: str, *, served: bool) -> None:
@@ -190,7 +191,7 @@ class SupervisedEngine:
         self._settle()
 
     def _settle(self) -> None:
-        """Tell those who wait for their turn."""
+        """Start or refuse the requests that `suspects` has decided on."""
         now = self._clock()
         moving = self._progress.moved_within(MOVING_SECONDS, now)
         for decision in self._suspects.settle(self._served(), moving=moving):
@@ -203,7 +204,7 @@ class SupervisedEngine:
                 turn.set_exception(decision.refusal)
 
     def _served(self) -> float:
-        """Seconds of service in all: the time of `suspects`. A start may take longer than what they remember."""
+        """Total seconds of service: the clock for `suspects`, whose WINDOW may be shorter than one start."""
         return self._service + (self._clock() - self._ready_at if self._state is EngineState.READY else 0.0)
 
     def _lose_all(self) -> None:
@@ -241,7 +242,7 @@ class SupervisedEngine:
         )
 
     async def _supervise(self) -> None:
-        """Whatever ends this is logged and known: without it nobody would start the engine again."""
+        """Log a failure and set the state to FAILED: without the supervisor nothing starts the engine again."""
         try:
             await self._keep()
         except Exception:
@@ -259,7 +260,7 @@ class SupervisedEngine:
                     try:
                         self._take(message)
                     except Exception:
-                        logger.exception("a message of the engine could not be taken")
+                        logger.exception("a message from the engine could not be handled")
             finally:
                 watch.cancel()
             if not await self._restart():
@@ -279,7 +280,7 @@ class SupervisedEngine:
                 if isinstance(message, wire.Output) and self._suspects.output(message.uid, self._served()):
                     self._settle()
             case wire.Unreadable(uid=uid, problem=problem):
-                logger.error("a message of the engine could not be read: %s", problem)
+                logger.error("a message from the engine could not be read: %s", problem)
                 self._give_up(uid, Internal("the engine's answer could not be read"))
             case wire.Started():
                 pass
@@ -297,33 +298,33 @@ class SupervisedEngine:
                 if self._look(host):
                     return
             except Exception:
-                logger.exception("the engine could not be looked at")
+                logger.exception("checking the engine failed")
 
     def _look(self, host: HostProcess) -> bool:
-        """Whether it had to be killed."""
+        """Check the engine once. Returns True if it had to be killed."""
         now = self._clock()
         in_flight = self._suspects.running > 0
         if in_flight and self._steps_on_cpu:
             self._progress.worked(host.cpu_seconds, now)
         if self._progress.stalled(now, in_flight=in_flight, stopped=in_flight and host.stopped):
-            logger.error("the engine has not moved for %g s with work in flight: it is killed", self._stall_seconds)
+            logger.error("no progress for %g s with requests in flight: the engine is killed", self._stall_seconds)
             host.kill()
             return True
         for uid in self._silence.lost(now, queued=self._load.queued):
-            logger.error("a generation got no output for too long while the engine moved: it is given up")
+            logger.error("a generation got no output for too long while the engine moved: it ends with engine_lost")
             self._give_up(uid, EngineLost("the engine has lost this request; send it again"))
         self._settle()
         return False
 
     async def _restart(self) -> bool:
-        """After a death: end what was in flight, start again. False when that is given up."""
+        """After a death: fail every request in flight and start the engine again. False if the engine is given up."""
         self._service = self._served()
         self._state = EngineState.RESTARTING
         self._spawned_at = self._clock()
         self._load = Load(restarts=self._load.restarts + 1)
         killer = self._suspects.died(self._served())
         if killer:
-            logger.error("the engine died of one request: it is refused from now on (fingerprint %s)", killer)
+            logger.error("one request crashed the engine: it is refused from now on (fingerprint %s)", killer)
         self._lose_all()
         attempt = shortages = 0
         while True:
@@ -331,7 +332,7 @@ class SupervisedEngine:
             if self._suspects.given_up(self._served()) or shortages == SHORTAGES:
                 self._state = EngineState.FAILED
                 logger.error(
-                    "the engine died %d times within %g s of service, or could not be started %d times: it stays down",
+                    "the engine died %d times within %g s of service, or could not be created %d times: it stays down",
                     *(CRASHES, WINDOW, SHORTAGES),
                 )
                 return False
@@ -346,7 +347,7 @@ class SupervisedEngine:
                 self._suspects.died(self._served())
                 continue
             except Exception:
-                logger.exception("the engine's process could not be made")
+                logger.exception("the engine's process could not be created")
                 shortages += 1
                 continue
             logger.warning("the engine serves again after %.1f s", self._info.start_seconds)
@@ -364,6 +365,6 @@ class SupervisedEngine:
         return EngineUnavailable(f"the engine is {self._state.value}; retry in {left:.0f} s", retry_after=left)
 
     def _until_ready(self) -> float:
-        """An estimate in seconds, from how long the last start took."""
+        """An estimate in seconds, from the duration of the last start."""
         usual = self._info.start_seconds if self._info else 60.0
         return max(1.0, usual - (self._clock() - self._spawned_at))

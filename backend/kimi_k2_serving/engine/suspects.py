@@ -1,17 +1,18 @@
-"""Which request kills the engine: who may begin, who waits, who is refused, and which deaths count. Pure: the clock is
-an argument, and stands still while the engine is down.
+"""Finds the request that kills the engine. Decides which requests start, wait or are refused, and which deaths count.
+Pure: the clock is an argument, and stands still while the engine is down.
 
-A death is recorded with the requests that were in the engine. While at most one in WINDOW seconds is unexplained,
-everyone begins at once. After that requests begin on trial, in order: GROUP of them at a time, and from the third
-unexplained death on one at a time. Whoever was there twice, or was the only one on trial, is a suspect and on trial
-alone: nobody else begins, and those in the engine have shown for a while that it lives under them. A trial is passed by
-living on: a stranger until its first output, a suspect for as long as the engine lived under it before (one that had to
-be cut short leaves a doubt, until it is repeated at its full length). A suspect on trial when the engine dies is the
-killer: it is refused for REFUSED_SECONDS, and every death that it was there for is explained. Deaths count towards
-giving up unless they are explained, or there was one stranger on trial: it will be a suspect, if it ever comes again.
+Each death is recorded with the requests that were in the engine. With at most one unexplained death and no killer in
+WINDOW seconds, every request starts at once. Otherwise requests start on trial, in order of arrival: GROUP at a time,
+from the third unexplained death one at a time (a killer counts as two). A request that was present at two deaths, or
+was the only one on trial at a death, is a suspect. Its trial starts only when the other requests in the engine have run
+for SETTLED_SECONDS, and no other request starts during it. It passes when the engine survives it for as long as it did
+before a death; if that is longer than the trial may take, doubt remains until a second, longer trial. Any other
+request, a stranger, passes with its first output. A suspect on trial when the engine dies is the killer: it is refused
+for REFUSED_SECONDS, and every death at which it was present is explained. Explained deaths do not count towards giving
+up the engine. Neither does a death with a single stranger on trial, which is a suspect if it comes again.
 
-Nobody waits for more than WAIT_SECONDS, and a trial gives way after TRIAL_SECONDS while the engine moves. Retries come
-under new uids: a request is known by its content, less what a retry may change.
+A request waits at most WAIT_SECONDS. A trial stops blocking others after TRIAL_SECONDS if the engine moves. A retry has
+a new uid, so a request is identified by its content without the parameters that a retry may change.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ CRASHES = 5
 WINDOW = 600.0
 REFUSED_SECONDS = 600.0
 WAIT_SECONDS = 60.0
-# A suspect's first trial, any later one, and a stranger's, each at the most or least.
+# The longest first trial of a suspect, its longest later trial, and the age at which a stranger's output counts.
 SUSPECT_SECONDS, TRIAL_SECONDS, STRANGER_SECONDS = 5.0, 30.0, 0.2
-# A suspect begins when what else is in the engine has lived for so long, or has passed as a suspect.
+# A suspect's trial starts when every other request in the engine has run for this long or has passed a trial alone.
 SETTLED_SECONDS = 2.0
-# How much longer than the engine lived under it before a suspect is watched.
+# A suspect's trial lasts this much longer than the engine survived it before.
 MARGIN = 1.0
 GROUP = 8
-# Each takes a death of the engine, so these are never reached by much else than time.
+# Each entry needs a death of the engine, so entries normally expire before these bounds are reached.
 DEATHS_KEPT, REFUSED_KEPT = 64, 1024
-# What a retry may ask otherwise, and what streaming or not adds.
+# Parameters that a client may change in a retry, and those that this server sets depending on `stream`.
 RETRY_MAY_CHANGE = frozenset({"max_new_tokens", "sampling_seed", "stream_interval", "no_stop_trim"})
 
 
 def fingerprint(generation: Generation) -> str:
-    """Of the content alone: who asks, how urgently and for how long makes no difference to what kills the engine."""
+    """A hash of the content. Uid, priority, cache salt and length are left out: a killer kills with any of them."""
     kept = {name: value for name, value in generation.sampling.items() if name not in RETRY_MAY_CHANGE}
     made = hashlib.blake2b(array("q", generation.input_ids).tobytes(), digest_size=16)
     made.update(msgspec.json.encode([kept, generation.top_logprobs], order="sorted"))
@@ -55,15 +56,16 @@ def fingerprint(generation: Generation) -> str:
 class Stage(enum.Enum):
     WAITING = "waiting"
     TRIAL = "trial"
-    # Its trial took too long: others go on beside it, and nothing is known of it.
+    # Its trial took too long: others may start beside it, and it is neither proven nor a killer.
     OVERDUE = "overdue"
     PROVEN = "proven"
 
 
 @dataclass(slots=True)
 class Turn:
-    """One request from arrival to end. `needed`: the age, in seconds, at which an output proves it. `brief`: that is
-    less than the engine lived under it before, so it may be the killer still.
+    """One request from arrival to end. `since`: when it arrived, then when it started. `needed`: the age in seconds
+    from which an output proves it. `alone`: on trial as a suspect. `brief`: `needed` is less than the engine survived
+    it before, so it may still be the killer.
     """
 
     generation: Generation
@@ -72,7 +74,7 @@ class Turn:
     needed: float = 0.0
     alone: bool = False
     brief: bool = False
-    # Made when it is first asked for: in quiet times nobody does.
+    # The cached fingerprint: it is computed on first use, which is never while the engine does not die.
     known: str = ""
 
     @property
@@ -84,8 +86,9 @@ class Turn:
 
 @dataclass(slots=True)
 class Death:
-    """`ages` in seconds, by fingerprint. `convict` is the fingerprint that explains it; `caught`: found at this very
-    death, so that whoever was there too remains as the other explanation. `tried`: the only stranger on trial.
+    """`ages`: seconds in the engine by fingerprint. `convict`: the fingerprint that explains this death. `caught`: it
+    was convicted at this death, whose other requests therefore stay under suspicion. `tried`: the only stranger on
+    trial.
     """
 
     at: float
@@ -97,7 +100,7 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class TrialDecision:
-    """`refusal` is None for a request that begins now."""
+    """`refusal` is None for a request that starts now."""
 
     uid: str
     refusal: ServingError | None = None
@@ -109,7 +112,7 @@ class Suspects:
         self._turns: dict[str, Turn] = {}
         self._line: deque[str] = deque()
         self._deaths: deque[Death] = deque(maxlen=DEATHS_KEPT)
-        # Until when each fingerprint is refused; and when each suspect passed its last trial.
+        # By fingerprint: when its refusal ends, and when it last passed a trial as a suspect.
         self._refused: OrderedDict[str, float] = OrderedDict()
         self._passed: dict[str, float] = {}
 
@@ -123,8 +126,8 @@ class Suspects:
         self._line.append(uid)
 
     def settle(self, now: float, *, moving: bool = True) -> list[TrialDecision]:
-        """Who begins now, who is refused. To be asked after every event, and often while anyone waits. `moving`: the
-        engine works; a trial gives way to others only then, as they would hang with it.
+        """The requests that start or are refused now. Call it after every event, and often while requests wait.
+        `moving`: the engine works. Only then does an overdue trial let others start: in a hung engine they would hang.
         """
         self._forget(now)
         if moving:
@@ -147,7 +150,7 @@ class Suspects:
         return turn is not None and turn.stage is Stage.TRIAL
 
     def output(self, uid: str, now: float) -> bool:
-        """The engine has answered something. True if that ended a trial: others may begin."""
+        """Record an output of this request. Returns True if it ended a trial, so that others may start."""
         turn = self._turns.get(uid)
         if turn is None or turn.stage is Stage.PROVEN or now - turn.since < turn.needed:
             return False
@@ -155,14 +158,14 @@ class Suspects:
         return True
 
     def leave(self, uid: str, now: float, *, served: bool) -> None:
-        """The request has ended in whatever way; unknown uids are ignored. `served`: by the engine, to its own end."""
+        """Remove an ended request; unknown uids are ignored. `served`: the engine finished it, without an abort."""
         turn = self._turns.pop(uid, None)
         if turn is not None and served:
             self._pass(turn, now)
 
     def died(self, now: float) -> str:
-        """The engine has: whoever was in it is recorded and gone, and so are those that waited. Returns the
-        fingerprint that is refused from now on, "" if none was found.
+        """Record a death of the engine, and forget all requests, waiting ones too. Returns the fingerprint that is
+        refused from now on, or "" if no killer was found.
         """
         turns = [turn for turn in self._turns.values() if turn.stage is not Stage.WAITING]
         death = Death(now)
@@ -185,7 +188,7 @@ class Suspects:
         return known
 
     def given_up(self, now: float) -> bool:
-        """Whether the engine has died too often for no request's fault."""
+        """Whether CRASHES deaths within WINDOW seconds count, which is when the engine is given up."""
         counted = [death for death in self._deaths if not death.convict and not death.tried]
         return sum(now - death.at < WINDOW for death in counted) >= CRASHES
 
@@ -197,7 +200,7 @@ class Suspects:
         for death in self._deaths:
             if known in death.ages:
                 if death.convict and death.convict != known:
-                    # Somebody else was taken for the killer, while this one had passed a trial that was too short.
+                    # Another request was convicted wrongly, because this one had passed a trial that was too short.
                     self._refused.pop(death.convict, None)
                 death.convict = known
 
@@ -213,10 +216,10 @@ class Suspects:
                 turn.stage = Stage.OVERDUE
 
     def _room(self) -> int | None:
-        """How many may be on trial at a time; None where there are no trials."""
+        """How many requests may be on trial at a time; None if requests start without a trial."""
         level = sum(bool(death.ages) and not death.convict for death in self._deaths)
         if any(death.convict for death in self._deaths):
-            # Whoever sent it once sends another.
+            # A client that sent one killer is likely to send another.
             level += 2
         return None if level < 2 else GROUP if level == 2 else 1
 
@@ -226,11 +229,11 @@ class Suspects:
             if until is not None:
                 left = max(1.0, until - now)
                 return RequestQuarantined(
-                    f"the engine died of this request: it is refused; retry in {left:.0f} s", retry_after=left
+                    f"this request crashed the engine and is refused for now; retry in {left:.0f} s", retry_after=left
                 )
         if now - turn.since >= WAIT_SECONDS:
             return EngineUnavailable(
-                "the engine starts requests one by one, to find the one that kills it; retry in 5 s", retry_after=5.0
+                "the engine starts requests one by one to find the one that crashes it; retry in 5 s", retry_after=5.0
             )
         return None
 
@@ -259,7 +262,7 @@ class Suspects:
         return not turn.alone and now - turn.since < SETTLED_SECONDS
 
     def _suspicion(self, known: str) -> list[float]:
-        """A suspect's ages at the deaths that it was there for, after its last trial; empty for others."""
+        """A suspect's ages at the deaths since its last trial at which it was present; empty if it is no suspect."""
         passed = self._passed.get(known)
         deaths = [
             death

@@ -1,9 +1,8 @@
-"""Renders probes with a checkpoint's chat template, as a script of its own that then ends (`template_probe` runs it).
+"""Renders probes with a checkpoint's chat template: a script that `template_probe` runs in a process of its own.
 
-Standard input: {"template", "probes": [{"messages", "tools"}]}; standard output: one {"text"} or {"error"} per probe. A
-template is a program of strangers, so before it is even parsed this process gives up all but seconds of a processor,
-some memory and a few megabytes of output; the sandbox keeps it from Python's insides. The environment is the one that
-transformers gives to templates.
+Standard input: {"template", "probes": [{"messages", "tools"}]}; standard output: one {"text"} or {"error"} per probe.
+A template is untrusted code. Before it is parsed, this process limits its own CPU time, memory and output, and jinja2's
+sandbox keeps the template from Python's internals. The environment is the one that transformers gives to templates.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, NoReturn
 CPU_SECONDS = 3
 MEMORY_BYTES = 1 << 30
 OUTPUT_BYTES = 4 << 20
-# A probe's prompt is some hundred characters.
+# The longest rendered probe; a correct one has some hundred characters.
 MOST_CHARACTERS = 1 << 16
 
 
@@ -37,7 +36,7 @@ def render_probes(source: str, probes: list[dict[str, Any]]) -> list[dict[str, s
         template = sandbox().from_string(source)
     except Exception as error:
         return [{"error": type(error).__name__} for _ in probes]
-    # Nothing else is started or opened after this: jinja2 has loaded all that it needs.
+    # Forbid new processes and threads: jinja2 has loaded all that it needs.
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     return [_render(template, probe) for probe in probes]
 
@@ -52,7 +51,7 @@ def _render(template: Any, probe: dict[str, Any]) -> dict[str, str]:
             if length > MOST_CHARACTERS:
                 return {"error": "TooLong"}
     except Exception as error:
-        # The class alone: a message may be as long as the template likes.
+        # Only the class: the template may make the message as long as it likes.
         return {"error": type(error).__name__}
     return {"text": "".join(pieces)}
 
@@ -70,7 +69,7 @@ def sandbox() -> Any:
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     made.filters["tojson"] = tojson
     made.globals["raise_exception"] = raise_exception
-    # Templates may print the day; a prompt that depends on it is not K2's and differs from ours.
+    # A template may print the date. Such a prompt is not K2's, and the returned format text makes it differ from ours.
     made.globals["strftime_now"] = lambda form: str(form)
     return made
 

@@ -1,8 +1,9 @@
-"""What form of K2's prompt a checkpoint's own chat template has, found by rendering conversations with it and by us.
+"""Compares a checkpoint's chat template with this server's prompt, on a set of probe conversations.
 
-At load, never for a request. What is known to vary between checkpoints is a `Form`, and the one that agrees is taken;
-any other difference is named and refuses the checkpoint, unless its engine.yaml says `strict_template: false`. A
-directory without a template is taken for 0905's. The template runs in a child that can be killed (`template_child`).
+Runs at load, never for a request. A `Form` describes the differences that are known between checkpoints; `form_of`
+returns the one that agrees with the template. Any other difference refuses the checkpoint with a message that shows it,
+unless engine.yaml sets `strict_template: false`. A checkpoint without a template gets the form of K2-0905. The template
+runs in a child process that can be killed (`template_child`).
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ logger = logging.getLogger(__name__)
 TEMPLATE = "chat_template.jinja"
 SETTINGS = "tokenizer_config.json"
 TEMPLATE_BYTES = 1 << 20
-# By the clock: the child's own limit is its processor's time, and a machine may be busy.
+# Wall-clock time, generous for a busy machine: the child itself is limited in CPU time.
 CHILD_SECONDS = 60.0
 SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """`rule` of docs/kimi_k2_format.md is what a difference breaks."""
+    """One conversation. `rule` is the rule of docs/kimi_k2_format.md that a difference breaks."""
 
     name: str
     rule: str
@@ -92,22 +93,23 @@ PROBES: tuple[Probe, ...] = (
 
 
 def form_of(checkpoint: Path, *, sorts: bool, strict: bool = True, python: str = sys.executable) -> Form:
-    """`sorts`: the checkpoint's tokenizer hands tools with sorted keys to the template. `python`: runs it.
+    """`sorts`: the checkpoint's tokenizer sorts the keys of tools before it calls the template. `python`: the
+    interpreter for the child. `strict` False: log a difference instead of raising.
 
-    Raises InvalidValue for a template that differs, NotFound for one that can't be read.
+    Raises InvalidValue if the template differs, NotFound if it can't be read or jinja2 is missing.
     """
     template = read_template(checkpoint)
     if template is None:
         return Form(sort_tool_keys=sorts)
     if find_spec("jinja2") is None:
-        raise NotFound("can't be compared with the prompt without jinja2; install it", field=TEMPLATE)
+        raise NotFound("can't be compared with this server's prompt without jinja2; install it", field=TEMPLATE)
     forms = [Form(line_break, sort) for line_break, sort in itertools.product((True, False), (sorts, not sorts))]
     theirs = ask_template(template, sorts, python)
     found = [(form, _difference(form, theirs)) for form in forms]
     for form, difference in found:
         if difference is None:
             return form
-    # The one that goes furthest tells most.
+    # Report the form that agrees with the most probes before its first difference.
     form, difference = max(found, key=lambda each: each[1][0] if each[1] else 0)
     assert difference is not None
     if strict:
@@ -118,7 +120,7 @@ def form_of(checkpoint: Path, *, sorts: bool, strict: bool = True, python: str =
 
 
 def read_template(checkpoint: Path) -> str | None:
-    """The file's, else the one of tokenizer_config.json; None where the checkpoint has none."""
+    """The template in chat_template.jinja, else the one in tokenizer_config.json; None if there is neither."""
     try:
         if (checkpoint / TEMPLATE).is_file():
             with (checkpoint / TEMPLATE).open("rb") as file:
@@ -139,7 +141,7 @@ def read_template(checkpoint: Path) -> str | None:
 
 
 def ask_template(template: str, sorts: bool, python: str = sys.executable) -> list[dict[str, str]]:
-    """Every probe as the template writes it, or the class of what went wrong; never raises for a template's fault."""
+    """Render every probe with the template: {"text"} or {"error"} for each. Never raises for a template's fault."""
     probes = [{"messages": each.messages, "tools": _sorted(each.tools) if sorts else each.tools} for each in PROBES]
     command = [python, "-I", template_child.__file__]
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
@@ -159,18 +161,18 @@ def ask_template(template: str, sorts: bool, python: str = sys.executable) -> li
             said.seek(0)
             found: list[dict[str, str]] = json.loads(said.read())
         except (subprocess.SubprocessError, ValueError):
-            return [{"error": "no answer within its processor time and memory"} for _ in PROBES]
+            return [{"error": "no answer within its limits on CPU time and memory"} for _ in PROBES]
     return found
 
 
 def _sorted(tools: list[Json] | None) -> Json:
-    """As the tokenizer's own code sorts keys."""
+    """Sort keys as the checkpoint's tokenizer code does."""
     found: Json = json.loads(json.dumps(tools, sort_keys=True))
     return found
 
 
 def _difference(form: Form, theirs: list[dict[str, str]]) -> tuple[int, str] | None:
-    """(number of the first probe that differs, what to say of it)."""
+    """(number of the first probe that differs, description of the difference); None if all agree."""
     for number, (probe, their) in enumerate(zip(PROBES, theirs, strict=True)):
         conversation: dict[str, Any] = {"messages": probe.messages, "tools": probe.tools}
         ours = form.prompt(read_conversation(**conversation)).text()
@@ -178,13 +180,13 @@ def _difference(form: Form, theirs: list[dict[str, str]]) -> tuple[int, str] | N
             continue
         head = f"differs from rule {probe.rule} with {probe.name}"
         if "text" not in their:
-            return number, f"{head}: it ends in {their.get('error')}"
+            return number, f"{head}: it fails with {their.get('error')}"
         return number, f"{head}: {_shown(their['text'], ours)}"
     return None
 
 
 def _shown(theirs: str, ours: str) -> str:
-    """Both from a little before the first character that differs."""
+    """Excerpts of both texts around the first character that differs."""
     same = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
     start = max(0, same - SHOWN // 2)
     return f"it writes {theirs[start : same + SHOWN]!r} where this server writes {ours[start : same + SHOWN]!r}"

@@ -1,7 +1,7 @@
-"""Text to ids for clients that send text to the engine model directly, and ids to text for their logprobs.
+"""Text to ids for clients that send text to the engine model, and ids to text for their logprobs.
 
-A K2 checkpoint goes through core's vocabulary, any other through its tokenizer.json. Control tokens in text stay plain
-text unless `parse_special`: with tokenizer.json the added tokens are taken out before it is loaded.
+A K2 checkpoint uses core's vocabulary, any other its tokenizer.json. Control tokens in text stay plain text unless
+`parse_special` is set: the added tokens are removed from tokenizer.json before it is loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TextEncoder(Protocol):
 
 
 class VocabularyEncoder:
-    """core's vocabulary: exact for pathological text, specials always off."""
+    """Encodes with core's vocabulary, for any text; control tokens in text stay plain text."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -39,7 +39,7 @@ class VocabularyEncoder:
 
 
 class TokenizerEncoder:
-    """A tokenizer.json; what its post-processor adds (a BOS, say) is added."""
+    """Encodes with a tokenizer.json, including the tokens that its post-processor adds, such as a BOS."""
 
     def __init__(self, document: dict[str, Any], vocab_size: int) -> None:
         from tokenizers import Tokenizer

@@ -1,8 +1,8 @@
-"""`tiktoken.model` + `tokenizer_config.json` -> `tokenizer.json`, the form that transformers loads without foreign
+"""Converts `tiktoken.model` and `tokenizer_config.json` to `tokenizer.json`, which transformers loads without remote
 code.
 
-It promises the same ids as the checkpoint's vocabulary for text (`compare` holds it to that on a sample) and for every
-control token, with the flags that the configuration gives them. Linear in the vocabulary's bytes.
+The result gives the same ids as the checkpoint's vocabulary for text (`compare` checks a sample) and for every control
+token, with the flags of the configuration. Linear in the vocabulary's bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kimi_k2_serving.core.errors import Internal
 from kimi_k2_serving.core.tokens import PATTERN, Vocabulary
 from kimi_k2_serving.core.vocabulary_files import VocabularyFiles
 
-# What every conversion is compared on: each branch of the split, several scripts, and text spelled like control tokens.
+# Text that both tokenizers must encode alike: each branch of PATTERN, several scripts, and names of control tokens.
 SAMPLE: tuple[str, ...] = (
     "",
     "The quick brown fox didn't jump; it SLEPT, and they'll say WE'RE late.",
@@ -34,7 +34,7 @@ SAMPLE: tuple[str, ...] = (
 
 
 def convert_ranks(files: VocabularyFiles, config: Mapping[str, Any]) -> bytes:
-    """The content of tokenizer.json for a vocabulary and the tokenizer_config.json it was read with."""
+    """The content of tokenizer.json for a vocabulary and its tokenizer_config.json."""
     letters = _byte_letters()
     spelled = {token: "".join([letters[byte] for byte in token]) for token in files.tokens}
     document = {
@@ -60,7 +60,7 @@ def convert_ranks(files: VocabularyFiles, config: Mapping[str, Any]) -> bytes:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            # A piece that is a token is that token, as in tiktoken, whether or not merges lead to it.
+            # As in tiktoken, a piece that is a token becomes that token even if no merges lead to it.
             "ignore_merges": True,
             "vocab": {spelled[token]: rank for rank, token in enumerate(files.tokens)},
             "merges": [[spelled[left], spelled[right]] for left, right in _merges(files.tokens)],
@@ -70,7 +70,7 @@ def convert_ranks(files: VocabularyFiles, config: Mapping[str, Any]) -> bytes:
 
 
 def _added_tokens(controls: Mapping[str, int], config: Mapping[str, Any]) -> list[dict[str, object]]:
-    """All control tokens in id order. One that the configuration does not name is `special`: no decoder may show it."""
+    """All control tokens in id order. One that the configuration does not name is `special`, so decoders hide it."""
     declared = {entry["content"]: entry for entry in config.get("added_tokens_decoder", {}).values()}
     return [
         {
@@ -87,7 +87,7 @@ def _added_tokens(controls: Mapping[str, int], config: Mapping[str, Any]) -> lis
 
 
 def _merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    """Every way to put a token together from two, in the order of its rank: tiktoken merges by result, not by parts."""
+    """All pairs of tokens that make a token, ordered by its rank: tiktoken chooses merges by the rank of the result."""
     ranks = {token: rank for rank, token in enumerate(tokens)}
     merges = []
     for token in tokens:
@@ -98,19 +98,17 @@ def _merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
 
 
 def _byte_letters() -> list[str]:
-    """The printable stand-in for each byte in the byte-level alphabet: itself in Latin-1, or a letter from U+0100
-    on.
-    """
+    """The byte-level alphabet: each printable Latin-1 byte stands for itself, the others are letters from U+0100 on."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) if byte in printable else chr(0x100 + others.index(byte)) for byte in range(256)]
 
 
 def compare(document: bytes, vocabulary: Vocabulary, sample: Sequence[str] = SAMPLE) -> int:
-    """Hold a tokenizer.json against the vocabulary it was made from; return how many lines of `sample` agreed: all.
+    """Compare a tokenizer.json with the vocabulary that it was made from; return the number of lines in `sample`.
 
-    Raises Internal at the first line or control token that differs. `special` control tokens are plain text here; the
-    others are control tokens to `tokenizers` wherever they stand, so a sample does not hold their names.
+    Raises Internal at the first line or control token that differs. Names of `special` control tokens are encoded as
+    plain text. `tokenizers` always encodes the other control tokens as such, so a sample must not contain their names.
     """
     from tokenizers import Tokenizer
 
@@ -119,7 +117,7 @@ def compare(document: bytes, vocabulary: Vocabulary, sample: Sequence[str] = SAM
     except Exception as error:  # the library raises nothing more specific
         raise Internal("tokenizer.json cannot be loaded; copy or build it again") from error
     if any(converted.token_to_id(name) != token_id for name, token_id in vocabulary.controls.items()):
-        raise Internal("tokenizer.json and tokenizer_config.json give a control token different ids")
+        raise Internal("tokenizer.json and tokenizer_config.json give a control token different ids; copy both again")
     converted.encode_special_tokens = True
     for number, line in enumerate(sample):
         if converted.encode(line, add_special_tokens=False).ids != vocabulary.encode(line):

@@ -1,10 +1,9 @@
-"""What the Triton stub and the engine's host process say to each other, over one inherited socket pair.
+"""The messages between the Triton stub and the engine's host process, over one inherited socket pair.
 
-A frame is a 4-byte big-endian length and a msgpack map (msgspec, no pickle). The stub speaks first: Start, then
-Submit / Abort at any time. The host answers Started once, then Output* and exactly one last Output or Failed per
-Submit, and a Beat every BEAT_SECONDS. The end of the stream in either direction means that the other side is gone.
-A message that can't be sent or read is the end of the one request that it was for: its frame says where the next
-begins.
+A frame is a 4-byte big-endian length and a msgpack map (msgspec, no pickle). The stub sends Start first, then Submit
+and Abort at any time. The host answers Started once, then for each Submit any number of Outputs that end with one last
+Output or one Failed, and a Beat every BEAT_SECONDS. When the stream ends in either direction, the other side is gone.
+A message that can't be sent or read ends only the request that it names: the length prefix still finds the next frame.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import msgspec
 from kimi_k2_serving.engine.port import Generation
 
 HEADER = struct.Struct(">I")
-# The largest real frames are a prompt of 262,144 ids of up to 5 bytes each with a grammar beside it, and outputs of at
-# most 256 ids with 21 logprobs each. `frame` holds every message to it.
+# The largest size of a frame, checked by `frame`. The largest real ones are a prompt of 262,144 ids of up to 5 bytes
+# each with a grammar, and an output of 256 ids with 21 logprobs each.
 FRAME_BYTES = 64 * 2**20
 BEAT_SECONDS = 0.05
 
@@ -35,7 +34,6 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     uid: str
     input_ids: list[int]
     sampling: dict[str, Any]
-    stream: bool
     top_logprobs: int | None
     priority: int | None
     cache_salt: str | None = None
@@ -55,7 +53,7 @@ class Started(msgspec.Struct, tag=True, frozen=True):
 
 
 class Output(msgspec.Struct, tag=True, frozen=True, omit_defaults=True):
-    """`end` is "", or stop, length, abort. `logprobs` holds (logprob, id, [(logprob, id), ...]) per id."""
+    """`end` is "", stop, length or abort. `logprobs` holds (logprob, id, [(logprob, id), ...]) per output id."""
 
     uid: str
     ids: list[int]
@@ -69,7 +67,7 @@ class Output(msgspec.Struct, tag=True, frozen=True, omit_defaults=True):
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
-    """`status` is an HTTP status as SGLang gives it; `log` is for our log alone."""
+    """`status` is SGLang's HTTP status; `log` is a text for the log only, never for the client."""
 
     uid: str
     status: int
@@ -77,8 +75,8 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
 
 
 class Beat(msgspec.Struct, tag=True, frozen=True):
-    """The scheduler's state as it last published it, at `published` by its clock. `busy`: it has requests, a long
-    prompt that it has begun and counts nowhere else included.
+    """The state that the scheduler last published, at `published` by its own clock. `busy`: it has requests, including
+    a partly prefilled long prompt, which `running` and `queued` do not count.
     """
 
     published: float
@@ -89,14 +87,14 @@ class Beat(msgspec.Struct, tag=True, frozen=True):
 
 
 class Unreadable(msgspec.Struct, tag=True, frozen=True):
-    """What a reader makes of a frame that is none of its messages. `uid` is the one it names, "" if it names none."""
+    """Stands for a frame that is no valid message. `uid` is the uid in the frame, "" if there is none."""
 
     uid: str
     problem: str
 
 
 class Unsendable(Exception):
-    """A message that no frame holds."""
+    """The message can't be encoded or is larger than FRAME_BYTES."""
 
 
 ToHost = Start | Submit | Abort
@@ -108,7 +106,6 @@ def submission(generation: Generation) -> Submit:
         uid=generation.uid,
         input_ids=list(generation.input_ids),
         sampling=dict(generation.sampling),
-        stream=generation.stream,
         top_logprobs=generation.top_logprobs,
         priority=generation.priority,
         cache_salt=generation.cache_salt,
@@ -122,20 +119,20 @@ def frame(message: ToHost | FromHost) -> bytes:
     except (ValueError, TypeError, OverflowError) as error:
         raise Unsendable(f"{type(message).__name__}: {type(error).__name__}: {error}") from None
     if len(body) > FRAME_BYTES:
-        raise Unsendable(f"{type(message).__name__} of {len(body)} bytes, a frame holds {FRAME_BYTES}")
+        raise Unsendable(f"{type(message).__name__} of {len(body)} bytes exceeds the frame limit of {FRAME_BYTES}")
     return HEADER.pack(len(body)) + body
 
 
 class FrameReader:
-    """Bytes in, messages out: `feed(data)` returns what is complete. Linear: every byte is copied at most twice."""
+    """Bytes in, messages out: `feed(data)` returns the complete messages. Each byte is copied at most twice."""
 
     def __init__(self, kind: Any) -> None:
         self._decoder = msgspec.msgpack.Decoder(kind)
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Any]:
-        """A frame that is no message of ours is Unreadable. Raises ValueError on one that is too long: the peer is not
-        ours.
+        """A frame that is no valid message becomes an Unreadable. Raises ValueError for a length over FRAME_BYTES:
+        only a foreign peer sends one.
         """
         self._buffer += data
         messages = []
@@ -160,7 +157,7 @@ class FrameReader:
 
 
 def named_uid(body: bytes) -> str:
-    """Of a frame that is no message: "" where there is none."""
+    """The uid in the body of an invalid message, "" if there is none."""
     try:
         fields = msgspec.msgpack.decode(body)
     except (ValueError, RecursionError):
@@ -178,5 +175,5 @@ async def messages(reader: asyncio.StreamReader, kind: Any) -> Any:
 
 
 def write_frames(writer: asyncio.StreamWriter, outgoing: Iterable[ToHost | FromHost]) -> None:
-    """Raises Unsendable, and then has sent nothing."""
+    """Send the messages. If it raises Unsendable, it has sent none of them."""
     writer.write(b"".join(map(frame, outgoing)))

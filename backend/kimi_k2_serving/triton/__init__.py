@@ -1,1 +1,1 @@
-"""Tensors to core types and back. Beside the model.py files, the only code that imports pb_utils."""
+"""Converts between tensors and core types. Apart from the model.py files, only this package imports pb_utils."""

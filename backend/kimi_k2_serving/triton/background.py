@@ -1,7 +1,7 @@
-"""Tasks on an event loop that somebody sees end: work that goes on for ever, and work that ends.
+"""Background tasks on an event loop whose failures are logged: tasks that end, and tasks that repeat for ever.
 
-One failure never ends what goes on for ever: it is logged, at most once in LOG_SECONDS for each piece of work with the
-number of those that were not, and the next turn comes after the usual pause.
+A failure does not end a repeating task: it is logged, and the next turn comes after the usual pause. Each task logs at
+most once in LOG_SECONDS, with the number of failures that were not logged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ LOG_SECONDS = 60.0
 
 
 class Complaints:
-    """`clock` is monotonic, in seconds. Thread-safe enough: two threads may both log once."""
+    """Logs failures, at most one per subject in LOG_SECONDS. `clock` is monotonic, in seconds. Any thread may call it;
+    at worst two threads both log.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -31,12 +33,12 @@ class Complaints:
             return
         self._said[what] = now
         unsaid = self._unsaid.pop(what, 0)
-        more = f" (and {unsaid} times since it was last said)" if unsaid else ""
+        more = f" (and {unsaid} times more since the last message)" if unsaid else ""
         pb_utils.Logger.log_error(f"{what} failed: {type(error).__name__}: {error}{more}")
 
 
 class Background:
-    """All of its methods are called on `loop`."""
+    """Call all methods on `loop`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, complaints: Complaints | None = None) -> None:
         self._loop = loop
@@ -44,7 +46,7 @@ class Background:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def once(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
-        """What ends by itself; a failure that it did not deal with is logged."""
+        """Start a task that ends by itself; an exception that it raises is logged."""
         task = self._loop.create_task(work, name=what)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -54,12 +56,12 @@ class Background:
         self.once(self._turns(turn, what, pause), what)
 
     def cancel(self) -> None:
-        """Everything but the task that asks."""
+        """Cancel every task except the calling one."""
         for task in self._tasks - {asyncio.current_task(self._loop)}:
             task.cancel()
 
     async def close(self) -> None:
-        """Cancel everything and wait for it."""
+        """Cancel every task except the calling one, and wait for them."""
         self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 

@@ -1,7 +1,7 @@
-"""One request's inputs by name, as Python values: from Triton's tensors, or as they crossed to another process.
+"""Reads one request's inputs by name as Python values, from Triton's tensors or from a copy sent to another process.
 
-An input that is absent or empty reads as None. Shapes are those of `table`; dtypes are checked by Triton, ranges by
-core. Knows nothing of Triton.
+An absent or empty input is None. Shapes are those of `signatures`; Triton checks dtypes, core checks ranges. Does not
+import Triton.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from kimi_k2_serving.core.errors import InvalidType, InvalidValue, UnknownField
 from kimi_k2_serving.reading.crossing import pack, unpack
 from kimi_k2_serving.triton.signatures import SAMPLING, TensorSpec
 
-# By this name a request's parameters travel among its texts: no tensor has it.
+# The key of a request's parameters among its texts; no tensor has an empty name.
 PARAMETERS = ""
 
 
 class Inputs(Protocol):
-    """Strings are bytes: they are UTF-8 or refused by whoever reads them."""
+    """Strings are bytes that may be invalid UTF-8; `decode_text` refuses those."""
 
     @property
     def parameters(self) -> str | bytes: ...
@@ -32,7 +32,7 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """`texts` are the single strings, `rest` has all elements of every other tensor."""
+    """A copy of a request's inputs. `texts`: tensors of one string. `rest`: all elements of the other tensors."""
 
     texts: Mapping[str, bytes]
     rest: Mapping[str, list[Any]]
@@ -40,7 +40,7 @@ class Given:
 
     @property
     def size(self) -> int:
-        """Bytes that cost something to read."""
+        """Bytes of all strings: the measure of how long reading takes."""
         strings = (each for values in self.rest.values() for each in values if isinstance(each, bytes))
         return len(self.parameters) + sum(map(len, self.texts.values())) + sum(map(len, strings))
 
@@ -84,7 +84,7 @@ def ids(given: Inputs, name: str) -> list[int] | None:
 
 
 def decode_text(raw: Any, name: str) -> str:
-    """BYTES arrive as bytes; they are UTF-8 or refused."""
+    """Decode a BYTES element. Raises InvalidValue if it is not UTF-8."""
     if isinstance(raw, str):
         return raw
     try:
@@ -94,13 +94,13 @@ def decode_text(raw: Any, name: str) -> str:
 
 
 def json_value(given: Inputs, name: str) -> Any:
-    """The input's JSON, or None where it is absent."""
+    """The parsed JSON of the input, or None if it is absent or blank."""
     text = value(given, name)
     return None if text is None or not text.strip() else strict_json.loads(text, field=name)
 
 
 def sampling(given: Inputs) -> dict[str, Any]:
-    """Sampling parameters by the client's names: `sampling_parameters`, and over it the tensors."""
+    """Sampling parameters under the client's names. Tensors override the keys of `sampling_parameters`."""
     parameters = json_value(given, "sampling_parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidType("must be a JSON object", field="sampling_parameters")
@@ -120,13 +120,13 @@ def sampling(given: Inputs) -> dict[str, Any]:
 def sampling_value(given: Inputs, tensor: TensorSpec) -> Any:
     if tensor.dims == (1,):
         found = value(given, tensor.name)
-        # FP32 has 24 bits: 0.6 arrives as 0.60000002384.
+        # FP32 has 24 bits of precision: 0.6 arrives as 0.60000002384.
         return round(found, 7) if isinstance(found, float) else found
     return strings(given, tensor.name) if tensor.data_type == "TYPE_STRING" else ids(given, tensor.name)
 
 
 def refuse_parameters(given: Inputs, known: Iterable[str]) -> None:
-    """A JSON key that names no tensor arrives as a request parameter; unknown ones are the client's mistake."""
+    """Raise UnknownField for a request parameter: Triton turns a JSON key that names no tensor into one."""
     parameters = strict_json.loads(given.parameters or "{}", field="parameters")
     assert isinstance(parameters, dict)
     for name in parameters:

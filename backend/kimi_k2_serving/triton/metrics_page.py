@@ -30,7 +30,7 @@ class MetricsPage:
                     self._families[name] = pb_utils.MetricFamily(name=name, description=meaning, kind=kind)
         except Exception as error:
             self._families = {}
-            pb_utils.Logger.log_info(f"this server takes no metrics: {error}")
+            pb_utils.Logger.log_info(f"metrics are off on this server: {error}")
 
     def gauge(self, name: str, value: float) -> None:
         """Set a gauge."""
@@ -50,7 +50,7 @@ class MetricsPage:
                 self._values[series] = total
 
     def close(self) -> None:
-        """Metrics go before their families: Triton demands it."""
+        """Release the metrics before their families, as Triton requires."""
         with self._lock:
             self._metrics.clear()
             self._families.clear()

@@ -1,8 +1,8 @@
-"""The end of a request: its last response, whatever fails on the way there.
+"""Ends a request with its last response, even if sending fails.
 
-Triton's sender is let go with it: one that a garbage collection or the interpreter's end finds takes the whole stub
-down. Where Triton takes neither the response nor an error in its place, the bare final flag still ends the request: a
-client that waits for ever is worse off than one that gets nothing.
+The sender is released with it: one that the garbage collector or the interpreter's exit frees crashes the stub. If
+Triton accepts neither the response nor an error instead, the final flag alone ends the request, so that the client does
+not wait for ever.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def internal() -> Internal:
 
 
 def end(sender: Any, response: Any) -> bool:
-    """Send the last response; whether Triton took it, and not something in its place. Never raises."""
+    """Send the last response. False if Triton did not accept it and got an error or the final flag instead. Never
+    raises.
+    """
     final = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
     attempts: tuple[Callable[[], None], ...] = (
         lambda: sender.send(response, flags=final),
@@ -32,14 +34,14 @@ def end(sender: Any, response: Any) -> bool:
         try:
             attempt()
         except Exception as failure:
-            pb_utils.Logger.log_error(f"a request's last response failed: {type(failure).__name__}: {failure}")
+            pb_utils.Logger.log_error(f"sending a last response failed: {type(failure).__name__}: {failure}")
         else:
             return number == 0
     return False
 
 
 def failed(error: Exception) -> Any:
-    """The response: of an error of ours its text, of any other nothing but that there was one."""
+    """The error response. A ServingError is sent with its text; any other exception only as `internal`, and logged."""
     if isinstance(error, ServingError):
         return tensors.failure(error)
     pb_utils.Logger.log_error(f"a request failed: {type(error).__name__}: {error}")
@@ -47,7 +49,7 @@ def failed(error: Exception) -> Any:
 
 
 class Reply:
-    """The one response of a request."""
+    """Sends the only response of a request."""
 
     def __init__(self, request: Any) -> None:
         self._sender: Any = request.get_response_sender()
@@ -56,6 +58,6 @@ class Reply:
         return bool(self._sender.is_cancelled())
 
     def send(self, response: Any) -> bool:
-        """As `end`. Nothing may be sent after it."""
+        """Send the response, as `end` does. Call it once."""
         sender, self._sender = self._sender, None
         return end(sender, response)

@@ -1,4 +1,4 @@
-"""What a model of the ensemble takes from the model repository around it: the engine model's engine.yaml."""
+"""Lets a step of the ensemble read the engine.yaml of the engine model beside it."""
 
 from __future__ import annotations
 

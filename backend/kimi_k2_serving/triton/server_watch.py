@@ -1,8 +1,8 @@
-"""Whether the Triton server above this stub has been told to stop: it tells no backend.
+"""Detects that this stub's Triton server is stopping, or has ended: Triton does not tell its backends.
 
-On SIGTERM Triton 24.10 first lets open HTTP connections end, for up to --exit-timeout-secs, while its models go on as
-before; then it leaves with whatever is still in flight, unannounced. But from the signal on it closes every new HTTP
-connection without an answer. That is looked for here, and the time it gives is read from its own command line.
+On SIGTERM Triton 24.10 waits up to --exit-timeout-secs for open HTTP connections, while its models go on as before.
+Then it exits without notice, even with requests in flight. But from the signal on it closes every new HTTP connection
+without an answer. This module probes for that, and reads the exit timeout from Triton's command line.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ REQUEST = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close
 # Triton's own defaults.
 HTTP_PORT = 8000
 EXIT_SECONDS = 30.0
-# What the engine gets to end in when Triton is gone: nothing may outlive it by more than 5 s.
+# The time for the engine to end after Triton is gone: no process may outlive Triton by more than 5 s.
 ORPHAN_SECONDS = 3.0
 ALARM_SECONDS = 4
-# What Triton calls the memory that it shares with a stub.
+# Part of the name of the shared memory between Triton and a stub.
 REGION = "_backend_shm_region_"
 
 
 @dataclass(frozen=True, slots=True)
 class TritonServer:
-    """Where it answers over HTTP, and how long it waits for requests when it is told to stop."""
+    """Triton's HTTP address and port, and its exit timeout in seconds."""
 
     address: str
     port: int
@@ -41,7 +41,7 @@ class TritonServer:
 
     @classmethod
     def parse(cls, argv: Sequence[str]) -> TritonServer | None:
-        """From a tritonserver's command line; None if it is none, or one without HTTP."""
+        """Parse a command line; None if it is not a tritonserver's, or HTTP is off."""
         if not argv or Path(argv[0]).name != "tritonserver":
             return None
         flags = read_flags(argv[1:])
@@ -61,7 +61,7 @@ class TritonServer:
         return None
 
     async def stopping(self) -> None:
-        """Return once the server, having answered before, closes two new connections in a row without an answer."""
+        """Return once the server has answered, and then closed two new connections in a row without an answer."""
         seen, closed = False, 0
         while True:
             answered = await self.answers()
@@ -73,12 +73,12 @@ class TritonServer:
 
     async def serving(self) -> None:
         """Return once the server answers."""
-        while await self.answers() is not True:  # noqa: ASYNC110 - there is nobody to set an event
+        while await self.answers() is not True:  # noqa: ASYNC110 - nothing could set an event
             await asyncio.sleep(POLL_SECONDS)
 
     async def answers(self) -> bool | None:
-        """Whether a new connection gets an answer. None where that can't be told: a busy server is not a stopping one,
-        and neither is one that this process has no descriptor, port or memory to ask.
+        """Whether a new connection gets an answer. None if that is unknown: the server is too busy to answer in time,
+        or this process has no descriptor, port or memory for a connection.
         """
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -95,11 +95,11 @@ class TritonServer:
 
 
 async def stop_with_parent(parent: int, stop: Callable[[], Awaitable[None]]) -> None:
-    """`stop` and end this process when `parent` has ended: Triton 24.10's stub may hang when Triton is killed."""
+    """When `parent` has ended, call `stop` and exit: Triton 24.10's stub may hang when Triton is killed."""
     await until_ended(parent)
     end_soon()
     try:
-        # First, for Triton's stub also ends by itself within a second.
+        # This comes first, because the stub may also exit by itself within a second.
         remove_shared_memory()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(ORPHAN_SECONDS):
@@ -109,7 +109,7 @@ async def stop_with_parent(parent: int, stop: Callable[[], Awaitable[None]]) -> 
 
 
 def end_with_parent(parent: int) -> None:
-    """The same for a process without an event loop, which has nothing to stop: a thread of its own waits."""
+    """The same for a process without an event loop and without work to stop: a thread waits for the parent's end."""
 
     def watch() -> None:
         linux.wait_for_end(parent)
@@ -123,19 +123,19 @@ def end_with_parent(parent: int) -> None:
 
 
 def end_soon() -> None:
-    """By the kernel's hand, should a thread hold the interpreter in a call to the Triton that is gone."""
+    """Let the kernel kill this process after ALARM_SECONDS: a thread may hold the GIL in a call to the ended Triton."""
     signal.alarm(ALARM_SECONDS)
 
 
 def remove_shared_memory() -> None:
-    """What Triton shares with this process alone, and nobody else is left to remove."""
+    """Remove the shared memory between Triton and this process: no other process is left to do it."""
     held = shared_memory.mapped_entries(os.getpid())
     shared_memory.unlink(entry for entry in held if entry.name.startswith("triton_") and REGION in entry.name)
 
 
 async def until_ended(pid: int) -> None:
     """Return once the process is gone."""
-    while (descriptor := linux.watched(pid)) is None:  # noqa: ASYNC110 - descriptors come back unannounced
+    while (descriptor := linux.watched(pid)) is None:  # noqa: ASYNC110 - no event tells of free descriptors
         await asyncio.sleep(POLL_SECONDS)
     if descriptor == linux.GONE:
         return
@@ -150,7 +150,7 @@ async def until_ended(pid: int) -> None:
 
 
 def read_flags(argv: Sequence[str]) -> dict[str, str]:
-    """`--name=value` and `--name value`, the last one wins, as Triton reads them."""
+    """Parse `--name=value` and `--name value`; the last one wins, as in Triton."""
     flags = {}
     name = ""
     for word in argv:

@@ -1,6 +1,7 @@
-"""Every tensor of every model, in one table: `auto_complete_config`, docs/tensors.md and the tests all follow it.
+"""The one table of all tensors of all models. `auto_complete_config` uses it; tests compare docs/tensors.md and the
+config.pbtxt files with it.
 
-Types are config.pbtxt's names; dims are fixed sizes, -1 where any. Nothing here imports Triton.
+Types have config.pbtxt's names; a dim is a fixed size, or -1 for any. Nothing here imports Triton.
 """
 
 from __future__ import annotations
@@ -29,16 +30,15 @@ def as_required(tensor: TensorSpec) -> TensorSpec:
     return TensorSpec(tensor.name, tensor.data_type, tensor.dims, False, tensor.meaning)
 
 
-STREAM = scalar("stream", "BOOL", "true: one response per step; false (default): exactly one response")
+STREAM = scalar("stream", "BOOL", "true: a response for each new piece of output; false (default): exactly one")
 SAMPLING_PARAMETERS = scalar(
-    "sampling_parameters", "STRING", "JSON object of sampling parameters; a tensor of the same name wins"
+    "sampling_parameters", "STRING", "JSON object of sampling parameters; a tensor of the same name overrides a key"
 )
-TEXT_INPUT = scalar("text_input", "STRING", "the prompt as text")
 
 # Sampling parameters as tensors; each is also a key of `sampling_parameters`.
 SAMPLING: tuple[TensorSpec, ...] = (
-    scalar("max_tokens", "INT32", "most tokens to generate; default and bound: what the prompt leaves of the context"),
-    scalar("min_tokens", "INT32", "fewest tokens to generate"),
+    scalar("max_tokens", "INT32", "maximum of new tokens; default and upper bound: context length minus prompt"),
+    scalar("min_tokens", "INT32", "minimum of new tokens"),
     scalar("temperature", "FP32", "0 (greedy) to 2"),
     scalar("top_p", "FP32", "more than 0, at most 1"),
     scalar("top_k", "INT32", "-1 or 0 (all), or at least 1"),
@@ -46,19 +46,19 @@ SAMPLING: tuple[TensorSpec, ...] = (
     scalar("frequency_penalty", "FP32", "-2 to 2"),
     scalar("presence_penalty", "FP32", "-2 to 2"),
     scalar("repetition_penalty", "FP32", "0.01 to 2"),
-    scalar("seed", "UINT64", "0 to 2^63 - 1; SGLang heeds it only with enable_deterministic_inference"),
+    scalar("seed", "UINT64", "0 to 2^63 - 1; SGLang uses it only with enable_deterministic_inference"),
     scalar("ignore_eos", "BOOL", "go on after the end-of-turn token, for benchmarks"),
     series("stop_words", "STRING", "strings that end the answer and are left out of it; empty ones are ignored"),
     series("stop_token_ids", "INT32", "token ids that end the answer"),
-    series("bad_words", "STRING", "accepted for clients that always send it; anything but empty strings is refused"),
+    series("bad_words", "STRING", "only empty strings are accepted, for clients that always send it"),
 )
 
-# How a request is served, not what is sampled. Named so that they never meet Triton's own `priority` and `timeout`.
+# How a request is served, not what is sampled. The names must differ from Triton's own `priority` and `timeout`.
 SERVING: tuple[TensorSpec, ...] = (
     scalar("request_priority", "INT32", "-100 to 100, higher first, default 0: the order of waiting requests"),
-    scalar("timeout_ms", "INT32", "the whole request's time limit; past it, deadline_exceeded"),
+    scalar("timeout_ms", "INT32", "time limit of the whole request, which then fails with deadline_exceeded"),
     scalar(
-        "heartbeat_ms", "INT32", "at least 100, stream only: an empty response whenever nothing was sent for this long"
+        "heartbeat_ms", "INT32", "at least 100, stream only: send an empty response when none was sent for this long"
     ),
 )
 
@@ -73,18 +73,18 @@ ENGINE_INPUTS: tuple[TensorSpec, ...] = (
     scalar(
         "exclude_input_in_output", "BOOL", "false: put text_input before text_output (stream false only); default true"
     ),
-    scalar("return_finish_reason", "BOOL", "accepted: finish_reason always comes with the last response"),
-    scalar("return_logprobs", "BOOL", "fill `logprobs`"),
-    scalar("return_cumulative_logprob", "BOOL", "fill `cumulative_logprob` on the last response"),
+    scalar("return_finish_reason", "BOOL", "no effect: the last response always has finish_reason"),
+    scalar("return_logprobs", "BOOL", "return `logprobs`"),
+    scalar("return_cumulative_logprob", "BOOL", "return `cumulative_logprob` with the last response"),
     scalar("return_num_input_tokens", "BOOL", "num_input_tokens and num_cached_tokens on every response"),
     scalar("return_num_output_tokens", "BOOL", "num_output_tokens on every response"),
     scalar("top_logprobs", "INT32", "alternatives per token in `logprobs`, 0 to 20"),
     scalar(
         "request_context",
         "STRING",
-        "first its uid, a word of at most 64 bytes, then anything: see the output",
+        "the uid, a word of at most 64 bytes, then any text; it is returned as an output",
     ),
-    scalar("cache_salt", "STRING", "at most 256 bytes: the prefix cache is shared only between requests of one salt"),
+    scalar("cache_salt", "STRING", "at most 256 bytes; only requests with the same salt share the prefix cache"),
     *SERVING,
 )
 
@@ -92,13 +92,13 @@ ENGINE_OUTPUTS: tuple[TensorSpec, ...] = (
     series("text_output", "STRING", "this response's new text (all of it when stream is false)"),
     series("output_ids", "INT32", "this response's new token ids"),
     series("finish_reason", "STRING", "stop, length or abort; on the last response"),
-    series("stop_reason", "STRING", "the stop string, or the stop token id in decimal, that ended the answer"),
+    series("stop_reason", "STRING", "the stop string or stop token id (in decimal) that ended the answer"),
     series("cumulative_logprob", "FP32", "sum of the log-probabilities of all output ids"),
-    series("logprobs", "STRING", "JSON: per new id {token_id: {logprob, rank, decoded_token}}, alternatives included"),
+    series("logprobs", "STRING", "JSON: for each new id {token_id: {logprob, rank, decoded_token}}, with alternatives"),
     series("num_input_tokens", "UINT32", "prompt tokens; on the last response"),
-    series("num_output_tokens", "UINT32", "new tokens of this response; when stream is false, all"),
+    series("num_output_tokens", "UINT32", "number of new tokens in this response (all of them when stream is false)"),
     series("num_cached_tokens", "UINT32", "prompt tokens found in the prefix cache; on the last response"),
-    series("request_context", "STRING", "whole on the first response, then only its first line"),
+    series("request_context", "STRING", "the input on the first response, then only its first line"),
 )
 
 CHAT_INPUTS: tuple[TensorSpec, ...] = (
@@ -113,7 +113,8 @@ CHAT_INPUTS: tuple[TensorSpec, ...] = (
     *SAMPLING,
 )
 
-# Triton refuses a step that has inputs both of a decoupled step and of the ensemble: SERVING goes through the first.
+# Triton refuses a step whose inputs come both from a decoupled step and from the ensemble. So preprocess passes SERVING
+# on to the engine.
 ENSEMBLE_INPUTS: tuple[TensorSpec, ...] = (*CHAT_INPUTS, *SERVING)
 
 CHAT_OUTPUTS: tuple[TensorSpec, ...] = (
@@ -121,19 +122,23 @@ CHAT_OUTPUTS: tuple[TensorSpec, ...] = (
     series("tool_calls", "STRING", "JSON: OpenAI tool-call deltas (whole calls when stream is false); absent if none"),
     series("finish_reason", "STRING", "stop, length or tool_calls; on the last response"),
     series(
-        "usage", "STRING", "JSON: prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details; on the last"
+        "usage",
+        "STRING",
+        "JSON: prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details; on the last response",
     ),
     series(
-        "enforcement", "STRING", "JSON: what no grammar held and what is wrong with it; on the last, absent if all held"
+        "enforcement",
+        "STRING",
+        "JSON: the parts of schemas that no grammar enforced, and violations of them; on the last response, if any",
     ),
-    series("notices", "STRING", "JSON: lines `path: what`, of what had no effect; on the last, absent if none"),
+    series("notices", "STRING", "JSON: lines `path: reason` for input without effect; on the last response, if any"),
 )
 
 PREPROCESS_OUTPUTS: tuple[TensorSpec, ...] = (
     series("input_ids", "INT32", "the rendered prompt"),
-    series("engine_stream", "BOOL", "`stream`, checked"),
+    series("engine_stream", "BOOL", "`stream`"),
     series("engine_sampling", "STRING", "JSON: sampling parameters and grammar"),
-    series("request_context", "STRING", "uid and tag; tag and JSON: what postprocess has to know of the request"),
+    series("request_context", "STRING", "uid and tag, then tag and JSON: the facts that postprocess needs"),
     *(
         series(f"engine_{tensor.name}", tensor.data_type.removeprefix("TYPE_"), f"`{tensor.name}`")
         for tensor in SERVING
@@ -142,10 +147,10 @@ PREPROCESS_OUTPUTS: tuple[TensorSpec, ...] = (
 
 POSTPROCESS_INPUTS: tuple[TensorSpec, ...] = (
     as_required(series("output_ids", "INT32", "new token ids")),
-    as_required(series("request_context", "STRING", "whole, then only its first line; as preprocess made it, once")),
-    series("finish_reason", "STRING", "the engine's"),
-    series("num_input_tokens", "UINT32", "the engine's"),
-    series("num_cached_tokens", "UINT32", "the engine's"),
+    as_required(series("request_context", "STRING", "as preprocess made it; after the first response its first line")),
+    series("finish_reason", "STRING", "from the engine"),
+    series("num_input_tokens", "UINT32", "from the engine"),
+    series("num_cached_tokens", "UINT32", "from the engine"),
 )
 
 # model -> (inputs, outputs), in the order of config.pbtxt.

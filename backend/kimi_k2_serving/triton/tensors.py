@@ -1,4 +1,4 @@
-"""Tensors in and out: one request's inputs, as `inputs` reads them; one response's outputs."""
+"""Reads a request's input tensors for `inputs`, and makes responses from output values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DTYPES: dict[str, Any] = {
 
 
 def read_array(request: Any, name: str) -> Any:
-    """The input's elements as a flat numpy array, or None."""
+    """The input's elements as a flat numpy array; None if it is absent or empty."""
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
         return None
@@ -33,7 +33,7 @@ def read_array(request: Any, name: str) -> Any:
 
 
 class Arrived:
-    """A request's `inputs.Inputs`, read from Triton when asked for."""
+    """Implements `inputs.Inputs`; reads each tensor from Triton when it is needed."""
 
     def __init__(self, request: Any) -> None:
         self._request = request
@@ -54,7 +54,7 @@ class Arrived:
 
 
 def read_packed_ids(request: Any, name: str) -> array_of[int]:
-    """32-bit integers as they came: a list of 250,000 takes 5 ms to make, this takes none."""
+    """A tensor of 32-bit integers without conversion to a list, which takes 5 ms for 250,000 ids."""
     values = read_array(request, name)
     found = array_of("i")
     if values is not None:
@@ -63,7 +63,7 @@ def read_packed_ids(request: Any, name: str) -> array_of[int]:
 
 
 def gather_inputs(request: Any, known: Iterable[TensorSpec]) -> Given:
-    """All of a request, without reading any of it. Raises LimitExceeded for a tensor of too many elements."""
+    """Copy all inputs of a request without decoding them. Raises LimitExceeded for a tensor of too many elements."""
     texts: dict[str, bytes] = {}
     rest: dict[str, list[Any]] = {}
     for tensor in known:
@@ -95,8 +95,8 @@ def encode_tensor(tensor: TensorSpec, values: Sequence[Any]) -> Any:
 
 
 def failure(error: ServingError) -> Any:
-    """An error response with Triton's own code for it. To Triton a NUL, which a client's own key may hold, is the end
-    of the text.
+    """An error response with Triton's code for the error. A NUL, which may be in a client's key, is escaped: Triton
+    would end the text there.
     """
     text = str(error).replace("\0", "\\0")
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, triton_code(error)))

@@ -1,4 +1,4 @@
-"""Ensemble step 3: the engine's ids in; content, tool calls, finish reason and usage out. A thin adaptor."""
+"""Ensemble step 3: the engine's ids in; content, tool calls, finish reason, usage and notices out. A thin adaptor."""
 
 from __future__ import annotations
 

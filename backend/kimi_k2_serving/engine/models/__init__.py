@@ -1,4 +1,4 @@
-"""The model classes that K2 needs, for SGLANG_EXTERNAL_MODEL_PACKAGE: SGLang then imports these and not all of its own.
+"""The model classes that K2 needs, for SGLANG_EXTERNAL_MODEL_PACKAGE: SGLang imports these instead of all of its own.
 
-Another architecture still works: what is not here makes SGLang load its whole registry, as without this package.
+Other architectures still work: for a class that is missing here, SGLang loads its whole registry.
 """

@@ -1,4 +1,4 @@
-"""K2 is a DeepSeek-V3 architecture."""
+"""K2 has the DeepSeek-V3 architecture."""
 
 from sglang.srt.models.deepseek_v2 import DeepseekV3ForCausalLM
 

@@ -1,1 +1,1 @@
-"""The ensemble's two steps: messages to ids, and ids to content and tool calls."""
+"""The ensemble's two own steps: preprocess (messages to ids) and postprocess (ids to content and tool calls)."""

@@ -1,9 +1,10 @@
-"""The ensemble's last step: the engine's ids in; content, tool calls, finish reason, usage and what is to be said out.
+"""The ensemble's last step: the engine's ids in; content, tool calls, finish reason, usage and notices out.
 
-An ensemble step is called once per engine response, so a parser's state lives here, from the first response to the
-last; one that never comes (the client left, the engine died) is dropped after `IDLE_SECONDS`. Anybody may call this: a
-context opens state once, and only if it is ours (`context`); what is open is bounded in number and in bytes, and the
-answer that has waited longest goes first. One instance only: more would scramble a stream.
+Triton calls an ensemble step once per engine response, so the parser's state is kept here from the first response to
+the last. State whose last response never comes (the client left, the engine died) is dropped after `IDLE_SECONDS`. Any
+client may call this step, so a context opens state only once and only if this server made it (`context`). Open state is
+bounded in number and in bytes; over a bound, the answer that has waited longest is dropped. Only one instance may run:
+several would mix up the order of a stream.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ from kimi_k2_serving.triton.signatures import CHAT_OUTPUTS, TensorSpec
 
 OUTPUTS = {tensor.name: tensor for tensor in CHAT_OUTPUTS}
 Outputs = list[tuple[TensorSpec, Sequence[Any]]]
-# Longer than any pause between two responses of a live request: the engine counts a shorter one as its own death.
+# A live request never pauses this long between two responses: the supervisor ends it, or the engine, earlier
+# (`silent_seconds`, `stall_seconds`).
 IDLE_SECONDS = 900.0
-# Ids that are parsed in well under a millisecond.
+# So many ids are parsed in well under a millisecond.
 FEW_IDS = 64
 
 
 class OpenAnswer:
-    """One answer on its way out."""
+    """The state of one answer, from its first response to its last."""
 
     def __init__(self, context: RequestContext, vocabulary: Vocabulary, now: float) -> None:
         self.context = context
@@ -44,12 +46,12 @@ class OpenAnswer:
         self._vocabulary = vocabulary
         self._parser = parser(context, vocabulary)
         self._completion_tokens = 0
-        # All of the answer, where it has to be inspected at its end.
+        # All output ids, kept only if the answer has to be inspected at its end.
         self._ids = array("i")
 
     @property
     def size(self) -> int:
-        """Bytes that a client decides on."""
+        """The bytes of state whose size a client determines."""
         return self.context.size + self._ids.itemsize * len(self._ids)
 
     @property
@@ -57,7 +59,9 @@ class OpenAnswer:
         return self._parser.stopped
 
     def inspector(self, finish: str) -> Inspector | None:
-        """After the last `feed`, which had this `finish`; None where everything was held."""
+        """The inspector of the whole answer; None if a grammar enforced every schema completely. Call it after the last
+        `feed`, with the same `finish`.
+        """
         if self.context.relaxed is None:
             return None
         inspector = Inspector(Relaxed.decode(json.loads(self.context.relaxed)))
@@ -97,13 +101,13 @@ def parser(context: RequestContext, vocabulary: Vocabulary) -> ToolCallParser:
 
 
 def reason(finish: str) -> FinishReason:
-    """An abort that nobody but this step asked for follows a matched stop string."""
+    """An abort counts as STOP: only this step aborts, and then a stop string has matched or the client is gone."""
     return FinishReason.LENGTH if finish == "length" else FinishReason.STOP
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """An answer's last response, still to be made: it needs no other answer's state, so any thread may make it."""
+    """An answer's last response, not made yet. It uses no other answer's state, so any thread may make it."""
 
     stream: OpenAnswer
     ids: Sequence[int]
@@ -114,14 +118,14 @@ class Ending:
 
     @property
     def light(self) -> bool:
-        """Whether making it takes no longer than a response in the middle of an answer."""
+        """Whether making it is about as fast as making a response in the middle of an answer."""
         return self.stream.context.relaxed is None and len(self.ids) <= FEW_IDS
 
     def outputs(self) -> Outputs:
         return self.stream.feed(self.ids, self.finish, self.prompt_tokens, self.cached_tokens)
 
     def inspector(self) -> Inspector | None:
-        """After `outputs`."""
+        """As `OpenAnswer.inspector`. Call it after `outputs`."""
         return self.stream.inspector(self.finish)
 
 
@@ -130,8 +134,8 @@ def reported(report: Report) -> Outputs:
 
 
 class Streams:
-    """Every answer in flight, on one thread. `abort` tells the engine that nobody waits for a uid any more;
-    `inspecting` is called where an answer will have to be inspected.
+    """All answers in flight; use it on one thread. It calls `abort(uid)` to end a run in the engine, and `inspecting()`
+    when it opens an answer that will have to be inspected.
     """
 
     def __init__(
@@ -148,10 +152,10 @@ class Streams:
         self._abort = abort
         self._clock = clock
         self._inspecting = inspecting
-        # By the first line of their context; least recently touched first.
+        # By the first line of the context, least recently touched first.
         self._streams: OrderedDict[str, OpenAnswer] = OrderedDict()
         self._size = 0
-        # The uids that have opened state, oldest first.
+        # The last uids that have opened state, oldest first; the values are not used.
         self._spent: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -160,8 +164,8 @@ class Streams:
     def feed(
         self, context: str, ids: Sequence[int], *, finish: str | None, prompt_tokens: int, cached_tokens: int
     ) -> Outputs | Ending:
-        """Raises InvalidValue for a context that is not ours, or has been here before, and EngineLost for one whose
-        state is gone. Nobody's answer suffers from either.
+        """Raises InvalidValue for a context that this server did not make or that has opened state before, EngineLost
+        for one whose state was dropped. Neither error affects another answer.
         """
         line = address_of(context)
         now = self._clock()
@@ -183,8 +187,8 @@ class Streams:
         return outputs
 
     def drop(self, context: str) -> None:
-        """The client is gone, or its answer failed: end the engine's run and forget the state. Of what is not ours
-        nothing is ended.
+        """End the engine's run and drop the state, because the client is gone or its answer failed. Does nothing for a
+        context that this server did not make.
         """
         try:
             uid = addressed(context, self._seal)
@@ -196,7 +200,7 @@ class Streams:
     def _find(self, line: str, now: float) -> OpenAnswer:
         stream = self._streams.get(line)
         if stream is None:
-            # Nobody gets the rest.
+            # No parser is left for the rest of the answer.
             self._abort(addressed(line, self._seal))
             raise EngineLost("this answer's state was dropped; send the request again")
         stream.touched = now
@@ -222,7 +226,7 @@ class Streams:
             self._size -= stream.size
 
     def _bound(self) -> None:
-        """Never the one that was touched last."""
+        """Drop the least recently touched answers over a bound, but never the last one."""
         while len(self._streams) > 1 and (
             len(self._streams) > OPEN_CONTEXTS.value or self._size > OPEN_CONTEXT_BYTES.value
         ):
@@ -237,7 +241,7 @@ class Streams:
 
 
 def streamed(events: Sequence[Event]) -> Outputs:
-    """One response's deltas; text_output is always there, so that a response is never empty."""
+    """One response's deltas. It always has text_output, so that no response is empty."""
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     calls = [call for event in events if (part := delta(event)) for call in part.get("tool_calls") or ()]  # type: ignore[union-attr]
     outputs: Outputs = [(OUTPUTS["text_output"], [text])]

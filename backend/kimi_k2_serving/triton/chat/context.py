@@ -1,11 +1,11 @@
-"""`request_context`: what postprocess has to know of a request, carried through the engine as an opaque string.
+"""`request_context`: the facts about a request that postprocess needs, sent through the engine as an opaque string.
 
-    uid tag                  the engine repeats this line with every response
-    tag {"expires": ...}     and these with the first
-    {"places": ...}          `Relaxed`, where a grammar could not hold a schema: not decoded before it is needed
+    uid tag                  the engine returns this line with every response
+    tag {"expires": ...}     and the following lines only with the first response
+    {"places": ...}          `Relaxed`, if a grammar enforces a schema only in part; decoded when it is needed
 
-Each tag is a `Seal`'s: the first over the uid, so that knowing a uid is not enough to feed or end its answer, the
-second over all the rest.
+A `Seal` makes both tags. The first is over the uid, so that knowing a uid is not enough to feed or end its answer. The
+second is over everything else.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.core.limits import CONTEXT_BYTES, REQUEST_ID_BYTES
 from kimi_k2_serving.triton.chat.seal import TAG_CHARACTERS, Seal
 
-# The longest `timeout_ms`: without streaming, the first response is the last.
+# As long as the longest `timeout_ms`: without streaming, the first response comes at the end of the request.
 LIFE_SECONDS = 24 * 3600.0
-# Characters: a uid as engine models take it, a space, a tag.
-MOST_ADDRESS = REQUEST_ID_BYTES.value + 1 + TAG_CHARACTERS
+# Characters of the longest first line: the longest uid of an engine model, a space, a tag.
+MAX_ADDRESS = REQUEST_ID_BYTES.value + 1 + TAG_CHARACTERS
 FIELD = "request_context"
 
 
@@ -34,9 +34,9 @@ class RequestContext:
     first_index: int
     parallel: bool
     stops: tuple[str, ...]
-    # `Relaxed` as JSON: decoded, it takes several times the memory.
+    # `Relaxed` as JSON text: the decoded object takes several times the memory.
     relaxed: str | None = None
-    # The output of that name, as it will be given.
+    # The value of the output `notices`.
     notices: str | None = None
 
     @property
@@ -44,7 +44,7 @@ class RequestContext:
         return len(self.relaxed or "") + len(self.notices or "")
 
     def encode(self, seal: Seal, now: float) -> str:
-        """`now` is the machine's monotonic clock. Raises LimitExceeded: only schemas can make it large."""
+        """`now` is the machine's monotonic clock. Raises LimitExceeded, which only large schemas cause."""
         rest: dict[str, Any] = {
             each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "uid"
         }
@@ -57,12 +57,14 @@ class RequestContext:
 
     @classmethod
     def decode(cls, text: str, seal: Seal, now: float) -> RequestContext:
-        """A first response's. Raises InvalidValue for whatever `encode` did not make, or made too long ago."""
+        """Decode the context of a first response. Raises InvalidValue if `encode` did not make it, or made it more than
+        LIFE_SECONDS ago.
+        """
         line = address_of(text)
         tag, _, data = text[len(line) + 1 :].partition(" ")
         if len(data) > CONTEXT_BYTES.value or not seal.holds(tag, "context", line, data):
             raise foreign()
-        # From here on it is what `encode` wrote.
+        # The tag proves that `encode` wrote the rest, so it needs no validation.
         head, _, relaxed = data.partition("\n")
         fields = json.loads(head)
         if now >= fields["expires"]:
@@ -80,12 +82,12 @@ class RequestContext:
 
 
 def address(uid: str, seal: Seal) -> str:
-    """The first line."""
+    """The first line of the context for `uid`."""
     return f"{uid} {seal.tag('uid', uid)}"
 
 
 def addressed(text: str, seal: Seal) -> str:
-    """The uid of a context or of its first line. Raises InvalidValue where that is not ours."""
+    """The uid of a context or of its first line. Raises InvalidValue if this server did not make the line."""
     line = address_of(text)
     uid, _, tag = line.partition(" ")
     if not seal.holds(tag, "uid", uid):
@@ -94,12 +96,12 @@ def addressed(text: str, seal: Seal) -> str:
 
 
 def address_of(text: str) -> str:
-    """The first line of a context. Raises InvalidValue where it is longer than any of ours."""
-    line = text[: MOST_ADDRESS + 1].partition("\n")[0]
-    if len(line) > MOST_ADDRESS:
+    """The first line of a context. Raises InvalidValue if it is longer than MAX_ADDRESS."""
+    line = text[: MAX_ADDRESS + 1].partition("\n")[0]
+    if len(line) > MAX_ADDRESS:
         raise foreign()
     return line
 
 
 def foreign() -> InvalidValue:
-    return InvalidValue("not made by this server, or made too long ago; call kimi_k2", field=FIELD)
+    return InvalidValue("not made by this server, expired, or already used; call kimi_k2 instead", field=FIELD)

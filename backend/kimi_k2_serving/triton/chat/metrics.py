@@ -1,4 +1,4 @@
-"""What the grammars did not hold, on Triton's own /metrics page. A server without metrics is served all the same."""
+"""Metrics of schemas that grammars enforce only in part, on Triton's /metrics page; no-ops if it has no metrics."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RELAXED = "kimi_k2:relaxed_requests"
 INSPECTED = "kimi_k2:inspected"
 INVALID = "kimi_k2:invalid"
 COUNTERS = {
-    RELAXED: "Requests with a part of a schema that no grammar holds",
+    RELAXED: "Requests whose schema a grammar enforces only in part",
     INSPECTED: "Finished calls and contents of such requests that were validated, by kind",
-    INVALID: "Those of them that their schema refuses, by kind",
+    INVALID: "Validated calls and contents that break their schema, by kind",
 }
 
 
 class EnforcementMetrics:
-    """On any thread. Series are there from the start, so that a rate can be taken of the first."""
+    """Call it on any thread. All series exist from the start, so that a rate counts the first event."""
 
     def __init__(self, model: str) -> None:
         self._page = MetricsPage(model, gauges={}, counters=COUNTERS)
@@ -32,7 +32,7 @@ class EnforcementMetrics:
             self._add(name, kind, 0)
 
     def began(self) -> None:
-        """A request with a relaxed node."""
+        """Count a request whose schema is enforced only in part."""
         self._add(RELAXED, "", 1)
 
     def reported(self, report: Report) -> None:
@@ -50,5 +50,5 @@ class EnforcementMetrics:
             try:
                 self._page.count(name, self._totals[name, kind], **({"kind": kind} if kind else {}))
             except Exception as error:
-                # An answer is worth more than its count; the next one brings what is missing.
-                self._complaints.about("counting what was enforced", error)
+                # A failed metric must not fail the answer; the next count makes up for it.
+                self._complaints.about("counting inspected answers", error)

@@ -1,7 +1,7 @@
-"""The ensemble's last step at work: each engine response in its order, one response for each. It never raises.
+"""Runs the ensemble's last step: one response for each engine response, in order. `execute` never raises.
 
-An answer's last response is made on a thread of its own where that may take long: reading a whole answer, or checking
-it against what no grammar held. By then all the others are with Triton, so the order within an answer stays.
+An answer's last response may take long: it parses a whole answer, or validates it against the parts of schemas that no
+grammar enforced. Then it is made on another thread. All earlier responses are already sent, so the order is kept.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from kimi_k2_serving.triton.chat.seal import Seal
 from kimi_k2_serving.triton.reply import Reply, failed
 from kimi_k2_serving.triton.repository import engine_config
 
-# Of each kind; those that wait for the grammar worker hold up none that don't.
+# Threads of each of two pools: one makes responses, the other waits for the grammar worker and so never delays them.
 THREADS = 4
-# The other threads run Python, too, and this one should wait for them no longer than this.
+# Python's thread switch interval: Triton's thread waits for the GIL of the other threads no longer than this.
 SWITCH_SECONDS = 0.0005
 
 
 def load_postprocess(model_directory: str, name: str) -> Postprocess:
-    """`name` is the model's. Raises ServingError for an engine.yaml or a checkpoint that can't be read."""
+    """`name` is the model's name. Raises ServingError if engine.yaml or the checkpoint can't be read."""
     linux.keep_private()
     shared_memory.make_private(os.getpid())
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -50,7 +50,7 @@ def load_postprocess(model_directory: str, name: str) -> Postprocess:
 
 
 class Postprocess:
-    """`execute` on one thread. `stop` after the last of them: whoever is still inspected is answered."""
+    """Call `execute` on one thread. Call `stop` after it: answers that are still being inspected get their response."""
 
     def __init__(
         self, vocabulary: Vocabulary, seal: Seal, aborts: AbortSender, worker: Worker, metrics: EnforcementMetrics
@@ -78,7 +78,7 @@ class Postprocess:
         self._seal.close()
 
     def _inspecting(self) -> None:
-        """Started when it is first needed."""
+        """Start the worker, if this is the first answer to be inspected, and count the answer."""
         self._worker.start()
         self._metrics.began()
 
@@ -87,7 +87,7 @@ class Postprocess:
             given = tensors.Arrived(request)
             context = inputs.value(given, "request_context") or ""
             if reply.cancelled():
-                # No error: after one, Triton 24.10 counts the ensemble's request as in flight for ever.
+                # An empty response, not an error: after an error Triton 24.10 counts the request as in flight for ever.
                 self._streams.drop(context)
                 reply.send(tensors.response([]))
                 return

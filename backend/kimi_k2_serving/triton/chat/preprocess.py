@@ -1,9 +1,9 @@
-"""The ensemble's first step at work: one response for each request, in no order.
+"""Runs the ensemble's first step: one response per request, in no fixed order.
 
-What is large is read in processes of its own (`reading`), what is small on threads here: a thread that decodes
-megabytes would hold the interpreter of all others. A request that is read elsewhere or waits for an unknown schema
-holds no thread, so whoever brings a known one, or none, waits for nobody.
-Inside an ensemble Triton 24.10 does not tell this step that a client has left; where it does, nothing more is done.
+Large requests are read in separate processes (`reading`), small ones on threads here: a thread that decodes megabytes
+would hold the GIL against all others. A request that is read elsewhere, or that waits until its schema is compiled,
+occupies no thread. So a compile never delays requests with a cached schema or without one.
+Inside an ensemble Triton 24.10 does not tell this step that a client has left. If Triton does, the step stops working.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from kimi_k2_serving.triton.reply import Reply, failed
 from kimi_k2_serving.triton.repository import engine_config
 from kimi_k2_serving.triton.signatures import ENSEMBLE_INPUTS
 
-# Reading and encoding take turns at the interpreter; four are enough to wait for Triton's process meanwhile.
+# The threads share one GIL for reading and encoding; four are enough while some wait for Triton's process.
 THREADS = 4
 READER = "kimi_k2_serving.triton.chat.reader"
 
 
 def load_preprocess(model_directory: str) -> Preprocess:
-    """The step for the model that the engine beside it serves, its worker there. Raises ServingError."""
+    """The step for the model that the engine beside it serves, with its workers started. Raises ServingError."""
     linux.keep_private()
     shared_memory.make_private(os.getpid())
     seal = Seal.open(settings.runtime_directory(os.getppid(), settings.Settings.read()))
     config = engine_config(model_directory)
     model = ChatModel.load(config)
     try:
-        # Loads beside the engine, which takes longer.
+        # Loads while the engine starts, which takes longer.
         model.wait()
     except ServingError:
         model.close()
@@ -57,8 +57,8 @@ def load_preprocess(model_directory: str) -> Preprocess:
 
 
 class Preprocess:
-    """`execute` returns at once. `stop` after the last `execute`: whoever still waits is told so. `lanes` None: all is
-    read here.
+    """`execute` returns at once. Call `stop` after the last `execute`: requests that still wait get an error. Without
+    `lanes`, requests of all sizes are read here.
     """
 
     def __init__(
@@ -120,23 +120,23 @@ class Preprocess:
         try:
             self._threads.submit(work)
         except RuntimeError:
-            # The threads are gone: the step ends.
+            # The step is stopping, and its threads have ended.
             work()
 
     def _finish(self, reading: Reading, constraint: Future[Constraint] | None, reply: Reply, *, waited: bool) -> None:
-        """Never raises: nobody looks at what becomes of it."""
+        """Send the response. Never raises: a thread pool's task would lose the exception."""
         try:
             if waited:
                 _refuse_cancelled(reply)
-            prompt = reading.prompt if constraint is None else _held(reading, constraint.result())
+            prompt = reading.prompt if constraint is None else _constrained(reading, constraint.result())
             response = tensors.response(reading.outputs(prompt, self._new_uid(), self._seal, time.monotonic()))
         except Exception as error:
             response = failed(error)
         reply.send(response)
 
 
-def _held(reading: Reading, constraint: Constraint) -> PreparedPrompt:
-    """What determined the constraint is only read again where it has to be reported on."""
+def _constrained(reading: Reading, constraint: Constraint) -> PreparedPrompt:
+    """The prompt with its constraint. The tools are decoded again only if the constraint is relaxed, for the report."""
     conversation = jobs.decode_job(reading.job)[0] if constraint.relaxed else Conversation(())
     return with_constraint(reading.prompt, constraint, conversation)
 

@@ -1,6 +1,6 @@
-"""`python -m kimi_k2_serving.triton.chat.reader DESCRIPTION NICE`: reads the ensemble's large requests, one by one.
+"""`python -m kimi_k2_serving.triton.chat.reader DESCRIPTION NICE`: reads the ensemble's large requests, one at a time.
 
-It runs outside Triton, so nothing that it imports may import Triton.
+It runs outside Triton, so nothing that it imports may import pb_utils.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kimi_k2_serving.triton.inputs import Given
 
 
 def answer(description: bytes) -> desk.Answer:
-    """There is one reading; `description` is what `Served.encode` gives."""
+    """The function that reads one request; `description` is the result of `Served.encode`."""
     model = Served.decode(description).model()
     return lambda _, request: read_chat_inputs(Given.of(request), model).encode()
 

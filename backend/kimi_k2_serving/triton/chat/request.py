@@ -1,8 +1,8 @@
-"""The ensemble's first step: one chat request in, token ids, sampling parameters and grammar out.
+"""The ensemble's first step: one chat request in; token ids, sampling parameters and grammar out.
 
-Everything a client can get wrong is refused here, by the name of the field, before the engine is asked. Stop strings go
-along in `request_context`: with tools in play they are matched on content alone, by postprocess. Nothing here imports
-Triton: a large request is read in another process.
+All invalid input is refused here, with the name of the field, before the request reaches the engine. Stop strings go to
+postprocess in `request_context`: if tools are declared, they are matched on content alone. Nothing here imports Triton,
+because a large request is read in another process.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ OUTPUTS = {tensor.name: tensor for tensor in PREPROCESS_OUTPUTS}
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A request that was read; it crosses processes. `job` is what determines its constraint, b"" for none. `serving`
-    has the tensors that are the engine's alone, by the name of their output.
+    """The result of reading a request, which may be sent to another process. `job`: the encoded input for compiling the
+    constraint, b"" for none. `serving`: the values for the engine alone, by output name.
     """
 
     stream: bool
@@ -50,23 +50,25 @@ class Reading:
         stream, prompt, job, serving, notices = load(data)
         return cls(stream, prompt_of(prompt), job, serving, notices)
 
-    def outputs(self, held: PreparedPrompt, uid: str, seal: Seal, now: float) -> list[tuple[TensorSpec, Sequence[Any]]]:
-        """The step's outputs; `held` is the prompt with its constraint. Raises LimitExceeded."""
-        assert held.first_call is not None
+    def outputs(
+        self, prompt: PreparedPrompt, uid: str, seal: Seal, now: float
+    ) -> list[tuple[TensorSpec, Sequence[Any]]]:
+        """The step's outputs; `prompt` includes the constraint. Raises LimitExceeded."""
+        assert prompt.first_call is not None
         context = RequestContext(
             uid=uid,
             stream=self.stream,
-            tools=held.tools,
-            first_index=held.first_call,
-            parallel=held.parallel,
-            stops=held.stops,
-            relaxed=None if held.relaxed is None else json.dumps(held.relaxed.encode()),
+            tools=prompt.tools,
+            first_index=prompt.first_call,
+            parallel=prompt.parallel,
+            stops=prompt.stops,
+            relaxed=None if prompt.relaxed is None else json.dumps(prompt.relaxed.encode()),
             notices=json.dumps(self.notices, ensure_ascii=False) if self.notices else None,
         )
         values: dict[str, Sequence[Any]] = {
-            "input_ids": held.ids,
+            "input_ids": prompt.ids,
             "engine_stream": [self.stream],
-            "engine_sampling": [json_text(held.sampling)],
+            "engine_sampling": [json_text(prompt.sampling)],
             "request_context": [context.encode(seal, now)],
             **{name: [value] for name, value in self.serving.items()},
         }
@@ -74,7 +76,7 @@ class Reading:
 
 
 def read_chat_inputs(given: Inputs, model: ChatModel) -> Reading:
-    """Raises InvalidRequest's leaves, each naming the field."""
+    """Raises subclasses of InvalidRequest that name the field."""
     inputs.refuse_parameters(given, (tensor.name for tensor in ENSEMBLE_INPUTS))
     stream = inputs.flag(given, "stream", False)
     notices = Notices()
@@ -108,7 +110,7 @@ def read_sampling(given: Inputs) -> dict[str, Any]:
 
 def read_chat(given: Inputs, notices: Notices) -> Conversation:
     messages = inputs.json_value(given, "messages")
-    # Some clients always send both, one of them empty.
+    # An empty text_input counts as absent: some clients always send both inputs, one of them empty.
     text = inputs.value(given, "text_input") or None
     if (messages is None) == (text is None):
         raise MissingField("give exactly one of messages and text_input, not empty", field="messages")
@@ -127,7 +129,7 @@ def read_chat(given: Inputs, notices: Notices) -> Conversation:
 
 
 def read_tool_choice(given: Inputs) -> Any:
-    """A bare word, as OpenAI's string form, or JSON."""
+    """The tool choice: a bare word, as in OpenAI's string form, or parsed JSON."""
     text = inputs.value(given, "tool_choice")
     if text is None or text.lstrip()[:1] in ("{", '"', "["):
         return inputs.json_value(given, "tool_choice")

@@ -1,7 +1,7 @@
-"""What makes a `request_context` ours: a key in the runtime directory that every step under one Triton shares.
+"""Authenticates each `request_context` with a key in the runtime directory that all steps under one Triton share.
 
-Anybody who reaches Triton can call the ensemble's steps directly, so postprocess believes only what carries a tag made
-with this key. Whichever step comes first makes it (0600, in a directory of mode 0700), the last one to go removes it.
+Any client of Triton can call the ensemble's steps directly, so postprocess trusts only text with a tag made with this
+key. The first step to start creates the key (0600, in a directory of mode 0700); the last one to stop removes it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from kimi_k2_serving.engine.linux import private_directory
 
 NAME = "context.key"
 KEY_BYTES = 32
-# Of a tag in hexadecimal; 128 bits.
+# The length of a tag in hexadecimal digits, which is 128 bits.
 TAG_CHARACTERS = 32
 
 
 class Seal:
-    """`open` gives one; `close` when the step ends."""
+    """Created by `open`. Call `close` when the step ends."""
 
     def __init__(self, key: bytes, descriptor: int | None = None, path: Path | None = None) -> None:
         self._key = key
@@ -32,30 +32,30 @@ class Seal:
 
     @classmethod
     def open(cls, runtime: Path) -> Seal:
-        """Raises EngineUnavailable where the directory or the key is not this user's alone."""
+        """Raises EngineUnavailable if another user owns or can open the directory or the key."""
         path = runtime / NAME
         try:
             private_directory(runtime)
             while True:
                 make_key(path)
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                # Held as long as this step runs.
+                # The shared lock is held as long as this step runs: `close` removes the key only if nobody holds one.
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
                 status = os.fstat(descriptor)
                 if status.st_nlink:
                     break
-                # The last of others has just removed it.
+                # Another step, which was the last one, has just removed the key.
                 os.close(descriptor)
         except OSError as error:
-            raise EngineUnavailable(f"the runtime directory can't be used: {error.strerror}") from None
+            raise EngineUnavailable(f"the runtime directory can't be used: {error.strerror}; check it") from None
         key = os.read(descriptor, KEY_BYTES + 1)
         if status.st_uid != os.geteuid() or status.st_mode & 0o077 or len(key) != KEY_BYTES:
             os.close(descriptor)
-            raise EngineUnavailable("the key in the runtime directory is not this user's alone")
+            raise EngineUnavailable("another user owns or can open the key in the runtime directory; remove the key")
         return cls(key, descriptor, path)
 
     def tag(self, *parts: str) -> str:
-        """No part but the last may have a line break."""
+        """The tag over the parts. Only the last part may contain a line break."""
         return hmac.digest(self._key, "\n".join(parts).encode(), "sha256").hex()[:TAG_CHARACTERS]
 
     def holds(self, tag: str, *parts: str) -> bool:
@@ -73,7 +73,7 @@ class Seal:
 
 
 def make_key(path: Path) -> None:
-    """Whole or not at all, and never over another's."""
+    """Create the key atomically; never overwrite an existing one."""
     if path.exists():
         return
     draft = path.with_name(f"{NAME}.{secrets.token_hex(8)}")

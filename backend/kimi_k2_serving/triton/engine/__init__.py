@@ -1,1 +1,1 @@
-"""The engine model: requests on their way into the engine, and its chunks on their way out."""
+"""The engine model: requests into the engine, and the engine's chunks out as responses."""

@@ -1,6 +1,6 @@
-"""The `sglang` backend's model: from a model directory to a running `EngineService`, and its configuration completed.
+"""The `sglang` backend's model: starts an `EngineService` for a model directory, and completes its config.pbtxt.
 
-`initialize` blocks until the engine serves: a model is ready when it can answer, and a failed start is a failed load.
+`start` blocks until the engine serves, so a loaded model can answer, and a failed start is a failed load.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from kimi_k2_serving.triton.engine.service import EngineService, Serving
 from kimi_k2_serving.triton.server_watch import TritonServer
 from kimi_k2_serving.triton.signatures import ENGINE_INPUTS, ENGINE_OUTPUTS, TensorSpec
 
-# Triton's thread waits for this long where another runs Python, once per request: with Python's own 5 ms, a hundred
-# refusals behind each other would take half a second.
+# Python's thread switch interval. Triton's thread waits for the GIL once per request, up to this long: with Python's
+# default of 5 ms, a hundred refusals in a row would take half a second.
 SWITCH_SECONDS = 0.0005
 
 
 def complete_config(config: Any) -> Any:
-    """Add whatever config.pbtxt leaves out, from the table: a model directory needs no tensors of its own."""
+    """Add the tensors that config.pbtxt does not list, from `signatures`: a model directory need not list any."""
     described = config.as_dict()
     have = {each["name"] for each in [*described["input"], *described["output"]]}
     for tensor in ENGINE_INPUTS:
@@ -48,7 +48,7 @@ def declaration(tensor: TensorSpec) -> dict[str, Any]:
 
 
 def start(args: dict[str, str]) -> EngineService:
-    """`args` are Triton's. Raises TritonModelException with one line that says what to do."""
+    """`args` are those of Triton's `initialize`. Raises TritonModelException with one line that says what to do."""
     sys.setswitchinterval(SWITCH_SECONDS)
     shared_memory.make_private(os.getpid())
     refuse_several_instances(json.loads(args["model_config"]))
@@ -65,12 +65,12 @@ def start(args: dict[str, str]) -> EngineService:
 
 
 def configure(directory: Path, model: str) -> tuple[EngineService, str]:
-    """The service for a model version's directory, not started, and its preset's name."""
+    """The service for a model version's directory, not yet started, and the name of its preset."""
     own = settings.Settings.read()
     environ = settings.inherited()
     config = load_engine_config(directory / "engine.yaml", environ)
     checkpoint = inspect_checkpoint(config.checkpoint)
-    # Every model under one Triton process derives the same directory.
+    # All models under one Triton process must use the same directory.
     runtime = settings.runtime_directory(os.getppid(), own)
     engine = build.build_supervised(
         config, checkpoint, cache=own.cache, runtime=runtime, environ=environ, server=os.getppid()
@@ -88,7 +88,7 @@ def configure(directory: Path, model: str) -> tuple[EngineService, str]:
 
 
 def refuse_several_instances(config: dict[str, Any]) -> None:
-    """One instance serves every request at once; a second would load the model a second time."""
+    """Raise TritonModelException if the model has several instances: each would load the weights again."""
     count = sum(int(group.get("count", 1)) for group in config.get("instance_group", []))
     if count > 1:
         raise pb_utils.TritonModelException(

@@ -1,4 +1,4 @@
-"""One request from its arrival to its ending, as the service keeps it, and the question whether its client has left."""
+"""The service's record of one request from arrival to end, and the poll for cancellations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kimi_k2_serving.triton.engine.request import Job
 
 @dataclass(slots=True, eq=False)
 class RequestInFlight:
-    """Times are the loop's, which are time.monotonic()'s."""
+    """Times are those of the loop, which uses time.monotonic()."""
 
     outbox: Outbox
     ticket: int
@@ -33,10 +33,12 @@ class RequestInFlight:
 
 
 def ask(flights: Sequence[RequestInFlight], found: Callable[[RequestInFlight], None]) -> None:
-    """On a worker thread. Asking about a request that has just ended may fail, and does not matter."""
+    """Call `found` for each flight whose client is gone. Runs on a worker thread. A failure is only logged: the request
+    may just have ended.
+    """
     for flight in flights:
         try:
             if flight.outbox.cancelled():
                 found(flight)
         except Exception as error:
-            pb_utils.Logger.log_error(f"could not ask for a cancellation: {type(error).__name__}: {error}")
+            pb_utils.Logger.log_error(f"polling for a cancellation failed: {type(error).__name__}: {error}")

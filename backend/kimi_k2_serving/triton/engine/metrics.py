@@ -1,4 +1,4 @@
-"""The engine's state on Triton's own /metrics page: gauges by SGLang's names, how requests ended and were refused.
+"""The engine model's metrics on Triton's /metrics page: the scheduler's state under SGLang's names, ends and refusals.
 
 Values are collected here, and `flush` writes them to the page.
 """
@@ -18,27 +18,27 @@ from kimi_k2_serving.triton.metrics_page import MetricsPage
 GAUGES = {
     "sglang:num_running_reqs": "Requests in the scheduler's batch",
     "sglang:num_queue_reqs": "Requests in the scheduler's queue",
-    "sglang:token_usage": "Share of the KV pool in use, 0 to 1, less what may be evicted",
+    "sglang:token_usage": "Share of the KV pool in use, 0 to 1, without what may be evicted",
     "sglang_backend:waiting_requests": "Requests that wait for admission, before the scheduler",
     "sglang_backend:in_flight_prompt_tokens": "Prompt tokens of all admitted requests",
-    "sglang_backend:ready": "1 while requests are taken, else 0: the engine is down, or the server stops",
+    "sglang_backend:ready": "1 while requests are accepted, else 0: the engine is down or the server is stopping",
 }
 ENDED = "sglang_backend:requests"
 RESTARTS = "sglang_backend:engine_restarts"
 REFUSALS = "sglang_backend:refusal_seconds"
 COUNTERS = {
-    ENDED: "Requests by their end: completed, aborted or an error's code",
-    RESTARTS: "Times the engine was started again",
-    f"{REFUSALS}_bucket": "Requests refused at the door, by the seconds from their arrival to their error",
-    f"{REFUSALS}_sum": "Those seconds, added up",
-    f"{REFUSALS}_count": "Requests refused at the door",
+    ENDED: "Requests by outcome: completed, aborted or an error code",
+    RESTARTS: "Restarts of the engine",
+    f"{REFUSALS}_bucket": "Requests refused on arrival, by the seconds from arrival to their error",
+    f"{REFUSALS}_sum": "Sum of the seconds from arrival to error of requests refused on arrival",
+    f"{REFUSALS}_count": "Requests refused on arrival",
 }
 REFUSAL_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """This backend's own state, beside the scheduler's."""
+    """This backend's own gauges; the scheduler's are in `Load`."""
 
     waiting: int
     prompt_tokens: int
@@ -46,13 +46,13 @@ class Own:
 
 
 class EngineMetrics:
-    """`ended` and `refused` on any thread; `flush` on one."""
+    """Call `ended` and `refused` on any thread, `flush` on one thread at a time."""
 
     def __init__(self, model: str) -> None:
         self._page = MetricsPage(model, gauges=GAUGES, counters=COUNTERS)
         self._lock = threading.Lock()
         self._ended: Counter[str] = Counter()
-        # Refusals by the smallest of REFUSAL_SECONDS that each stayed within.
+        # The number of refusals per bucket of REFUSAL_SECONDS, not cumulative.
         self._refused = [0] * len(REFUSAL_SECONDS)
         self._refused_seconds = 0.0
 

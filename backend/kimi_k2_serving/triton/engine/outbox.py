@@ -1,9 +1,10 @@
-"""One request's responses on their way to Triton: in order, on one worker thread at a time, the final flag once.
+"""Sends one request's responses to Triton: in order, on one worker thread at a time, the final flag once.
 
-What comes while a send is under way goes out together with the next one, so a slow reader costs fewer, larger
-responses. `put` and `fail` never block; a failure replaces whatever still waits. Triton's sender is let go with the
-final response: one that a garbage collection or the interpreter's end finds takes the whole stub down. Nor is Triton
-asked about a request while it gets that response: 24.10 then looks into what it has just freed, and crashes.
+Chunks that arrive during a send go out together as the next response, so a slow reader gets fewer, larger responses.
+`put` and `fail` never block; an error replaces the chunks that are not sent yet. Two rules keep the stub alive:
+- The sender is released with the final response: one that the garbage collector or the interpreter's exit frees crashes
+  the stub.
+- `is_cancelled()` must not overlap the final `send()`: Triton 24.10 then reads memory that it has freed, and crashes.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from kimi_k2_serving.triton.reply import end, internal
 
 
 class Outbox:
-    """`broken(self)` is called on a worker thread when a response could not be made or sent; it has ended by then."""
+    """Calls `broken(self)` on a worker thread when a response could not be made or sent, after ending the request."""
 
     def __init__(self, sender: Any, workers: Executor, *, broken: Callable[[Outbox], None]) -> None:
         self._sender: Any = sender
         self._workers = workers
         self._broken = broken
         self._lock = threading.Lock()
-        # Held while Triton is asked for a cancellation, and while it gets the final response.
+        # Held during `is_cancelled()` and during the final `send()`.
         self._asking = threading.Lock()
         self._chunks: list[Chunk] = []
         self._error: ServingError | None = None
         self._active = False
         self._sending_since: float | None = None
-        # Set before the first chunk is put.
+        # Set before the first `put`.
         self.answer: ResponseWriter | None = None
-        # Whether the final flag has been given to Triton.
+        # Whether the final flag was sent.
         self.finished = False
 
     @property
@@ -58,12 +59,14 @@ class Outbox:
             self._wake()
 
     def stalled_seconds(self) -> float:
-        """How long the send under way has taken."""
+        """How long the current send has taken so far; 0 if there is none."""
         since = self._sending_since
         return 0.0 if since is None else time.monotonic() - since
 
     def cancelled(self) -> bool:
-        """Ask Triton whether the client is gone. Blocks for one call to Triton's process; False at a request's end."""
+        """Whether Triton says that the client is gone. Blocks for one call to Triton's process. False once the final
+        response is being sent.
+        """
         if not self._asking.acquire(blocking=False):
             return False
         try:
@@ -87,7 +90,7 @@ class Outbox:
             try:
                 self._pass_on(chunks, error)
             except Exception as failure:
-                pb_utils.Logger.log_error(f"a response failed: {type(failure).__name__}: {failure}")
+                pb_utils.Logger.log_error(f"sending a response failed: {type(failure).__name__}: {failure}")
                 self._give_up()
 
     def _pass_on(self, chunks: list[Chunk], error: ServingError | None) -> None:
@@ -119,5 +122,5 @@ class Outbox:
             if not self.finished:
                 self._send(tensors.failure(internal()), last=True)
         except Exception as failure:
-            pb_utils.Logger.log_error(f"a request could not be ended: {type(failure).__name__}: {failure}")
+            pb_utils.Logger.log_error(f"ending a request failed: {type(failure).__name__}: {failure}")
         self._broken(self)

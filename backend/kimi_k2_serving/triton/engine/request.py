@@ -1,4 +1,4 @@
-"""One request to the engine model: tensors in, a `Job` out, everything checked before any work is done."""
+"""Reads one request to the engine model: tensors in, a checked `Job` out."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from kimi_k2_serving.triton import inputs, tensors
 from kimi_k2_serving.triton.inputs import Inputs
 from kimi_k2_serving.triton.signatures import ENGINE_INPUTS
 
-# SGLang sends a chunk every so many steps. A response that nobody streams needs none but the last; but the engine has
-# to be seen to work on it, and no message may grow with the answer.
+# The number of decode steps per chunk when `stream` is false. The client needs only the last chunk, but regular chunks
+# show that the engine works on the request, and keep the size of a message independent of the answer's length.
 WHOLE_ANSWER_INTERVAL = 256
 PRIORITIES = (-100, 100)
 DAY_MS = 86_400_000
-# Each is a response that Triton and the client have to handle.
+# Triton and the client have to handle each heartbeat as a response.
 SHORTEST_HEARTBEAT_MS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`echo` goes before the text; `context` is the request_context as it came; `stops` are matched on the text
-    here. `timeout` and `heartbeat` are in seconds, None where there is none. `outputs`: what the client asked for, all
-    where it did not say.
+    """`echo`: text to put before the output. `context`: the request_context as received. `stops`: the text is cut at
+    these strings. `timeout`, `heartbeat`: seconds, or None. `outputs`: names of the requested outputs, all by default.
     """
 
     generation: Generation
@@ -47,7 +46,7 @@ class Job:
 
 
 def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callable[[], str]) -> Job:
-    """Raises InvalidRequest's leaves, each naming the tensor or key."""
+    """Raises subclasses of InvalidRequest that name the tensor or key."""
     given = tensors.Arrived(request)
     inputs.refuse_parameters(given, (tensor.name for tensor in ENGINE_INPUTS))
     stream = inputs.flag(given, "stream", False)
@@ -55,7 +54,8 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
     sampling = core_sampling.read_parameters(inputs.sampling(given))
     field = "input_ids" if text is None else "text_input"
     core_sampling.fit_to_engine(sampling, prompt_tokens=len(input_ids), room=room, field=field)
-    # The text up to the stop string is cut here, held back while it may still become one; SGLang only ends the run.
+    # SGLang only ends the run at a stop string. ResponseWriter cuts the text, because it also holds back text that may
+    # still become a stop string.
     sampling["no_stop_trim"] = True
     if not stream:
         sampling["stream_interval"] = WHOLE_ANSWER_INTERVAL
@@ -87,7 +87,7 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
 
 
 def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[int]]:
-    # Some clients always send both, one of them empty.
+    # An empty text_input counts as absent: some clients always send both inputs, one of them empty.
     text = inputs.value(given, "text_input") or None
     ids = inputs.ids(given, "input_ids")
     if text is None and ids is None:
@@ -111,7 +111,7 @@ def read_echo(given: Inputs, text: str | None, stream: bool) -> str:
 
 
 def read_top_logprobs(given: Inputs) -> int | None:
-    """None where no logprobs are wanted."""
+    """The number of alternatives per token; None if `return_logprobs` is not set."""
     top = inputs.value(given, "top_logprobs")
     if top is not None:
         if top < 0:
@@ -130,7 +130,7 @@ def read_heartbeat(given: Inputs, stream: bool) -> float | None:
 
 
 def read_seconds(given: Inputs, name: str, least: int) -> float | None:
-    """A tensor in milliseconds as seconds."""
+    """The value in seconds of a tensor in milliseconds, at least `least` ms."""
     milliseconds = read_integer(given, name, least, DAY_MS)
     return None if milliseconds is None else milliseconds / 1000
 
@@ -145,7 +145,7 @@ def read_integer(given: Inputs, name: str, least: int, most: int) -> int | None:
 
 
 def read_salt(given: Inputs) -> str | None:
-    """Empty is none: SGLang makes no difference either."""
+    """None if absent or empty: SGLang treats an empty salt as none, too."""
     salt = inputs.value(given, "cache_salt")
     if salt is not None:
         limits.CACHE_SALT_BYTES.check(len(salt.encode()), field="cache_salt")
@@ -153,7 +153,7 @@ def read_salt(given: Inputs) -> str | None:
 
 
 def context_uid(context: str) -> str:
-    # The rest of the line is the client's own, and comes back with it.
+    # The client may put anything after the uid; it is returned unchanged.
     uid = context.partition("\n")[0].partition(" ")[0]
     if not uid:
         raise InvalidValue("must start with a uid", field="request_context")

@@ -1,4 +1,4 @@
-"""One answer of the engine model: the engine's chunks in, each response's tensors out."""
+"""Writes one request's responses: the engine's chunks in, the tensors of each response out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Outputs = list[tuple[TensorSpec, Sequence[Any]]]
 
 
 class StopText:
-    """Text up to the first stop string; held back only while it may still become one."""
+    """Passes text through up to the first stop string. Holds back only text that may be the start of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._scanner = PhraseScanner(stops)
@@ -35,7 +35,7 @@ class StopText:
 
 
 class ResponseWriter:
-    """`feed(chunk)` -> (tensors, final). Without streaming, everything waits for the last chunk."""
+    """`feed(chunk)` -> (tensors, final). Without streaming, it returns no tensors before the last chunk."""
 
     def __init__(self, job: Job, encoder: TextEncoder) -> None:
         self._job = job
@@ -67,7 +67,7 @@ class ResponseWriter:
             values["num_output_tokens"] = len(chunk.ids)
         if job.num_input_tokens or last:
             values["num_input_tokens"] = chunk.usage.prompt
-            if chunk.ids or last:  # a heartbeat knows nothing of the cache
+            if chunk.ids or last:  # a heartbeat's chunk does not have the cache count
                 values["num_cached_tokens"] = chunk.usage.cached
         if chunk.end is not None:
             values["finish_reason"] = chunk.end.reason.value
@@ -75,7 +75,7 @@ class ResponseWriter:
                 values["stop_reason"] = str(chunk.end.matched)
             if job.cumulative_logprob:
                 values["cumulative_logprob"] = self._cumulative
-        # Every tensor costs, on every token, all the way to the client.
+        # Send only requested outputs: each tensor costs time in every response, all the way to the client.
         return [
             (OUTPUTS[name], each if name == "output_ids" else [each])
             for name, each in values.items()
@@ -83,8 +83,8 @@ class ResponseWriter:
         ]
 
     def _described(self, logprob: TokenLogprob) -> dict[str, dict[str, Any]]:
-        """vllm_backend's shape: {token_id: {logprob, rank, decoded_token}}; the chosen id's rank is null beyond
-        the top.
+        """The shape of Triton's vLLM backend: {token_id: {logprob, rank, decoded_token}}. The rank of the chosen id is
+        null if it is not among the top alternatives.
         """
         ranked = {token_id: rank for rank, (token_id, _) in enumerate(logprob.top, 1)}
         entries = {logprob.token_id: logprob.logprob, **dict(logprob.top)}

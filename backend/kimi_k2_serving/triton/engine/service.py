@@ -1,9 +1,9 @@
-"""Requests in, decoupled responses out: one `Session` per request, all on an event loop of its own.
+"""The engine model's service: requests in, decoupled responses out, on its own event loop.
 
-A lifecycle decides and this module does what it says: admission, the engine's run, responses, cancellation, deadlines,
-heartbeats and the drain. Tensors are read, responses sent and Triton asked on worker threads, never on the loop; a
-refusal goes out from Triton's own thread, before anything of the request is read. It knows nothing of K2's prompts or
-tools.
+Each request is a `RequestInFlight`. Its lifecycle decides which actions to take, and this module takes them: admission,
+the engine's run, responses, cancellation, deadlines, heartbeats and the drain at a stop. Worker threads read tensors,
+send responses and poll Triton for cancellations; the loop never does. A refusal is sent on Triton's own thread, before
+the request is read. It knows nothing of K2's prompts or tools.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ from kimi_k2_serving.triton.engine.response import ResponseWriter
 from kimi_k2_serving.triton.reply import end
 from kimi_k2_serving.triton.server_watch import TritonServer, stop_with_parent
 
-# Triton's parent process serves sends and polls from a pool of 32 threads.
+# Triton's process serves sends and polls from a pool of 32 threads.
 SENDERS = 4
 READERS = 2
-# A cancellation reaches the engine within this and one poll per live request; deadlines and the queue within this.
+# The interval of checking deadlines, the queue and cancellations; a cancellation also waits for one poll per request.
 POLL_SECONDS = METRICS_SECONDS = 0.05
 STOP_SECONDS = 20.0
-# How long a stop waits for last responses to be passed on.
+# How long a stop waits until the last responses are sent.
 FLUSH_SECONDS = 2.0
-# What Triton needs, of its exit timeout, to end connections and unload models after the last request has ended.
+# The part of Triton's exit timeout that it needs to close connections and unload models after the last request.
 UNLOAD_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """`runtime` is the directory of the abort channel; `server` is the Triton above and `parent` its process, None
-    where there is none to watch.
+    """`runtime`: the directory of the abort channel. `server`: the Triton of this stub. `parent`: its process id.
+    None: there is none to watch.
     """
 
     model: str
@@ -76,7 +76,7 @@ class Serving:
 
 
 class EngineService:
-    """`start` blocks until the engine serves, `stop` until nothing of it is left; both are called once."""
+    """`start` blocks until the engine serves, `stop` until the engine has ended. Each is called once."""
 
     def __init__(
         self,
@@ -101,12 +101,12 @@ class EngineService:
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="engine-send")
         self._askers = ThreadPoolExecutor(2, thread_name_prefix="engine-ask")
         self._metrics: EngineMetrics | None = None
-        # Every request whose final response Triton does not have yet, and of those with a uid, by it.
+        # Every request whose final response Triton does not have yet. The other two have those that have not ended.
         self._flights: set[RequestInFlight] = set()
         self._by_uid: dict[str, RequestInFlight] = {}
         self._by_ticket: dict[int, RequestInFlight] = {}
         self._room = Room(0, 0, 0)
-        # While Triton seems to stop, and once this service is told to.
+        # Triton seems to be stopping, which may turn out wrong; `stop` was called, or Triton is gone.
         self._draining = self._stopping = False
 
     @property
@@ -115,11 +115,11 @@ class EngineService:
 
     @property
     def _open(self) -> bool:
-        """Nothing is done for anybody without the loop."""
+        """Whether new requests are accepted. If the loop's thread has died, none can be served."""
         return not self._draining and not self._stopping and self._thread.is_alive()
 
     def start(self) -> EngineInfo:
-        """Raises EngineUnavailable if the engine can't be started; then nothing is left to stop."""
+        """Raises EngineUnavailable if the engine can't be started. After an error everything is stopped already."""
         self._metrics = EngineMetrics(self._serving.model)
         try:
             self._thread.start()
@@ -144,7 +144,7 @@ class EngineService:
                 self._loop.call_soon_threadsafe(self._arrive, request, sender, ticket, arrived)
 
     def stop(self) -> None:
-        """End every request with one error, the engine, and every thread."""
+        """End every request with one error, then stop the engine and all threads."""
         self._stopping = True
         try:
             if self._thread.is_alive():
@@ -178,13 +178,13 @@ class EngineService:
         return info
 
     async def _orphaned(self) -> None:
-        """Triton is gone: a call to it would never return, and some hold the interpreter meanwhile."""
+        """Triton is gone. Stop the engine without any call to Triton: none would return, and some hold the GIL."""
         self._stopping = True
         self._background.cancel()
         await self._engine.stop()
 
     async def _stop(self) -> None:
-        """Whatever of it fails, the engine ends and the channel closes."""
+        """End all requests. The engine stops and the abort channel closes even if a step fails."""
         try:
             self._end_all()
             with contextlib.suppress(TimeoutError):
@@ -203,18 +203,18 @@ class EngineService:
     # One request.
 
     def _refuse(self, sender: Any, error: ServingError, arrived: float) -> None:
-        """On Triton's thread: a worker would get to it after what streams have to send."""
+        """Send the refusal on Triton's thread: the workers would send it after the waiting responses of streams."""
         assert self._metrics is not None
         end(sender, tensors.failure(error))
         self._metrics.refused(error.code, time.monotonic() - arrived)
 
     def _arrive(self, request: Any, sender: Any, ticket: int, arrived: float) -> None:
-        # No reference back to the flight: see outbox.
+        # Do not let `broken` capture the flight: a sender in a reference cycle crashes the stub (see outbox).
         flight = RequestInFlight(Outbox(sender, self._senders, broken=self._broken), ticket=ticket, arrived=arrived)
         self._flights.add(flight)
         self._by_ticket[ticket] = flight
         try:
-            # The door may have closed, and all that was in flight been ended, since this came in.
+            # A stop may have begun, and ended all requests in flight, since `execute` accepted this one.
             self._refuse_if_closed()
         except ServingError as error:
             self._interrupt(flight, error)
@@ -234,7 +234,7 @@ class EngineService:
         except ServingError as error:
             self._interrupt(flight, error)
         except Exception as error:
-            pb_utils.Logger.log_error(f"a request could not be read: {type(error).__name__}: {error}")
+            pb_utils.Logger.log_error(f"reading a request failed: {type(error).__name__}: {error}")
             self._interrupt(flight, Internal("an internal error; see the server's log"))
         self._settle()
 
@@ -244,7 +244,7 @@ class EngineService:
     def _join(self, flight: RequestInFlight, job: Job) -> None:
         generation = job.generation
         if generation.uid in self._by_uid:
-            raise InvalidValue("this uid is already in flight", field="request_context")
+            raise InvalidValue("this uid is already in flight; use another", field="request_context")
         self._by_uid[generation.uid] = flight
         flight.job = job
         flight.outbox.answer = ResponseWriter(job, self._encoder)
@@ -263,7 +263,7 @@ class EngineService:
                 self._interrupt(flight, decision.refusal)
 
     async def _run(self, flight: RequestInFlight) -> None:
-        """The engine's run, to its end; cancelled when nobody wants the rest."""
+        """Run the generation to its end. StopRun cancels this task."""
         assert flight.job is not None
         try:
             async with contextlib.aclosing(self._engine.generate(flight.job.generation)) as chunks:  # type: ignore[type-var]
@@ -273,7 +273,7 @@ class EngineService:
             self._perform(flight, flight.lifecycle.lose(error))
         except Exception as error:
             pb_utils.Logger.log_error(f"a run failed: {type(error).__name__}: {error}")
-        # Nothing is left of this where the run has ended as it should.
+        # No effect if the run has ended properly: the lifecycle then ignores this.
         self._perform(flight, flight.lifecycle.lose(Internal("an internal error; see the server's log")))
 
     def _interrupt(self, flight: RequestInFlight, error: ServingError) -> None:
@@ -299,7 +299,7 @@ class EngineService:
                     self._ended(flight, error.code)
 
     def _ended(self, flight: RequestInFlight, outcome: str) -> None:
-        """Its place is free at once; the flight itself stays until Triton has its final response."""
+        """Free the request's place in admission now; keep the flight until Triton has its final response."""
         if self._metrics is not None:
             self._metrics.ended(outcome)
         if flight.job is not None:
@@ -309,7 +309,7 @@ class EngineService:
             self._loop.call_soon(self._settle)
 
     def _broken(self, outbox: Outbox) -> None:
-        """On a worker thread: its client has been told what there is to tell."""
+        """A response could not be made or sent, and the outbox has ended the request. Runs on a worker thread."""
         self._loop.call_soon_threadsafe(self._give_up, outbox)
 
     def _give_up(self, outbox: Outbox) -> None:
@@ -317,12 +317,12 @@ class EngineService:
             self._interrupt(flight, Internal("an internal error; see the server's log"))
 
     def _abort(self, uid: str) -> None:
-        """Postprocess wants no more: an early end if it runs, none at all if it still waits."""
+        """Postprocess aborts this uid: end its run early, or refuse it with Cancelled if it still waits."""
         flight = self._by_uid.get(uid)
         if flight is None:
             return
         if flight.lifecycle.phase is Phase.RUNNING:
-            # After the first step of its run, which may be due: the engine does not know it before.
+            # `call_soon` lets a run that was just created reach `generate` first: the engine ignores unknown uids.
             self._loop.call_soon(self._engine.abort, uid)
         else:
             self._interrupt(flight, Cancelled("cancelled before it began"))
@@ -335,7 +335,7 @@ class EngineService:
             try:
                 self._check_time(flight, now)
             except Exception as error:
-                # Of one request; the others' deadlines are kept all the same.
+                # One request's failure must not delay the deadlines of the others.
                 self._complaints.about("keeping a request's time", error)
         self._settle()
         self._forget_finished()
@@ -346,13 +346,13 @@ class EngineService:
         if now >= flight.deadline:
             self._interrupt(flight, DeadlineExceeded(f"not done within {flight.deadline - flight.arrived:g} s"))
         elif flight.outbox.stalled_seconds() > self._serving.slow_reader_seconds:
-            self._interrupt(flight, Cancelled("a response could not be passed on: the client does not read"))
+            self._interrupt(flight, Cancelled("a response could not be sent: the client does not read"))
         elif now >= flight.next_heartbeat and flight.outbox.idle and flight.job is not None:
             flight.outbox.put(Chunk((), "", TokenUsage(prompt=len(flight.job.generation.input_ids))))
             self._beat(flight)
 
     def _beat(self, flight: RequestInFlight) -> None:
-        """Something goes out now: the next heartbeat is a whole interval away."""
+        """A response is sent now, so schedule the next heartbeat a whole interval later."""
         if flight.job is not None and flight.job.heartbeat is not None:
             flight.next_heartbeat = self._loop.time() + flight.job.heartbeat
 
@@ -360,8 +360,8 @@ class EngineService:
         self._flights -= {flight for flight in self._flights if flight.outbox.finished and flight.outbox.idle}
 
     async def _poll(self) -> None:
-        """Ask for cancellations: there is no callback. Works in every phase, waiting and prefill included. A round
-        takes a call to Triton's process per request, so each cancelled one is ended before the rest are asked about.
+        """Poll Triton for cancellations, in every phase of a request: Triton has no callback for them. A round takes
+        one call to Triton's process per request, so each cancelled request is ended at once, not after the round.
         """
 
         def found(flight: RequestInFlight) -> None:
@@ -373,13 +373,13 @@ class EngineService:
     async def _publish(self) -> None:
         assert self._metrics is not None
         if self._serving.parent not in (None, os.getppid()):
-            return  # see _orphaned
+            return  # Triton is gone, and a call to it would not return: see _orphaned
         own = Own(self._admission.waiting, self._admission.prompt_tokens, self.ready)
         await self._loop.run_in_executor(self._askers, self._metrics.flush, self._engine.load, own)
 
     async def _drain(self, server: TritonServer) -> None:
-        """Once Triton stops: nothing new, and one error for whatever it would cut off. A Triton that answers again does
-        not stop, whatever it was that kept it from answering.
+        """Wait until Triton stops, then refuse new requests, and end those in flight with one error before Triton would
+        cut them off. If Triton answers again, it is not stopping after all: accept requests again.
         """
         await server.stopping()
         self._draining = True
@@ -391,7 +391,7 @@ class EngineService:
             self._end_all()
             await server.serving()
         self._draining = False
-        pb_utils.Logger.log_info("draining no more: Triton answers again")
+        pb_utils.Logger.log_info("no longer draining: Triton answers again")
 
     def _end_all(self) -> None:
         for flight in list(self._flights):
