@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -21,11 +22,11 @@ import pytest
 from kimi_k2_serving.core.errors import Internal, InvalidSchema, Overloaded
 from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.enforcer import worker_client
+from kimi_k2_serving.enforcer import worker_client, worker_main
 from kimi_k2_serving.enforcer.enforcer import MOST_SECONDS, Enforcer
 from kimi_k2_serving.enforcer.worker_client import WorkerProcess
 from kimi_k2_serving.grammar import job as jobs
-from kimi_k2_serving.grammar.constraint import constrain
+from kimi_k2_serving.grammar.constraint import Constraint, constrain
 from kimi_k2_serving.grammar.lanes import marked
 from kimi_k2_serving.json_schema.bounds import Bounds
 from tests.grammar.prover import request, tool
@@ -128,6 +129,20 @@ def test_past_the_budget_a_format_is_given_up_and_one_that_the_client_insists_on
         constraint_of(enforcer, Conversation((), response_format=replace(wanted, insists=True)))
     assert caught.value.field == jobs.FORMAT
     assert "takes too long" in caught.value.detail
+
+
+def test_a_defect_of_ours_counts_as_a_death_of_the_job_and_is_logged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Defective:
+        def compile(self, given: bytes, header: dict[str, Any]) -> Constraint:
+            raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(worker_main, "step_back", lambda: None)
+    file = io.BytesIO(b"job")
+    worker_main._serve({"kind": "constrain"}, file, cast(worker_main.Compiler, Defective()))
+    assert file.getvalue() == b"job"
+    assert "a defect" in capsys.readouterr().err
 
 
 def test_two_thousand_properties_that_may_be_missing_stay_within_the_budget(enforcer: Enforcer) -> None:

@@ -168,10 +168,11 @@ def _arguments(tool: Tool, position: int, writer: RuleWriter, effort: Effort) ->
             raise
         writer.give_up(f"{path}: {job.WHOLE}")
     except (InvalidSchema, LimitExceeded) as error:
-        if tool.insists or _readable(tool.parameters, path):
+        if tool.insists:
             raise
-        # Only the tool's author can correct the schema, so the request goes on and this tool takes any object.
-        writer.give_up(f"{error.field or path}: {UNREADABLE}")
+        # Only the tool's author can correct a schema that is none, or admits no object: this tool takes any object.
+        readable = _readable(tool.parameters, path)
+        writer.give_up(f"{path}: {job.WHOLE}" if readable else f"{error.field or path}: {UNREADABLE}")
     return writer.any_object()
 
 

@@ -1,7 +1,7 @@
 """The values of `format` that are enforced, as patterns. All others are annotations, as in JSON Schema.
 
 Dates respect the lengths of months and leap years; host names consist of letters, digits and hyphens, of any length;
-an IPv6 address is written in full or with one `::`; a regular expression nests groups at most two deep and uses only
+an IPv6 address is written in full or with one `::`; a regular expression has no groups inside groups and uses only
 syntax that all dialects read alike.
 """
 
@@ -59,7 +59,7 @@ def _grouped(atom: str) -> str:
     return rf"(?:{_ATOM}|\((?:\?:)?{_choices(atom)}\))"
 
 
-_REGEX = rf"\^?{_choices(_grouped(_grouped(_ATOM)))}\$?"
+_REGEX = rf"\^?{_choices(_grouped(_ATOM))}\$?"
 
 PATTERNS: Mapping[str, str] = {
     "date": f"^{_DATE}$",

@@ -163,8 +163,13 @@ class NormalForm:
 
     def _dead(self, shape: Shape) -> bool:
         """Whether a required property has no possible value. Such a branch is dropped before it forks again."""
-        return isinstance(shape, Object) and any(
-            self.impossible(goal_of(shape, name)) for name in shape.required if name in shape.declared
+        if not isinstance(shape, Object) or not shape.required:
+            return False
+        parts = [(dict(part.names), part.extra or frozenset()) for part in shape.parts]
+        return any(
+            self.impossible(frozenset().union(*(names.get(name, extra) for names, extra in parts)))
+            for name in shape.required
+            if any(name in names for names, _ in parts)
         )
 
     def _inside(self, pointer: Pointer, scopes: Scopes) -> Scopes:

@@ -7,6 +7,7 @@ by a reader never crosses a bound. Exact: bounds and multiples are fractions, ne
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import gcd, lcm
 
@@ -19,6 +20,8 @@ from kimi_k2_serving.json_schema.shapes import Number, RangeEnd
 INTEGER_DIGITS = 18
 SIGNIFICANT = 15
 _LISTED = 512
+# No number that `free` writes is as large: INTEGER_DIGITS before the point, and two digits of exponent.
+_REACH = 10 ** (INTEGER_DIGITS + 99)
 
 _DIGIT = OneOf(((0x30, 0x39),))
 _NONZERO = OneOf(((0x31, 0x39),))
@@ -33,6 +36,13 @@ def free(integer: bool) -> Expression:
     sign = optional(OneOf(((0x2B, 0x2B), (0x2D, 0x2D))))
     exponent = optional(Seq((OneOf(((0x45, 0x45), (0x65, 0x65))), sign, Repeat(_DIGIT, 1, 2))))
     return Seq((optional(Terminal("-")), whole, fraction, exponent))
+
+
+def reachable(number: Number) -> Number:
+    """The number without the bounds that no text of limited length exceeds, like the largest double."""
+    low = None if number.low is not None and number.low.value <= -_REACH else number.low
+    high = None if number.high is not None and number.high.value >= _REACH else number.high
+    return replace(number, low=low, high=high)
 
 
 def number_language(number: Number) -> Automaton:

@@ -29,7 +29,7 @@ from kimi_k2_serving.json_schema.shapes import String
 # of one core for 163,840 tokens. So one string may count COUNTED free characters one by one, a request may cost PASSES
 # passes, and a larger minLength is counted in blocks.
 COUNTED = 32
-PASSES = 40.0
+PASSES = 32.0
 BLOCK = 32
 # Up to this many escapes are written into a state's own rule.
 _INLINE = 3
@@ -213,24 +213,32 @@ def every_text_but(texts: frozenset[str], most: float = _NAME_PASSES) -> Automat
     """Every text but these, if that takes at most `most` passes; otherwise fewer texts.
 
     First a text that begins like one of these must depart from it with printable ASCII, then it may have only
-    characters of names from there on. If that takes too much, it must depart from these within its first characters.
+    characters of names from there on. If that takes too much, it must depart from these within its first characters,
+    and in the end begin with a character of names that none of these begins with.
     """
     for alphabet, rest in ((pattern.ANY, pattern.ANY), (_ASCII, pattern.ANY), (_NAME, _NAME)):
         found = _leaving(texts, alphabet, rest)
         if passes(found) <= most:
             return found
-    found = EVERYTHING
+    found = _beginning_elsewhere(texts)
     cut = 1
     while True:
         short = automaton.words(text for text in texts if len(text) < cut)
         long = automaton.words({text[:cut] for text in texts if len(text) >= cut})
         finer = automaton.subtract(automaton.subtract(EVERYTHING, short), _beginning(long))
-        if cut > 1 and passes(finer) > most:
+        if passes(finer) > most:
             return found
         if cut > max(map(len, texts)):
             return finer
         found = finer
         cut *= 2
+
+
+def _beginning_elsewhere(texts: frozenset[str]) -> Automaton:
+    """Every text that begins with a character of names, but with none that one of `texts` begins with."""
+    begun = tuple((ord(text[0]), ord(text[0])) for text in texts if text)
+    first = pattern.complement((*begun, *pattern.complement(_NAME)))
+    return automaton.build_automaton(Seq((OneOf(first), Repeat(OneOf(pattern.ANY), 0, None))) if first else alt(()))
 
 
 def _leaving(texts: frozenset[str], alphabet: tuple[Interval, ...], rest: tuple[Interval, ...]) -> Automaton:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from kimi_k2_serving.core.errors import InvalidSchema
@@ -134,27 +134,33 @@ class RuleWriter:
         return self._scalars[shape]
 
     def _number(self, shape: Number, name: str, given_up: dict[str, None]) -> Expression:
+        shape = numbers.reachable(shape)
         if shape in (Number(), Number(integer=True)):
             return self.rule("integer" if shape.integer else "number", numbers.free(bool(shape.integer)))
         try:
             found = numbers.number_language(shape)
         except TooLarge:
-            given_up["multipleOf"] = None
-            found = numbers.number_language(Number(shape.integer, shape.low, shape.high))
+            ranged = Number(shape.integer, shape.low, shape.high)
+            if shape != ranged:
+                given_up["multipleOf" if shape.multiples or shape.not_multiples else "not"] = None
+                return self._number(ranged, name, given_up)
+            ends = {"minimum": shape.low, "maximum": shape.high}
+            given_up.update({keyword: None for keyword, end in ends.items() if end is not None})
+            return self._number(Number(bool(shape.integer) or None), name, given_up)
         return NOTHING if found.empty else strings.string_rule(found, name, self.rules, quoted=False)
 
     def _string(self, shape: String, name: str, given_up: dict[str, None]) -> Expression:
-        """Keywords that would take too long to compile are given up: first maxLength, then the patterns."""
+        """Keywords that would take too long to compile are given up: maxLength, then format, then pattern."""
         plain = replace(shape, most=None)
+        shapeless = replace(plain, formats=frozenset())
         longest = self.bounds.max_string
         attempts = [
             (wanted, bound)
-            for wanted in dict.fromkeys((shape, plain, replace(plain, patterns=frozenset())))
+            for wanted in dict.fromkeys((shape, plain, shapeless, replace(shapeless, patterns=frozenset())))
             for bound in ((None,) if longest is None else (longest, min(longest, 6), min(longest, 2)))
         ]
         for wanted, bound in attempts:
-            lost = {"maxLength": wanted.most != shape.most, "pattern": wanted.patterns != shape.patterns}
-            tried = {keyword: None for keyword, gone in lost.items() if gone}
+            tried: dict[str, None] = dict.fromkeys(_lost(shape, wanted))
             found = strings.string_language(wanted, bound, tried.setdefault, spare=self._max_passes - self.passes)
             if found is not None and found.empty and shape.formats:
                 # A format is an annotation: where it contradicts an assertion, the assertion wins.
@@ -183,8 +189,23 @@ class RuleWriter:
             given_up["maxLength"] = None
             most = None
             cost = strings.counted_passes(shape.least, most, self.rules)
+        least = shape.least
+        if cost > 1 and longest is None and self.passes + cost > self._max_passes:
+            given_up["minLength"] = None
+            least = 0
+            cost = strings.counted_passes(least, most, self.rules)
         self.passes += cost
-        return strings.counted(shape.least, most, self.rules)
+        return strings.counted(least, most, self.rules)
+
+
+def _lost(shape: String, wanted: String) -> Iterator[str]:
+    """The keywords of `shape` that `wanted` has no longer."""
+    if wanted.most != shape.most:
+        yield "maxLength"
+    if wanted.formats != shape.formats:
+        yield "format"
+    if wanted.patterns != shape.patterns:
+        yield "pattern"
 
 
 class _Page(Objects, Arrays):

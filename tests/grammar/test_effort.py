@@ -1,0 +1,125 @@
+"""The cost of compiling a schema is bounded: keywords are given up one by one, and each of them is reported."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from kimi_k2_serving.core.errors import InvalidSchema
+from kimi_k2_serving.grammar.constraint import Effort, constrain
+from kimi_k2_serving.json_schema import pattern
+from kimi_k2_serving.json_schema.bounds import Bounds
+from kimi_k2_serving.json_schema.ebnf import Interval
+from kimi_k2_serving.json_schema.strings import every_text_but, passes
+from kimi_k2_serving.json_schema.writer import RuleWriter
+from tests.grammar.prover import Prover, request, tool
+
+LARGEST_DOUBLE = sys.float_info.max
+OPEN = {"additionalProperties": {"type": "string"}}
+
+
+def written(schema: dict[str, Any], most: float = 32.0) -> RuleWriter:
+    writer = RuleWriter(Bounds.production(), passes=most)
+    writer.value(schema, "x")
+    return writer
+
+
+@pytest.mark.parametrize(
+    ("schema", "given_up"),
+    [
+        ({"format": "regex"}, ["format"]),
+        ({"format": "uri", "pattern": "^a"}, ["format"]),
+        ({"format": "uri", "pattern": "^.[a-c]+.*x$"}, ["format", "pattern"]),
+        ({"minLength": 20}, ["minLength"]),
+        ({"minLength": 20, "maxLength": 25}, ["maxLength", "minLength"]),
+        ({"maxLength": 2_147_483_647}, ["maxLength"]),
+    ],
+)
+def test_without_passes_left_each_keyword_of_a_string_that_costs_some_is_given_up(
+    schema: dict[str, Any], given_up: list[str]
+) -> None:
+    writer = written({"type": "string", **schema}, 0.5)
+    assert list(writer.relaxed) == [f"x: {keyword}" for keyword in given_up]
+    assert writer.passes <= 1.5
+
+
+def test_many_objects_with_undeclared_names_stay_within_the_passes() -> None:
+    objects = {f"o{i}": {"type": "object", "properties": {f"left{i}": {}, f"right{i}": {}}, **OPEN} for i in range(60)}
+    for most in (8.0, 32.0):
+        writer = written({"type": "object", "properties": objects}, most)
+        assert writer.relaxed == ()
+        assert writer.passes <= most + 0.35 * len(objects)
+
+
+def test_the_cheapest_undeclared_names_begin_like_no_declared_one() -> None:
+    kept = every_text_but(frozenset({"left", "right", "Zed"}), 0.5)
+    assert passes(kept) <= 0.5
+    assert all(map(kept.accepts, ("name", "_x", "a left", "9")))
+    assert not any(map(kept.accepts, ("left", "lefty", "right", "Zed", "", "漢")))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("kind", ["number", "integer"])
+def test_a_range_that_no_written_number_leaves_is_no_range(kind: str, sign: int) -> None:
+    ends = {"minimum": -LARGEST_DOUBLE, "maximum": LARGEST_DOUBLE}
+    assert written({"type": kind, **ends}).relaxed == ()
+    assert written({"type": kind, **ends}).rules == written({"type": kind}).rules
+    end = {"minimum": 1e300} if sign > 0 else {"maximum": -1e300}
+    assert written({"type": kind, **end}).relaxed == (f"x: {next(iter(end))}",)
+
+
+def test_what_remains_of_a_number_is_enforced(prover: Prover) -> None:
+    price = {"type": "number", "minimum": 1e300, "multipleOf": 0.01}
+    writer = written({"type": "object", "properties": {"price": price, "count": {"type": "integer", "minimum": 3}}})
+    assert set(writer.relaxed) == {"x.properties.price: multipleOf", "x.properties.price: minimum"}
+    parameters = {"type": "object", "properties": {"n": {"type": "number", "maximum": LARGEST_DOUBLE}}}
+    for text in prover.arguments(request(tool(parameters))):
+        assert text.startswith("{")
+
+
+def test_a_tool_whose_schema_admits_no_object_takes_any_and_says_so(prover: Prover) -> None:
+    for parameters in ({"type": "array"}, {"type": "object", "allOf": [False]}, {"type": "object", "not": {}}, False):
+        constraint = prover.constraint(request(tool(parameters), tool({"type": "object"}, "g")))
+        assert constraint.relaxed == ("tools[0].function.parameters: schema",)
+        with pytest.raises(InvalidSchema, match="admits no object") as caught:
+            prover.constraint(request(tool(parameters, insists=True)))
+        assert caught.value.field == "tools[0].function.parameters"
+
+
+def test_less_effort_is_what_the_worker_asks_for(prover: Prover) -> None:
+    conversation = request(tool({"type": "object", "properties": {"p": {"type": "string", "format": "regex"}}}))
+    whole = constrain(conversation, prover.vocabulary, bounds=Bounds.production())
+    less = constrain(conversation, prover.vocabulary, bounds=Bounds.production(), effort=Effort(8.0))
+    assert whole.relaxed == ()
+    assert less.relaxed == ("tools[0].function.parameters.properties.p: format",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("found", "test"),
+    [
+        (lambda: pattern._unicode("d"), str.isdecimal),
+        (lambda: pattern._unicode("w"), lambda c: c.isalnum() or c == "_"),
+        (lambda: pattern._unicode("s"), lambda c: c.isspace() or c == "\ufeff"),
+        (lambda: pattern._category("L"), lambda c: unicodedata.category(c)[0] == "L"),
+        (lambda: pattern._category("Lu"), lambda c: unicodedata.category(c) == "Lu"),
+    ],
+)
+def test_classes_of_characters_are_python_s(
+    found: Callable[[], tuple[Interval, ...]], test: Callable[[str], bool]
+) -> None:
+    def runs() -> Iterator[Interval]:
+        start: int | None = None
+        for code in range(sys.maxunicode + 2):
+            inside = code <= sys.maxunicode and test(chr(code))
+            if inside and start is None:
+                start = code
+            elif not inside and start is not None:
+                yield start, code - 1
+                start = None
+
+    assert found() == tuple(runs())
