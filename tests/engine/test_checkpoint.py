@@ -52,19 +52,8 @@ def snapshot(directory: Path) -> dict[str, tuple[int, int]]:
 def test_the_demo_is_described_by_its_files(demo: Path) -> None:
     found = inspect_checkpoint(demo)
     assert found.is_k2
-    assert (found.architecture, found.model_type) == ("DeepseekV3ForCausalLM", "kimi_k2")
-    assert (found.context_length, found.vocab_size, found.layers, found.experts) == (32_768, 4_352, 4, 8)
-    assert (found.quantization, found.has_tokenizer_json) == ("", True)
-    assert found.weight_bytes == (demo / "model.safetensors").stat().st_size
+    assert (found.context_length, found.vocab_size, found.has_tokenizer_json) == (32_768, 4_352, True)
     require_k2(found)
-
-
-def test_quantization_and_shards_are_seen(copy: Path) -> None:
-    edit(copy, "config.json", quantization_config={"quant_method": "fp8"})
-    (copy / "model-2.safetensors").write_bytes(b"12345")
-    found = inspect_checkpoint(copy)
-    assert found.quantization == "fp8"
-    assert found.weight_bytes == (copy / "model.safetensors").stat().st_size + 5
 
 
 def test_a_missing_directory_and_a_missing_config_say_what_to_do(tmp_path: Path) -> None:
@@ -89,14 +78,14 @@ def test_a_number_that_is_no_whole_number_is_refused(copy: Path, value: object) 
 
 
 def test_a_number_that_config_json_leaves_out_or_null_is_0(copy: Path) -> None:
-    edit(copy, "config.json", n_routed_experts=None)
-    assert inspect_checkpoint(copy).experts == 0
+    edit(copy, "config.json", max_position_embeddings=None)
+    assert inspect_checkpoint(copy).context_length == 0
 
 
 def test_another_familys_checkpoint_is_described_and_is_no_k2(copy: Path) -> None:
     edit(copy, "config.json", architectures=["LlamaForCausalLM"], model_type="llama")
     found = inspect_checkpoint(copy)
-    assert (found.is_k2, found.model_type, found.context_length) == (False, "llama", 32_768)
+    assert (found.is_k2, found.context_length) == (False, 32_768)
     with pytest.raises(InvalidValue, match="not a Kimi K2 checkpoint: its architecture"):
         require_k2(found)
 
@@ -228,7 +217,7 @@ def test_two_real_processes_share_one_entry(published: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_the_published_vocabulary_converts_and_encodes_the_golden_prompt(reference: Path, tmp_path: Path) -> None:
     found = inspect_checkpoint(reference)
-    assert (found.is_k2, found.context_length, found.vocab_size, found.quantization) == (True, 262_144, 163_840, "fp8")
+    assert (found.is_k2, found.context_length, found.vocab_size) == (True, 262_144, 163_840)
     directory = tokenizer_directory(found, tmp_path)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     assert tokenizer.encode(GREETING).ids == [*GREETING_IDS, 163586]

@@ -53,20 +53,14 @@ K2_CONTROLS = (
 class Checkpoint:
     """A checkpoint as its small files describe it. Numbers that config.json does not give are 0.
 
-    context_length: tokens; weight_bytes: size of the safetensors files; quantization: `quant_method`, "" for none;
-    why_not_k2: what it lacks, "" for a K2; tokenizer_hash: SHA-256, hex, of all that its tokenizer depends on.
+    context_length: in tokens; why_not_k2: the reason, "" for a K2 checkpoint; tokenizer_hash: SHA-256, hex, of all
+    files that its tokenizer depends on.
     """
 
     path: Path
-    architecture: str
-    model_type: str
     why_not_k2: str
     context_length: int
     vocab_size: int
-    layers: int
-    experts: int
-    quantization: str
-    weight_bytes: int
     has_tokenizer_json: bool
     tokenizer_hash: str
 
@@ -87,19 +81,11 @@ def inspect_checkpoint(path: Path) -> Checkpoint:
     config = _read_object(path / MODEL)
     # A multimodal model describes its language part in `text_config`.
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    architecture = _first_name(config.get("architectures"))
-    quantization = config.get("quantization_config")
     return Checkpoint(
         path=path,
-        architecture=architecture,
-        model_type=str(config.get("model_type", "")),
-        why_not_k2=_why_not_k2(path, architecture),
+        why_not_k2=_why_not_k2(path, _first_name(config.get("architectures"))),
         context_length=_count(text, "max_position_embeddings"),
         vocab_size=_count(text, "vocab_size"),
-        layers=_count(text, "num_hidden_layers"),
-        experts=_count(text, "n_routed_experts"),
-        quantization=str(quantization.get("quant_method", "")) if isinstance(quantization, dict) else "",
-        weight_bytes=sum(file.stat().st_size for file in path.glob("*.safetensors")),
         has_tokenizer_json=(path / CONVERTED).is_file(),
         tokenizer_hash=_tokenizer_hash(path),
     )
