@@ -11,11 +11,11 @@ from typing import Any
 
 import fake_pb_utils as triton
 import pytest
+from scripted_engine import ScriptedEngine, Step, Wait
 
 from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.admission import Capacity
-from kimi_k2_serving.engine.fake import ScriptedEngine, Step, Wait
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, TokenUsage
 from kimi_k2_serving.triton.engine.service import EngineService, Serving
 from kimi_k2_serving.triton.server_watch import TritonServer

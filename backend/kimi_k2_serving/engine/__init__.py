@@ -1,1 +1,1 @@
-"""The engine: its port, SGLang in a supervised process of its own, a scripted fake, the CPU platform."""
+"""The engine: its port, SGLang in its own supervised process, checkpoints, configuration, and the CPU platform."""

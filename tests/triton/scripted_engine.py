@@ -1,6 +1,6 @@
-"""An engine from a script, for tests and faults: each generation plays what its prompt's first id names.
+"""An engine that follows a script: the first id of a generation's prompt chooses its script.
 
-Same port, same rules as the real one; no process, no time but what the script waits.
+It implements the engine port without a process, and takes only the time that the script waits.
 """
 
 from __future__ import annotations
