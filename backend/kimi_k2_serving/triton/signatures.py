@@ -34,7 +34,6 @@ STREAM = scalar("stream", "BOOL", "true: a response for each new piece of output
 SAMPLING_PARAMETERS = scalar(
     "sampling_parameters", "STRING", "JSON object of sampling parameters; a tensor of the same name overrides a key"
 )
-TEXT_INPUT = scalar("text_input", "STRING", "the prompt as text")
 
 # Sampling parameters as tensors; each is also a key of `sampling_parameters`.
 SAMPLING: tuple[TensorSpec, ...] = (
