@@ -40,7 +40,7 @@ def stages(length: int) -> dict[str, Callable[[], Any]]:
     request = fake_pb_utils.Request({"input_ids": [(7 * number) % 163_000 for number in range(length)]})
     read = lambda: read_job(request, AnyVocabulary(), context_length=length + 1, new_uid=lambda: "u")  # noqa: E731
     job = read()
-    submit = wire.Submit("u", list(job.generation.input_ids), {}, True, None, 0)
+    submit = wire.Submit("u", list(job.generation.input_ids), {}, None, 0)
     data = wire.frame(submit)
 
     def receive() -> None:

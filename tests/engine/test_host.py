@@ -91,7 +91,7 @@ async def ended(engine: Engine, *messages: wire.ToHost) -> list[str]:
 
 
 def submit(uid: str) -> wire.Submit:
-    return wire.Submit(uid=uid, input_ids=[1], sampling={}, stream=True, top_logprobs=None, priority=None)
+    return wire.Submit(uid=uid, input_ids=[1], sampling={}, top_logprobs=None, priority=None)
 
 
 def test_an_abort_that_comes_with_its_request_is_not_lost() -> None:

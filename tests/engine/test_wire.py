@@ -17,7 +17,6 @@ MESSAGES = st.lists(
             uid=st.text(min_size=1, max_size=8),
             input_ids=st.lists(st.integers(0, 2**31 - 1), max_size=50),
             sampling=st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3),
-            stream=st.booleans(),
             top_logprobs=st.none() | st.integers(0, 20),
             priority=st.none(),
         ).filter(lambda submit: all(not isinstance(v, int) or abs(v) < 2**63 for v in submit.sampling.values())),
@@ -79,8 +78,8 @@ def test_a_frame_that_is_no_message_says_whose_it_was(fields: object, uid: str) 
 @pytest.mark.parametrize(
     "message",
     [
-        wire.Submit("u", [1 << 80], {}, True, None, 0),
-        wire.Submit("u", [1], {"x": object()}, True, None, 0),
+        wire.Submit("u", [1 << 80], {}, None, 0),
+        wire.Submit("u", [1], {"x": object()}, None, 0),
         wire.Failed("u", 400, "\ud800"),
         wire.Failed("u", 400, "x" * wire.FRAME_BYTES),
     ],
@@ -98,7 +97,7 @@ def test_what_ended_a_generation_is_an_id_several_or_text(matched: object) -> No
 
 def test_a_prompt_of_the_whole_context_is_read_in_time_proportional_to_it() -> None:
     def seconds(length: int) -> float:
-        data = wire.frame(wire.Submit("u", list(range(length)), {}, True, None, 0))
+        data = wire.frame(wire.Submit("u", list(range(length)), {}, None, 0))
         best = 9.0
         for _ in range(3):
             begin = time.process_time()

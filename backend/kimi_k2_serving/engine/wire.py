@@ -34,7 +34,6 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     uid: str
     input_ids: list[int]
     sampling: dict[str, Any]
-    stream: bool
     top_logprobs: int | None
     priority: int | None
     cache_salt: str | None = None
@@ -107,7 +106,6 @@ def submission(generation: Generation) -> Submit:
         uid=generation.uid,
         input_ids=list(generation.input_ids),
         sampling=dict(generation.sampling),
-        stream=generation.stream,
         top_logprobs=generation.top_logprobs,
         priority=generation.priority,
         cache_salt=generation.cache_salt,
