@@ -1,7 +1,7 @@
 """The interface that serving needs of an engine: token ids in, token ids out, abort by uid, the engine's true state.
 
-Implementations: `supervisor.SupervisedEngine` (SGLang in its own process), the frontend's engine over gRPC, and the
-tests' scripted one. A generation ends once: its last chunk has `end`, or the iterator raises one ServingError.
+The implementation is `supervisor.SupervisedEngine`, SGLang in its own process; tests use a scripted one. A generation
+ends once: its last chunk has `end`, or the iterator raises one ServingError.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class EngineInfo:
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One request. `uid` is unique among those in flight. `input_ids` are the whole prompt. `sampling` uses SGLang's
-    parameter names. Generations share the prefix cache only with those of the same `cache_salt`. `top_logprobs`:
-    number of alternatives per token, None for no log-probabilities. `priority`: higher goes first.
+    parameter names. `stream` is for the frontend, whose client sends it to the engine model; SupervisedEngine always
+    yields chunks. `top_logprobs`: number of alternatives per token, None for no log-probabilities. `priority`: higher
+    goes first. Generations share the prefix cache only with those of the same `cache_salt`.
     """
 
     uid: str
