@@ -5,11 +5,11 @@ Each death is recorded with the requests that were in the engine. With at most o
 WINDOW seconds, every request starts at once. Otherwise requests start on trial, in order of arrival: GROUP at a time,
 from the third unexplained death one at a time (a killer counts as two). A request that was present at two deaths, or
 was the only one on trial at a death, is a suspect. Its trial starts only when the other requests in the engine have run
-for SETTLED_SECONDS, and no other request starts during it. A stranger passes its trial with its first output. A suspect
-passes when the engine survives it for as long as it did before a death; if that is longer than the trial may take,
-doubt remains until a second, longer trial. A suspect on trial when the engine dies is the killer: it is refused for
-REFUSED_SECONDS, and every death at which it was present is explained. Explained deaths do not count towards giving up
-the engine. Neither does a death with a single stranger on trial, which becomes a suspect if it comes again.
+for SETTLED_SECONDS, and no other request starts during it. It passes when the engine survives it for as long as it did
+before a death; if that is longer than the trial may take, doubt remains until a second, longer trial. Any other
+request, a stranger, passes with its first output. A suspect on trial when the engine dies is the killer: it is refused
+for REFUSED_SECONDS, and every death at which it was present is explained. Explained deaths do not count towards giving
+up the engine. Neither does a death with a single stranger on trial, which is a suspect if it comes again.
 
 A request waits at most WAIT_SECONDS. A trial stops blocking others after TRIAL_SECONDS if the engine moves. A retry has
 a new uid, so a request is identified by its content without the parameters that a retry may change.
