@@ -98,7 +98,7 @@ def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[i
         assert text is not None
         return text, encoder.encode(text)
     if min(ids) < 0 or max(ids) >= encoder.vocab_size:
-        raise InvalidValue(f"ids must lie in 0 to {encoder.vocab_size - 1}", field="input_ids")
+        raise InvalidValue(f"ids must be 0 to {encoder.vocab_size - 1}", field="input_ids")
     return None, ids
 
 
@@ -129,18 +129,18 @@ def read_heartbeat(given: Inputs, stream: bool) -> float | None:
     return seconds
 
 
-def read_seconds(given: Inputs, name: str, least: int) -> float | None:
-    """The value in seconds of a tensor in milliseconds, at least `least` ms."""
-    milliseconds = read_integer(given, name, least, DAY_MS)
+def read_seconds(given: Inputs, name: str, minimum: int) -> float | None:
+    """A tensor in milliseconds, at least `minimum`, converted to seconds."""
+    milliseconds = read_integer(given, name, minimum, DAY_MS)
     return None if milliseconds is None else milliseconds / 1000
 
 
-def read_integer(given: Inputs, name: str, least: int, most: int) -> int | None:
+def read_integer(given: Inputs, name: str, minimum: int, maximum: int) -> int | None:
     found = inputs.value(given, name)
     if found is None:
         return None
-    if not least <= found <= most:
-        raise InvalidValue(f"must lie in {least} to {most}, got {found}", field=name)
+    if not minimum <= found <= maximum:
+        raise InvalidValue(f"must be {minimum} to {maximum}, got {found}", field=name)
     return int(found)
 
 
