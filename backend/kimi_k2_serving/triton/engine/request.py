@@ -98,7 +98,7 @@ def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[i
         assert text is not None
         return text, encoder.encode(text)
     if min(ids) < 0 or max(ids) >= encoder.vocab_size:
-        raise InvalidValue(f"ids must be 0 to {encoder.vocab_size - 1}", field="input_ids")
+        raise InvalidValue(f"ids must lie in 0 to {encoder.vocab_size - 1}", field="input_ids")
     return None, ids
 
 
@@ -140,7 +140,7 @@ def read_integer(given: Inputs, name: str, minimum: int, maximum: int) -> int | 
     if found is None:
         return None
     if not minimum <= found <= maximum:
-        raise InvalidValue(f"must be {minimum} to {maximum}, got {found}", field=name)
+        raise InvalidValue(f"must lie in {minimum} to {maximum}, got {found}", field=name)
     return int(found)
 
 
