@@ -78,8 +78,8 @@ def test_a_number_that_is_no_whole_number_is_refused(copy: Path, value: object) 
 
 
 def test_a_number_that_config_json_leaves_out_or_null_is_0(copy: Path) -> None:
-    edit(copy, "config.json", vocab_size=None)
-    assert inspect_checkpoint(copy).vocab_size == 0
+    edit(copy, "config.json", max_position_embeddings=None)
+    assert inspect_checkpoint(copy).context_length == 0
 
 
 def test_another_familys_checkpoint_is_described_and_is_no_k2(copy: Path) -> None:

@@ -300,4 +300,4 @@ def test_memory_is_bounded() -> None:
     assert len(suspects._deaths) <= 64
     assert len(suspects._refused) <= 1024
     assert not suspects._turns
-    assert not suspects._line
+    assert not suspects._queue

@@ -133,9 +133,9 @@ def engine_of_preset(checkpoint: Path, preset: str, environ: Mapping[str, str]) 
 def read_capacity(given: Mapping[str, Any]) -> Capacity:
     check_keys(given, ADMISSION_KEYS, "admission")
     for key in ADMISSION_KEYS:
-        least = 0 if key == "queue" else 1
-        if not isinstance(given.get(key), int) or given[key] < least:
-            raise InvalidValue(f"must be a whole number, at least {least}", field=f"admission.{key}")
+        minimum = 0 if key == "queue" else 1
+        if not isinstance(given.get(key), int) or given[key] < minimum:
+            raise InvalidValue(f"must be a whole number, at least {minimum}", field=f"admission.{key}")
     return Capacity(given["requests"], given["prompt_tokens"], given["queue"], float(given["queue_seconds"]))
 
 

@@ -19,18 +19,18 @@ class GivenUp:
     def __init__(self, runtime: Path, model: str) -> None:
         self._path = socket_path(runtime, model).with_suffix(SUFFIX)
         self._model = model
-        self._told = False
+        self._written = False
 
     def tell(self) -> None:
         """Write the file. Raises OSError if it can't be written; the next call tries again."""
-        if not self._told:
-            beside = self._path.with_suffix(".new")
-            beside.write_text(self._model, encoding="utf-8")
-            beside.replace(self._path)
-            self._told = True
+        if not self._written:
+            draft = self._path.with_suffix(".new")
+            draft.write_text(self._model, encoding="utf-8")
+            draft.replace(self._path)
+            self._written = True
 
     def withdraw(self) -> None:
-        self._told = False
+        self._written = False
         self._path.unlink(missing_ok=True)
 
 

@@ -29,7 +29,7 @@ class StartRun:
 
 @dataclass(frozen=True, slots=True)
 class StopRun:
-    """End the engine's run before its end."""
+    """Abort the engine's run."""
 
 
 @dataclass(frozen=True, slots=True)

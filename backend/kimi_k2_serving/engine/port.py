@@ -133,7 +133,7 @@ class Engine(Protocol):
 
     @property
     def load(self) -> Load:
-        """At most 200 ms old; all zero but `restarts` while the engine is down."""
+        """At most 200 ms old; all values except `restarts` are 0 while the engine is down."""
         ...
 
     def check(self) -> None:

@@ -41,13 +41,13 @@ def mapped_entries(pid: int, *, proc: Path = Path("/proc")) -> Iterator[Entry]:
                     yield Entry(target.removeprefix(prefix).removesuffix(_DELETED), descriptor.stat().st_ino)
 
 
-def listed(folder: Path = SHARED_MEMORY) -> Iterator[Entry]:
-    """All files in the folder, of every process and user."""
-    for path in folder.rglob("*"):
+def listed() -> Iterator[Entry]:
+    """All files in /dev/shm, of every process and user."""
+    for path in SHARED_MEMORY.rglob("*"):
         with suppress(OSError):
             status = path.lstat()
             if not stat.S_ISDIR(status.st_mode):
-                yield Entry(str(path.relative_to(folder)), status.st_ino)
+                yield Entry(str(path.relative_to(SHARED_MEMORY)), status.st_ino)
 
 
 def make_private(pid: int) -> None:

@@ -5,11 +5,11 @@ Each death is recorded with the requests that were in the engine. With at most o
 WINDOW seconds, every request starts at once. Otherwise requests start on trial, in order of arrival: GROUP at a time,
 from the third unexplained death one at a time (a killer counts as two). A request that was present at two deaths, or
 was the only one on trial at a death, is a suspect. Its trial starts only when the other requests in the engine have run
-for SETTLED_SECONDS, and no other request starts during it. It passes when the engine survives it for as long as it did
-before a death; if that is longer than the trial may take, doubt remains until a second, longer trial. Any other
-request, a stranger, passes with its first output. A suspect on trial when the engine dies is the killer: it is refused
-for REFUSED_SECONDS, and every death at which it was present is explained. Explained deaths do not count towards giving
-up the engine. Neither does a death with a single stranger on trial, which is a suspect if it comes again.
+for SETTLED_SECONDS, and no other request starts during it. The suspect passes when the engine survives it for as long
+as it did before a death; if that is longer than the trial may take, doubt remains until a second, longer trial. Any
+other request, a stranger, passes with its first output. A suspect on trial when the engine dies is the killer: it is
+refused for REFUSED_SECONDS, and every death at which it was present is explained. Explained deaths do not count towards
+giving up the engine. Neither does a death with a single stranger on trial, which is a suspect if it comes again.
 
 A request waits at most WAIT_SECONDS. A trial stops blocking others after TRIAL_SECONDS if the engine moves. A retry has
 a new uid, so a request is identified by its content without the parameters that a retry may change.
@@ -46,7 +46,7 @@ RETRY_MAY_CHANGE = frozenset({"max_new_tokens", "sampling_seed", "stream_interva
 
 
 def fingerprint(generation: Generation) -> str:
-    """A hash of the content. Uid, priority, cache salt and length are left out: a killer kills with any of them."""
+    """A hash of the content. Uid, priority, cache salt and length are left out: they do not make a killer."""
     kept = {name: value for name, value in generation.sampling.items() if name not in RETRY_MAY_CHANGE}
     made = hashlib.blake2b(array("q", generation.input_ids).tobytes(), digest_size=16)
     made.update(msgspec.json.encode([kept, generation.top_logprobs], order="sorted"))
@@ -74,7 +74,7 @@ class Turn:
     needed: float = 0.0
     alone: bool = False
     brief: bool = False
-    # The cached fingerprint: it is computed on first use, which is never while the engine does not die.
+    # The cached fingerprint. It is needed, and computed, only once the engine has died.
     known: str = ""
 
     @property
@@ -110,7 +110,7 @@ class Suspects:
     def __init__(self) -> None:
         # By uid, in order of arrival.
         self._turns: dict[str, Turn] = {}
-        self._line: deque[str] = deque()
+        self._queue: deque[str] = deque()
         self._deaths: deque[Death] = deque(maxlen=DEATHS_KEPT)
         # By fingerprint: when its refusal ends, and when it last passed a trial as a suspect.
         self._refused: OrderedDict[str, float] = OrderedDict()
@@ -123,26 +123,26 @@ class Suspects:
 
     def arrive(self, uid: str, generation: Generation, now: float) -> None:
         self._turns[uid] = Turn(generation, now)
-        self._line.append(uid)
+        self._queue.append(uid)
 
     def settle(self, now: float, *, moving: bool = True) -> list[TrialDecision]:
         """The requests that start or are refused now. Call it after every event, and often while requests wait.
         `moving`: the engine works. Only then does an overdue trial let others start: in a hung engine they would hang.
         """
-        self._forget(now)
+        self._expire(now)
         if moving:
-            self._hurry(now)
+            self._mark_overdue(now)
         decisions = []
-        while self._line:
-            turn = self._turns.get(self._line[0])
+        while self._queue:
+            turn = self._turns.get(self._queue[0])
             if turn is not None and turn.stage is Stage.WAITING:
                 refusal = self._refusal(turn, now)
                 if refusal is None and not self._begin(turn, now):
                     break
                 if refusal is not None:
-                    del self._turns[self._line[0]]
-                decisions.append(TrialDecision(self._line[0], refusal))
-            self._line.popleft()
+                    del self._turns[self._queue[0]]
+                decisions.append(TrialDecision(self._queue[0], refusal))
+            self._queue.popleft()
         return decisions
 
     def on_trial(self, uid: str) -> bool:
@@ -154,14 +154,14 @@ class Suspects:
         turn = self._turns.get(uid)
         if turn is None or turn.stage is Stage.PROVEN or now - turn.since < turn.needed:
             return False
-        self._pass(turn, now)
+        self._pass_trial(turn, now)
         return True
 
     def leave(self, uid: str, now: float, *, served: bool) -> None:
         """Remove an ended request; unknown uids are ignored. `served`: the engine finished it, without an abort."""
         turn = self._turns.pop(uid, None)
         if turn is not None and served:
-            self._pass(turn, now)
+            self._pass_trial(turn, now)
 
     def died(self, now: float) -> str:
         """Record a death of the engine, and forget all requests, waiting ones too. Returns the fingerprint that is
@@ -173,9 +173,9 @@ class Suspects:
             age = now - turn.since
             death.ages[turn.fingerprint] = min(age, death.ages.get(turn.fingerprint, age))
         self._turns.clear()
-        self._line.clear()
+        self._queue.clear()
         self._deaths.append(death)
-        self._forget(now)
+        self._expire(now)
         tried = {turn.fingerprint for turn in turns if turn.stage in (Stage.TRIAL, Stage.OVERDUE)}
         if len(tried) != 1 or any(turn.brief and turn.stage is Stage.PROVEN for turn in turns):
             return ""
@@ -204,18 +204,18 @@ class Suspects:
                     self._refused.pop(death.convict, None)
                 death.convict = known
 
-    def _forget(self, now: float) -> None:
+    def _expire(self, now: float) -> None:
         while self._deaths and now - self._deaths[0].at >= WINDOW:
             self._deaths.popleft()
         self._refused = OrderedDict((known, until) for known, until in self._refused.items() if now < until)
         self._passed = {known: at for known, at in self._passed.items() if now - at < WINDOW}
 
-    def _hurry(self, now: float) -> None:
+    def _mark_overdue(self, now: float) -> None:
         for turn in self._turns.values():
             if turn.stage is Stage.TRIAL and now - turn.since >= TRIAL_SECONDS:
                 turn.stage = Stage.OVERDUE
 
-    def _room(self) -> int | None:
+    def _trial_places(self) -> int | None:
         """How many requests may be on trial at a time; None if requests start without a trial."""
         level = sum(bool(death.ages) and not death.convict for death in self._deaths)
         if any(death.convict for death in self._deaths):
@@ -238,27 +238,27 @@ class Suspects:
         return None
 
     def _begin(self, turn: Turn, now: float) -> bool:
-        room = self._room()
-        if room is None:
+        places = self._trial_places()
+        if places is None:
             turn.stage = Stage.PROVEN
             turn.since = now
             return True
         ages = self._suspicion(turn.fingerprint)
         trials = [other for other in self._turns.values() if other.stage is Stage.TRIAL]
-        if len(trials) >= (1 if ages else room) or any(other.alone for other in trials):
+        if len(trials) >= (1 if ages else places) or any(other.alone for other in trials):
             return False
-        if ages and any(other.stage is Stage.PROVEN and self._fresh(other, now) for other in self._turns.values()):
+        if ages and any(other.stage is Stage.PROVEN and self._unsettled(other, now) for other in self._turns.values()):
             return False
-        again = turn.fingerprint in self._passed
+        retrial = turn.fingerprint in self._passed
         lived = min(ages) + MARGIN if ages else STRANGER_SECONDS
-        turn.needed = min(lived, TRIAL_SECONDS if again else SUSPECT_SECONDS)
+        turn.needed = min(lived, TRIAL_SECONDS if retrial else SUSPECT_SECONDS)
         turn.alone = bool(ages)
-        turn.brief = lived > turn.needed and not again
+        turn.brief = lived > turn.needed and not retrial
         turn.stage = Stage.TRIAL
         turn.since = now
         return True
 
-    def _fresh(self, turn: Turn, now: float) -> bool:
+    def _unsettled(self, turn: Turn, now: float) -> bool:
         return not turn.alone and now - turn.since < SETTLED_SECONDS
 
     def _suspicion(self, known: str) -> list[float]:
@@ -272,7 +272,7 @@ class Suspects:
         suspected = len(deaths) >= 2 or any(passed is not None or death.tried == known for death in deaths)
         return [death.ages[known] for death in deaths] if suspected else []
 
-    def _pass(self, turn: Turn, now: float) -> None:
+    def _pass_trial(self, turn: Turn, now: float) -> None:
         if turn.alone:
             self._passed[turn.fingerprint] = now
         turn.stage = Stage.PROVEN

@@ -16,24 +16,24 @@ CPU_SECONDS = 3
 MEMORY_BYTES = 1 << 30
 OUTPUT_BYTES = 4 << 20
 # The longest rendered probe; a correct one has some hundred characters.
-MOST_CHARACTERS = 1 << 16
+MAX_CHARACTERS = 1 << 16
 
 
 def main() -> None:
-    for kind, most in (
+    for resource_kind, limit in (
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_FSIZE, OUTPUT_BYTES),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(kind, (most, most))
-    given = json.load(sys.stdin.buffer)
-    sys.stdout.buffer.write(json.dumps(render_probes(given["template"], given["probes"])).encode())
+        resource.setrlimit(resource_kind, (limit, limit))
+    request = json.load(sys.stdin.buffer)
+    sys.stdout.buffer.write(json.dumps(render_probes(request["template"], request["probes"])).encode())
 
 
 def render_probes(source: str, probes: list[dict[str, Any]]) -> list[dict[str, str]]:
     try:
-        template = sandbox().from_string(source)
+        template = make_sandbox().from_string(source)
     except Exception as error:
         return [{"error": type(error).__name__} for _ in probes]
     # Forbid new processes and threads: jinja2 has loaded all that it needs.
@@ -48,7 +48,7 @@ def _render(template: Any, probe: dict[str, Any]) -> dict[str, str]:
         for piece in template.generate(**probe, add_generation_prompt=True, bos_token="[BOS]", eos_token="[EOS]"):
             pieces.append(piece)
             length += len(piece)
-            if length > MOST_CHARACTERS:
+            if length > MAX_CHARACTERS:
                 return {"error": "TooLong"}
     except Exception as error:
         # Only the class: the template may make the message as long as it likes.
@@ -56,7 +56,7 @@ def _render(template: Any, probe: dict[str, Any]) -> dict[str, str]:
     return {"text": "".join(pieces)}
 
 
-def sandbox() -> Any:
+def make_sandbox() -> Any:
     from jinja2.exceptions import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -66,12 +66,14 @@ def sandbox() -> Any:
     def raise_exception(message: str) -> NoReturn:
         raise TemplateError(message)
 
-    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    made.filters["tojson"] = tojson
-    made.globals["raise_exception"] = raise_exception
+    sandbox = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    sandbox.filters["tojson"] = tojson
+    sandbox.globals["raise_exception"] = raise_exception
     # A template may print the date. Such a prompt is not K2's, and the returned format text makes it differ from ours.
-    made.globals["strftime_now"] = lambda form: str(form)
-    return made
+    sandbox.globals["strftime_now"] = lambda form: str(form)
+    return sandbox
 
 
 if __name__ == "__main__":

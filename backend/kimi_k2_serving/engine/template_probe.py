@@ -86,9 +86,7 @@ PROBES: tuple[Probe, ...] = (
     Probe("tools", "P2", [_SYSTEM, _HELLO], [_TOOL, {"type": "function", "function": {"name": "now"}}]),
     Probe("tools and no system message", "P4", [_HELLO], [_TOOL]),
     Probe("results", "P8", [_SYSTEM, *_CALLS], [_TOOL]),
-    Probe(
-        "calls and the turn behind them", "P9", [_SYSTEM, *_CALLS, {"role": "assistant", "content": "Rain."}, _HELLO]
-    ),
+    Probe("calls and the turn after them", "P9", [_SYSTEM, *_CALLS, {"role": "assistant", "content": "Rain."}, _HELLO]),
 )
 
 
@@ -144,22 +142,22 @@ def ask_template(template: str, sorts: bool, python: str = sys.executable) -> li
     """Render every probe with the template: {"text"} or {"error"} for each. Never raises for a template's fault."""
     probes = [{"messages": each.messages, "tools": _sorted(each.tools) if sorts else each.tools} for each in PROBES]
     command = [python, "-I", template_child.__file__]
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as said:
-        given.write(json.dumps({"template": template, "probes": probes}).encode())
-        given.seek(0)
+    with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as answer:
+        request.write(json.dumps({"template": template, "probes": probes}).encode())
+        request.seek(0)
         try:
             subprocess.run(
                 command,
-                stdin=given,
-                stdout=said,
+                stdin=request,
+                stdout=answer,
                 stderr=subprocess.DEVNULL,
                 env={},
                 cwd="/",
                 timeout=CHILD_SECONDS,
                 check=True,
             )
-            said.seek(0)
-            found: list[dict[str, str]] = json.loads(said.read())
+            answer.seek(0)
+            found: list[dict[str, str]] = json.loads(answer.read())
         except (subprocess.SubprocessError, ValueError):
             return [{"error": "no answer within its limits on CPU time and memory"} for _ in PROBES]
     return found

@@ -23,17 +23,17 @@ class Complaints:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._said: dict[str, float] = {}
-        self._unsaid: dict[str, int] = {}
+        self._logged_at: dict[str, float] = {}
+        self._suppressed: dict[str, int] = {}
 
     def about(self, what: str, error: BaseException) -> None:
         now = self._clock()
-        if now - self._said.get(what, -LOG_SECONDS) < LOG_SECONDS:
-            self._unsaid[what] = self._unsaid.get(what, 0) + 1
+        if now - self._logged_at.get(what, -LOG_SECONDS) < LOG_SECONDS:
+            self._suppressed[what] = self._suppressed.get(what, 0) + 1
             return
-        self._said[what] = now
-        unsaid = self._unsaid.pop(what, 0)
-        more = f" (and {unsaid} times more since the last message)" if unsaid else ""
+        self._logged_at[what] = now
+        suppressed = self._suppressed.pop(what, 0)
+        more = f" (and {suppressed} times more since the last message)" if suppressed else ""
         pb_utils.Logger.log_error(f"{what} failed: {type(error).__name__}: {error}{more}")
 
 

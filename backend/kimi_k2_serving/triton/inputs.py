@@ -126,7 +126,7 @@ def sampling_value(given: Inputs, tensor: TensorSpec) -> Any:
 
 
 def refuse_parameters(given: Inputs, known: Iterable[str]) -> None:
-    """Raise UnknownField for a request parameter: Triton turns a JSON key that names no tensor into one."""
+    """Raise UnknownField for a request parameter that is not Triton's own: a JSON key that names no tensor is one."""
     parameters = strict_json.loads(given.parameters or "{}", field="parameters")
     assert isinstance(parameters, dict)
     for name in parameters:

@@ -103,7 +103,7 @@ def read_sampling(given: Inputs) -> dict[str, Any]:
     sampling = core_sampling.read_parameters(inputs.sampling(given))
     for name in core_sampling.GRAMMARS:
         if name in sampling:
-            raise InvalidValue("use response_format or tools", field=f"sampling_parameters.{name}")
+            raise InvalidValue("not accepted here; use response_format or tools", field=f"sampling_parameters.{name}")
     sampling.pop("skip_special_tokens", None)
     return sampling
 

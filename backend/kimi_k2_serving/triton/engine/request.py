@@ -129,18 +129,18 @@ def read_heartbeat(given: Inputs, stream: bool) -> float | None:
     return seconds
 
 
-def read_seconds(given: Inputs, name: str, least: int) -> float | None:
-    """The value in seconds of a tensor in milliseconds, at least `least` ms."""
-    milliseconds = read_integer(given, name, least, DAY_MS)
+def read_seconds(given: Inputs, name: str, minimum: int) -> float | None:
+    """A tensor in milliseconds, at least `minimum`, converted to seconds."""
+    milliseconds = read_integer(given, name, minimum, DAY_MS)
     return None if milliseconds is None else milliseconds / 1000
 
 
-def read_integer(given: Inputs, name: str, least: int, most: int) -> int | None:
+def read_integer(given: Inputs, name: str, minimum: int, maximum: int) -> int | None:
     found = inputs.value(given, name)
     if found is None:
         return None
-    if not least <= found <= most:
-        raise InvalidValue(f"must lie in {least} to {most}, got {found}", field=name)
+    if not minimum <= found <= maximum:
+        raise InvalidValue(f"must lie in {minimum} to {maximum}, got {found}", field=name)
     return int(found)
 
 

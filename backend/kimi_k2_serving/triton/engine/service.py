@@ -171,7 +171,7 @@ class EngineService:
         self._given_up.withdraw()
         forever = self._background.forever
         forever(self._keep_time, "keeping time", POLL_SECONDS)
-        forever(self._poll, "asking for cancellations", POLL_SECONDS)
+        forever(self._poll, "polling for cancellations", POLL_SECONDS)
         forever(self._publish, "publishing metrics", METRICS_SECONDS)
         if self._serving.server is not None:
             forever(functools.partial(self._drain, self._serving.server), "watching for a stop", POLL_SECONDS)
@@ -272,7 +272,7 @@ class EngineService:
         except ServingError as error:
             self._perform(flight, flight.lifecycle.lose(error))
         except Exception as error:
-            pb_utils.Logger.log_error(f"a run failed: {type(error).__name__}: {error}")
+            pb_utils.Logger.log_error(f"a generation failed: {type(error).__name__}: {error}")
         # No effect if the run has ended properly: the lifecycle then ignores this.
         self._perform(flight, flight.lifecycle.lose(Internal("an internal error; see the server's log")))
 
