@@ -27,6 +27,7 @@ from kimi_k2_serving.enforcer.worker_client import START_SECONDS, Line, WorkerPr
 from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.json_schema.bounds import Bounds
 from tests.bench import published
+from tests.support.enforcer import constraint_of
 from tests.support.schemas import corpus
 
 SLOWEST = 3
@@ -121,7 +122,7 @@ def _measure(enforcer: Enforcer, worker: Metered, conversation: Conversation, ta
     worker.seconds, worker.ended = 0.0, 0
     began = time.monotonic()
     try:
-        relaxed = enforcer.constrain(conversation).relaxed
+        relaxed = constraint_of(enforcer, conversation).relaxed
     except ServingError:
         tally.counts["refused"] += 1
         relaxed = ()

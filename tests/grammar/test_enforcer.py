@@ -23,6 +23,7 @@ from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.grammar.constraint import Constraint
 from kimi_k2_serving.json_schema.bounds import Bounds
 from tests.grammar.prover import request, tool
+from tests.support.enforcer import ask, constraint_of
 
 Answers = Callable[[dict[str, Any], Conversation], list[dict[str, Any]]]
 
@@ -89,22 +90,21 @@ def of(*names: str, **rest: Any) -> Conversation:
 
 def refused(enforcer: Enforcer, conversation: Conversation) -> ServingError:
     with pytest.raises(ServingError) as caught:
-        enforcer.constrain(conversation)
+        constraint_of(enforcer, conversation)
     return caught.value
 
 
 def test_nothing_to_constrain_asks_nobody(enforcer: Enforcer, worker: FakeWorker) -> None:
-    assert enforcer.constrain(request(mode=ToolMode.AUTO)) == Constraint(None)
+    assert constraint_of(enforcer, request(mode=ToolMode.AUTO)) == Constraint(None)
     assert worker.jobs == []
 
 
 def test_a_known_conversation_asks_nobody_again(enforcer: Enforcer, worker: FakeWorker) -> None:
-    first = enforcer.constrain(of("a"))
-    again = enforcer.ask(of("a"))
+    first, again = constraint_of(enforcer, of("a")), ask(enforcer, of("a"))
     assert again.done()
     assert again.result() == first
     assert len(worker.jobs) == 1
-    enforcer.constrain(of("b"))
+    constraint_of(enforcer, of("b"))
     assert len(worker.jobs) == 2
 
 
@@ -121,18 +121,18 @@ def test_a_bad_outcome_is_known_too_and_each_who_asks_gets_an_error_of_his_own()
 
 def test_the_same_conversation_asked_at_once_is_one_job(enforcer: Enforcer, worker: FakeWorker) -> None:
     worker.gate.clear()
-    futures = [enforcer.ask(of("a")) for _ in range(20)]
+    futures = [ask(enforcer, of("a")) for _ in range(20)]
     worker.gate.set()
     assert len({future.result(10) for future in futures}) == 1
     assert len(worker.jobs) == 1
 
 
 def test_a_known_conversation_does_not_wait_behind_unknown_ones(enforcer: Enforcer, worker: FakeWorker) -> None:
-    enforcer.constrain(of("a"))
+    constraint_of(enforcer, of("a"))
     worker.gate.clear()
-    slow = [enforcer.ask(of(f"s{i}")) for i in range(10)]
-    assert enforcer.ask(of("a")).done()
-    assert enforcer.ask(request(mode=ToolMode.AUTO)).done()
+    slow = [ask(enforcer, of(f"s{i}")) for i in range(10)]
+    assert ask(enforcer, of("a")).done()
+    assert ask(enforcer, request(mode=ToolMode.AUTO)).done()
     assert not any(future.done() for future in slow)
     worker.gate.set()
     wait(slow, 10)
@@ -143,7 +143,7 @@ def test_jobs_are_served_in_the_order_in_which_they_came(worker: FakeWorker, mon
     monkeypatch.setattr(enforcers, "LANES", 1)
     worker.gate.clear()
     with made(worker) as enforcer:
-        futures = [enforcer.ask(of(f"n{i}")) for i in range(30)]
+        futures = [ask(enforcer, of(f"n{i}")) for i in range(30)]
         worker.gate.set()
         wait(futures, 10)
     assert [conversation.tools[0].name for _, conversation in worker.jobs] == [f"f_n{i}" for i in range(30)]
@@ -151,22 +151,22 @@ def test_jobs_are_served_in_the_order_in_which_they_came(worker: FakeWorker, mon
 
 def test_a_job_that_nobody_waits_for_any_more_is_not_begun(enforcer: Enforcer, worker: FakeWorker) -> None:
     worker.gate.clear()
-    running = [enforcer.ask(of(f"r{i}")) for i in range(enforcers.LANES)]
+    running = [ask(enforcer, of(f"r{i}")) for i in range(enforcers.LANES)]
     while len(worker.jobs) < enforcers.LANES:
         time.sleep(0.001)
-    left, stayed = enforcer.ask(of("left")), enforcer.ask(of("stayed"))
+    left, stayed = ask(enforcer, of("left")), ask(enforcer, of("stayed"))
     assert left.cancel()
     worker.gate.set()
     wait([*running, stayed], 10)
     assert "f_left" not in {conversation.tools[0].name for _, conversation in worker.jobs}
-    assert enforcer.constrain(of("left")).structural_tag
+    assert constraint_of(enforcer, of("left")).structural_tag
 
 
 def test_one_who_leaves_takes_nothing_from_another_who_waits_for_the_same(
     enforcer: Enforcer, worker: FakeWorker
 ) -> None:
     worker.gate.clear()
-    left, stayed = enforcer.ask(of("a")), enforcer.ask(of("a"))
+    left, stayed = ask(enforcer, of("a")), ask(enforcer, of("a"))
     assert left.cancel()
     worker.gate.set()
     assert stayed.result(10).structural_tag
@@ -174,22 +174,22 @@ def test_one_who_leaves_takes_nothing_from_another_who_waits_for_the_same(
 
 def test_more_unknown_conversations_than_may_wait_are_refused_at_once(enforcer: Enforcer, worker: FakeWorker) -> None:
     worker.gate.clear()
-    waiting = [enforcer.ask(of(f"w{i}")) for i in range(enforcers.MOST_WAITING)]
-    assert isinstance(enforcer.ask(of("more")).exception(0), Overloaded)
-    joined = enforcer.ask(of("w0"))
+    waiting = [ask(enforcer, of(f"w{i}")) for i in range(enforcers.MOST_WAITING)]
+    assert isinstance(ask(enforcer, of("more")).exception(0), Overloaded)
+    joined = ask(enforcer, of("w0"))
     worker.gate.set()
     wait([*waiting, joined], 30)
-    assert enforcer.constrain(of("more")).structural_tag
+    assert constraint_of(enforcer, of("more")).structural_tag
 
 
 def test_closing_tells_everybody_who_waits(worker: FakeWorker) -> None:
     enforcer = made(worker)
     worker.gate.clear()
-    futures = [enforcer.ask(of(f"c{i}")) for i in range(5)]
+    futures = [ask(enforcer, of(f"c{i}")) for i in range(5)]
     enforcer.close()
     for future in futures:
         assert isinstance(future.exception(10), ShuttingDown)
-    assert isinstance(enforcer.ask(of("late")).exception(10), ShuttingDown)
+    assert isinstance(ask(enforcer, of("late")).exception(10), ShuttingDown)
 
 
 PATHS = [jobs.path(0), jobs.path(1), jobs.path(2)]
@@ -229,13 +229,13 @@ def slow(*paths: str, relaxed: bool = False) -> Answers:
 )
 def test_a_schema_that_never_ends_is_given_up_and_no_other(conversation: Conversation, path: str) -> None:
     with made(FakeWorker(slow(path))) as enforcer:
-        assert enforcer.constrain(conversation) == Constraint("x", (f"{path}: schema",))
+        assert constraint_of(enforcer, conversation) == Constraint("x", (f"{path}: schema",))
 
 
 def test_a_schema_that_ends_with_its_parts_given_up_is_compiled_twice_once_it_proved_expensive() -> None:
     worker = FakeWorker(slow(PATHS[1], relaxed=True))
     with made(worker) as enforcer:
-        assert enforcer.constrain(of("a", "b")) == Constraint("x")
+        assert constraint_of(enforcer, of("a", "b")) == Constraint("x")
     assert [kind for kind, _ in worker.jobs] == ["constrain", "constrain", "constrain"]
 
 
@@ -253,9 +253,9 @@ def test_what_only_looks_cheap_waits_among_the_expensive_and_leaves_a_lane_to_th
         return constraint(header, conversation)
 
     with made(FakeWorker(answers)) as enforcer:
-        slow_ones = [enforcer.ask(of(f"slow{number}")) for number in range(6)]
+        slow_ones = [ask(enforcer, of(f"slow{number}")) for number in range(6)]
         assert begun.acquire(timeout=10)
-        assert enforcer.ask(of("cheap")).result(10).structural_tag
+        assert ask(enforcer, of("cheap")).result(10).structural_tag
         assert not begun.acquire(blocking=False)
         held.set()
         assert all(each.result(10).structural_tag for each in slow_ones)
@@ -263,7 +263,7 @@ def test_what_only_looks_cheap_waits_among_the_expensive_and_leaves_a_lane_to_th
 
 def test_of_several_that_never_end_each_is_given_up() -> None:
     with made(FakeWorker(slow(PATHS[0], PATHS[2]))) as enforcer:
-        assert enforcer.constrain(of("a", "b", "c")).relaxed == (f"{PATHS[0]}: schema", f"{PATHS[2]}: schema")
+        assert constraint_of(enforcer, of("a", "b", "c")).relaxed == (f"{PATHS[0]}: schema", f"{PATHS[2]}: schema")
 
 
 def test_of_schemas_that_take_too_long_together_the_slowest_are_given_up() -> None:
@@ -273,7 +273,7 @@ def test_of_schemas_that_take_too_long_together_the_slowest_are_given_up() -> No
         return [{"structural_tag": "x", "relaxed": header["free"]}] if "free" in header else []
 
     with made(FakeWorker(answers)) as enforcer:
-        assert enforcer.constrain(of("a", "b", "c")).relaxed == (PATHS[1],)
+        assert constraint_of(enforcer, of("a", "b", "c")).relaxed == (PATHS[1],)
 
 
 def test_a_schema_that_the_client_insists_on_is_refused_by_its_path() -> None:
@@ -294,7 +294,7 @@ def test_a_grammar_that_is_too_large_is_given_up_in_parts() -> None:
         return slow(PATHS[0])(header, conversation) or whole
 
     with made(FakeWorker(answers)) as enforcer:
-        assert enforcer.constrain(of("a", "b")).relaxed == (f"{PATHS[0]}: schema",)
+        assert constraint_of(enforcer, of("a", "b")).relaxed == (f"{PATHS[0]}: schema",)
 
 
 def test_where_nothing_ends_the_machine_is_busy_and_the_schema_is_not_to_blame() -> None:
@@ -309,13 +309,13 @@ def dies(_: dict[str, Any], __: Conversation) -> list[dict[str, Any]]:
 def test_what_was_given_up_once_is_tried_again_after_a_while() -> None:
     worker, clock = FakeWorker(slow(PATHS[0])), Clock()
     with made(worker, clock) as enforcer:
-        assert enforcer.constrain(of("a")).relaxed
+        assert constraint_of(enforcer, of("a")).relaxed
         asked = len(worker.jobs)
-        enforcer.constrain(of("a"))
+        constraint_of(enforcer, of("a"))
         assert len(worker.jobs) == asked
         clock.now = PASSING_SECONDS
         worker.answers = constraint
-        assert not enforcer.constrain(of("a")).relaxed
+        assert not constraint_of(enforcer, of("a")).relaxed
 
 
 def test_a_worker_that_is_not_there_is_our_fault_and_not_remembered(enforcer: Enforcer, worker: FakeWorker) -> None:
@@ -325,7 +325,7 @@ def test_a_worker_that_is_not_there_is_our_fault_and_not_remembered(enforcer: En
     worker.answers = fails
     assert isinstance(refused(enforcer, of("a")), Internal)
     worker.answers = constraint
-    assert enforcer.constrain(of("a")).structural_tag
+    assert constraint_of(enforcer, of("a")).structural_tag
 
 
 def test_a_defect_of_ours_is_internal_and_says_nothing(enforcer: Enforcer, worker: FakeWorker) -> None:
@@ -343,7 +343,7 @@ def test_however_callers_meet_each_gets_what_belongs_to_his_schema_and_each_sche
     worker = FakeWorker()
     with made(worker) as enforcer, ThreadPoolExecutor(8) as callers:
         futures: list[tuple[int, bool, Future[Future[Constraint]]]] = [
-            (number, leaves, callers.submit(enforcer.ask, of(f"p{number}"))) for number, leaves in asked
+            (number, leaves, callers.submit(ask, enforcer, of(f"p{number}"))) for number, leaves in asked
         ]
         for number, leaves, future in futures:
             if not (leaves and future.result().cancel()):

@@ -29,6 +29,7 @@ from kimi_k2_serving.grammar.constraint import constrain
 from kimi_k2_serving.grammar.lanes import marked
 from kimi_k2_serving.json_schema.bounds import Bounds
 from tests.grammar.prover import request, tool
+from tests.support.enforcer import ask, constraint_of
 
 SMALL = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 # An automaton for each: many seconds.
@@ -91,23 +92,23 @@ def test_a_constraint_is_the_one_that_is_made_here(enforcer: Enforcer, small_voc
     conversation = request(tool(SMALL), tool({"type": "object", "minProperties": 9}, name="g"))
     here = constrain(conversation, small_vocabulary, bounds=Bounds.demo())
     assert here.structural_tag is not None
-    assert enforcer.constrain(conversation) == replace(here, structural_tag=marked(here.structural_tag, 0.0))
+    assert constraint_of(enforcer, conversation) == replace(here, structural_tag=marked(here.structural_tag, 0.0))
 
 
 def test_an_invalid_schema_is_refused_as_it_is_here(enforcer: Enforcer) -> None:
     careless = tool({"properties": {"x": {"type": "int"}}}, name="g")
     place = "tools[1].function.parameters.properties.x.type"
-    assert enforcer.constrain(request(tool(SMALL), careless)).relaxed == (f"{place}: unreadable",)
+    assert constraint_of(enforcer, request(tool(SMALL), careless)).relaxed == (f"{place}: unreadable",)
     with pytest.raises(InvalidSchema) as caught:
-        enforcer.constrain(request(tool(SMALL), replace(careless, insists=True)))
+        constraint_of(enforcer, request(tool(SMALL), replace(careless, insists=True)))
     assert caught.value.field == place
 
 
 @pytest.mark.slow
 def test_past_the_budget_the_schema_is_given_up_and_others_go_on(worker: WorkerProcess, enforcer: Enforcer) -> None:
     pid = worker.pid
-    slow = enforcer.ask(request(tool(SMALL), tool(HUGE, name="huge"), tool(SMALL, name="h")))
-    assert enforcer.constrain(request(tool(SMALL))).structural_tag
+    slow = ask(enforcer, request(tool(SMALL), tool(HUGE, name="huge"), tool(SMALL, name="h")))
+    assert constraint_of(enforcer, request(tool(SMALL))).structural_tag
     # On a machine that is so busy that all the time of the clock is gone first, the others are given up with it.
     assert "tools[1].function.parameters: schema" in slow.result(60).relaxed
     assert worker.pid == pid
@@ -116,15 +117,15 @@ def test_past_the_budget_the_schema_is_given_up_and_others_go_on(worker: WorkerP
 @pytest.mark.slow
 def test_past_the_budget_a_schema_that_the_client_insists_on_is_refused(enforcer: Enforcer) -> None:
     with pytest.raises(InvalidSchema) as caught:
-        enforcer.constrain(request(tool(SMALL), tool(ENDLESS, name="endless", insists=True)))
+        constraint_of(enforcer, request(tool(SMALL), tool(ENDLESS, name="endless", insists=True)))
     assert caught.value.field == "tools[1].function.parameters"
 
 
 def test_past_the_budget_a_format_is_given_up_and_one_that_the_client_insists_on_is_refused(enforcer: Enforcer) -> None:
     wanted = ResponseFormat(FormatKind.JSON_SCHEMA, ENDLESS)
-    assert enforcer.constrain(Conversation((), response_format=wanted)).relaxed == (f"{jobs.FORMAT}: schema",)
+    assert constraint_of(enforcer, Conversation((), response_format=wanted)).relaxed == (f"{jobs.FORMAT}: schema",)
     with pytest.raises(InvalidSchema) as caught:
-        enforcer.constrain(Conversation((), response_format=replace(wanted, insists=True)))
+        constraint_of(enforcer, Conversation((), response_format=replace(wanted, insists=True)))
     assert caught.value.field == jobs.FORMAT
     assert "takes too long" in caught.value.detail
 
@@ -133,7 +134,7 @@ def test_two_thousand_properties_that_may_be_missing_stay_within_the_budget(enfo
     """In K2's vocabulary they would take minutes."""
     schema = {"type": "object", "properties": {f"property_{i}": {"type": "string"} for i in range(2_000)}}
     began = time.monotonic()
-    constraint = enforcer.constrain(request(tool(SMALL), tool(schema, name="many")))
+    constraint = constraint_of(enforcer, request(tool(SMALL), tool(schema, name="many")))
     assert constraint.structural_tag
     assert all(place.startswith("tools[1].") for place in constraint.relaxed)
     # What is stated, with the slack of a machine that does other things.
@@ -219,7 +220,7 @@ def test_it_dies_with_a_parent_that_is_killed() -> None:
 
 def test_a_worker_that_cannot_start_is_our_fault(tmp_path: Path) -> None:
     with Enforcer(WorkerProcess(tmp_path), bounds=Bounds.demo()) as enforcer, pytest.raises(Internal):
-        enforcer.constrain(request(tool(SMALL)))
+        constraint_of(enforcer, request(tool(SMALL)))
 
 
 def test_drawn_answers_reach_their_end(enforcer: Enforcer) -> None:
@@ -313,6 +314,6 @@ def test_an_enforcer_without_a_thread_refuses_and_serves_the_same_schema_later(
     with monkeypatch.context() as patch:
         patch.setattr(enforcer._lanes, "submit", none_left)
         with pytest.raises(Overloaded):
-            enforcer.constrain(request(tool(SMALL)))
-    assert enforcer.constrain(request(tool(SMALL))).structural_tag is not None
+            constraint_of(enforcer, request(tool(SMALL)))
+    assert constraint_of(enforcer, request(tool(SMALL))).structural_tag is not None
     enforcer._lanes.shutdown()

@@ -13,12 +13,21 @@ from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.enforcer.enforcer import Enforcer
 from kimi_k2_serving.enforcer.inspection import problems
 from kimi_k2_serving.enforcer.worker_client import START_SECONDS, Line
 from kimi_k2_serving.grammar import job as jobs
 from kimi_k2_serving.grammar.constraint import Bounds, Constraint, constrain
 
 LOOSE = "loose"
+
+
+def ask(enforcer: Enforcer, conversation: Conversation) -> Future[Constraint]:
+    return enforcer.ask_job(enforcer.job(conversation))
+
+
+def constraint_of(enforcer: Enforcer, conversation: Conversation) -> Constraint:
+    return ask(enforcer, conversation).result()
 
 
 class CheckingWorker:

@@ -83,18 +83,15 @@ class Enforcer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, conversation: Conversation) -> Future[Constraint]:
-        """Done already where the outcome is known; cancel it when nobody waits any more. It raises InvalidSchema or
-        LimitExceeded with the path inside the request, Overloaded, ShuttingDown or Internal.
-        """
-        return self.ask_job(self.job(conversation))
-
     def job(self, conversation: Conversation) -> bytes:
-        """What `ask_job` takes for it: b"" where there is nothing to constrain."""
+        """The job of a conversation, for `ask_job`; b"" if its answer is not constrained."""
         return jobs.encode_job(conversation, self._bounds) if jobs.constrained(conversation) else b""
 
     def ask_job(self, job: bytes) -> Future[Constraint]:
-        """`ask`, of a conversation that was made a job elsewhere."""
+        """The constraint of a job; done at once if the outcome is cached. Cancel it when nobody waits for it any more.
+
+        It raises InvalidSchema or LimitExceeded with the path inside the request, Overloaded, ShuttingDown or Internal.
+        """
         future: Future[Constraint] = Future()
         if not job:
             future.set_result(Constraint(None))
@@ -116,10 +113,6 @@ class Enforcer:
         if outcome is not None:
             _settle(future, outcome)
         return future
-
-    def constrain(self, conversation: Conversation) -> Constraint:
-        """`ask`, waited for."""
-        return self.ask(conversation).result()
 
     def walk(self, conversation: Conversation, *, walks: int, most: int, seed: int) -> Walked:
         """Constrain and compile within the budget, then draw random answers. Raises as `ask_job`."""
