@@ -38,7 +38,7 @@ PROBE_SECONDS = 0.4
 RELAXED_PASSES = 8.0
 # Wall-clock time for all tries that compile any schema. The last try, which compiles none, takes almost no time.
 MOST_SECONDS = 15.0
-# How often the most expensive schemas are searched and given up, before all schemas are.
+# How many times the most expensive schemas are searched for and given up before all schemas are.
 _SEARCHES = 3
 # How much time the schemas that are kept may have taken together, when each was compiled alone.
 _KEPT_SECONDS = 0.7

@@ -1,4 +1,4 @@
-"""The process that compiles grammars: it loads its modules once, and forks for each job a child that may die.
+"""The process that compiles grammars: it loads everything once, then forks a child for each job; a child may die.
 
 `python -m kimi_k2_serving.enforcer.worker_main [CHECKPOINT]`, with a SOCK_SEQPACKET socket as standard input. It sends
 `ready`, then receives messages: each is the job's seconds, with the descriptor of a stream socket. On that comes a line

@@ -39,7 +39,7 @@ _INDEX = ebnf.alt(
 
 TOO_LONG = "takes too long to compile to a grammar; simplify it"
 
-# For one request. xgrammar compiles about as many within its time; the hundred tools of a large agent need a tenth.
+# Rules of one request. xgrammar compiles about as many within the budget; a large agent's hundred tools need a tenth.
 _MAX_RULES = 50_000
 
 

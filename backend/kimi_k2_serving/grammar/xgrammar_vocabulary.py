@@ -44,7 +44,7 @@ class Walk:
 
 
 def walk(grammar: xgrammar.CompiledGrammar, stop_ids: frozenset[int], dice: Random, *, most: int) -> Walk:
-    """One answer: each token is drawn uniformly among the allowed ones. Raises ValueError if the mask is wrong."""
+    """One answer: each token is drawn uniformly among the allowed ones. Raises ValueError for a wrong mask."""
     matcher = xgrammar.GrammarMatcher(grammar)
     size = grammar.tokenizer_info.vocab_size
     mask = xgrammar.allocate_token_bitmask(1, size)

@@ -1,6 +1,6 @@
 """Arrays as grammar rules.
 
-`contains` is counted while the elements are written. `uniqueItems` is held if the schema lists the elements' values.
+`contains` is counted while the elements are written. `uniqueItems` is enforced if the elements' values are listed.
 """
 
 from __future__ import annotations

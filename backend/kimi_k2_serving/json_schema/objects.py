@@ -156,7 +156,7 @@ class _Members:
 
     @property
     def countable(self) -> bool:
-        """Whether the rules hold minProperties, although two undeclared names may be equal."""
+        """Whether the rules enforce minProperties, although two undeclared names may be equal."""
         needed = sum(entry.needed for entry in self.entries)
         return self.extra == NOTHING or self.least <= max(needed, 1)
 

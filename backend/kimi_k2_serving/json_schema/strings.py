@@ -213,7 +213,7 @@ def every_text_but(texts: frozenset[str], most: float = _NAME_PASSES) -> Automat
     """Every text but these, if that takes at most `most` passes; otherwise fewer texts.
 
     First a text that begins like one of these must depart from it with printable ASCII, then it may have only
-    characters of names from there. If that takes too much, no text is left that begins like one of these.
+    characters of names from there on. If that takes too much, it must depart from these within its first characters.
     """
     for alphabet, rest in ((pattern.ANY, pattern.ANY), (_ASCII, pattern.ANY), (_NAME, _NAME)):
         found = _leaving(texts, alphabet, rest)

@@ -107,7 +107,8 @@ class RuleWriter:
             if depth is None or depth >= _MAX_DEPTH or not recursive:
                 if form.cut:
                     raise TooMuch("combines too many alternatives; simplify it", field=document.path)
-                raise InvalidSchema(f"no {'object' if objects else 'value'} satisfies it", field=document.path)
+                detail = f"admits no {'object' if objects else 'value'}; remove the keywords that exclude all of them"
+                raise InvalidSchema(detail, field=document.path)
             depth *= 2
         self.rules.update({name: body for name, body in kept.items() if name != "root"})
         self._relaxed.update(form.relaxed | page.relaxed)

@@ -114,7 +114,7 @@ def answered(answer: Answer, reading: str, request: bytes) -> bytes:
         return REFUSED + encode_error(error)
     except Exception as error:
         logger.error("reading a request failed: %s", type(error).__name__)
-        return REFUSED + encode_error(Internal("an internal error"))
+        return REFUSED + encode_error(Internal("an internal error; see the server's log"))
 
 
 def serve(answer: Answer, source: BinaryIO, sink: BinaryIO) -> None:

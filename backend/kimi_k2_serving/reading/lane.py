@@ -96,7 +96,7 @@ class Lane:
                 _fail(job, error)
             except Exception:
                 logger.exception("sending a request to its reader failed")
-                _fail(job, Internal("an internal error"))
+                _fail(job, Internal("an internal error; see the server's log"))
                 await self._end()
 
     async def _answer(self, job: _Job) -> memoryview:
@@ -116,7 +116,7 @@ class Lane:
                 answer = await _slices(process.stdout, size)
         except TimeoutError:
             await self._end()
-            detail = f"reading the request took more than {READ_SECONDS.value} s"
+            detail = f"reading the request took more than {READ_SECONDS.value} s; send a smaller one"
             raise DeadlineExceeded(detail, field=self._field) from None
         except (asyncio.IncompleteReadError, OSError):
             await self._end()
