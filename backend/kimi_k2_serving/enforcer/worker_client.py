@@ -119,7 +119,7 @@ class WorkerProcess:
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
-            raise self._lack(error) from None
+            raise self._overloaded(error) from None
         with ours:
             ours.settimeout(seconds + SLACK_SECONDS)
             deadline = time.monotonic() + seconds + SLACK_SECONDS
@@ -158,7 +158,7 @@ class WorkerProcess:
                 raise Overloaded(LACKING) if self._lacking else Internal("the grammar compiler did not start")
             return self._control
 
-    def _lack(self, error: OSError) -> Overloaded:
+    def _overloaded(self, error: OSError) -> Overloaded:
         logger.warning("the machine has too little left for the grammar compiler: %s", error.strerror)
         return Overloaded(LACKING)
 
@@ -180,7 +180,7 @@ class WorkerProcess:
             try:
                 ready, lacking = self._run(), False
             except OSError as error:
-                self._lack(error)
+                self._overloaded(error)
                 ready, lacking = False, True
             except Exception:
                 # This thread must go on: no other one starts the worker.
@@ -199,7 +199,7 @@ class WorkerProcess:
                 if self._closed.is_set():
                     return True
                 self._process = subprocess.Popen(self._command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
-            ready = self._heard(ours)
+            ready = self._becomes_ready(ours)
             with self._changed:
                 self._failed, self._lacking = not ready, False
                 self._control = ours if ready and not self._closed.is_set() else None
@@ -212,7 +212,7 @@ class WorkerProcess:
         return ready
 
     @staticmethod
-    def _heard(control: socket.socket) -> bool:
+    def _becomes_ready(control: socket.socket) -> bool:
         control.settimeout(START_SECONDS)
         try:
             return control.recv(len(READY)) == READY

@@ -55,9 +55,9 @@ class Automaton:
 
 def build_automaton(body: Expression) -> Automaton:
     """The automaton of an expression of characters; raises TooLarge."""
-    thread = _Threads()
-    end = thread.add(body, thread.state())
-    return _determinise(thread, end)
+    nfa = _Nfa()
+    end = nfa.add(body, nfa.state())
+    return _determinise(nfa, end)
 
 
 def lengths(least: int, most: int | None) -> Automaton:
@@ -135,7 +135,7 @@ def _cover(edges: Iterable[Edge], low: int, high: int) -> list[tuple[int, int, i
     return pieces
 
 
-class _Threads:
+class _Nfa:
     """A nondeterministic automaton: the steps of each state without a character (`silent`) and with one (`edges`)."""
 
     def __init__(self) -> None:
@@ -210,13 +210,13 @@ class _Threads:
 class _Reach:
     """The states of a nondeterministic automaton that others reach silently: those that have edges, and the end."""
 
-    def __init__(self, threads: _Threads, end: int) -> None:
-        self.threads = threads
+    def __init__(self, nfa: _Nfa, end: int) -> None:
+        self.nfa = nfa
         self.end = end
         self._known: dict[int, frozenset[int]] = {}
         # After each of these any text is accepted, as after the match of a pattern without `$`. Other states reached at
         # the same time no longer matter: without this, `a.*b|c` would double its states with every alternative.
-        self._free = frozenset(state for state, edges in enumerate(threads.edges) if self._loops(state, edges))
+        self._free = frozenset(state for state, edges in enumerate(nfa.edges) if self._loops(state, edges))
         self._all = frozenset((*sorted(self._free)[:1], end))
 
     def _loops(self, state: int, edges: list[Edge]) -> bool:
@@ -226,8 +226,8 @@ class _Reach:
 
     def _one(self, state: int) -> frozenset[int]:
         if state not in self._known:
-            closure = self.threads.closure(state)
-            self._known[state] = frozenset(each for each in closure if self.threads.edges[each] or each == self.end)
+            closure = self.nfa.closure(state)
+            self._known[state] = frozenset(each for each in closure if self.nfa.edges[each] or each == self.end)
         return self._known[state]
 
     def of(self, states: Iterable[int]) -> frozenset[int]:
@@ -235,15 +235,15 @@ class _Reach:
         return self._all if self.end in found and not self._free.isdisjoint(found) else found
 
 
-def _determinise(threads: _Threads, end: int) -> Automaton:
-    reach = _Reach(threads, end)
+def _determinise(nfa: _Nfa, end: int) -> Automaton:
+    reach = _Reach(nfa, end)
     start = reach.of([0])
     numbers = {start: 0}
     waiting = [start]
     edges: list[tuple[Edge, ...]] = []
     for states in waiting:
         found: list[Edge] = []
-        for low, high, targets in _sweep([edge for state in states for edge in threads.edges[state]]):
+        for low, high, targets in _sweep([edge for state in states for edge in nfa.edges[state]]):
             goal = reach.of(targets)
             if goal not in numbers:
                 numbers[goal] = len(numbers)

@@ -21,7 +21,7 @@ from kimi_k2_serving.json_schema.validate import Judge
 
 ALTERNATIVES = 96
 STEPS = 100_000
-_WAYS = 128
+_MAX_VIOLATIONS = 128
 _ScopedDemand = tuple[Demand, Scopes]
 _STRUCTURED: dict[str, Shape] = {"number": Number(), "string": String(), "array": Array(), "object": Object()}
 
@@ -108,7 +108,7 @@ class NormalForm:
             shapes = [positive]
             # To satisfy `not S`, one violation of S is enough. With many negations only few violations of each are
             # kept, or their product would grow without bound.
-            limit = max(1, min(ALTERNATIVES, _WAYS // max(len(negations), 1)))
+            limit = max(1, min(ALTERNATIVES, _MAX_VIOLATIONS // max(len(negations), 1)))
             for pointer in negations:
                 broken = [kept for each in shapes for kept in self._negative(kind, each, pointer, skipped)]
                 self.cut = self.cut or len(broken) > limit
