@@ -343,7 +343,7 @@ def test_however_callers_meet_each_gets_what_belongs_to_his_schema_and_each_sche
     worker = FakeWorker()
     with made(worker) as enforcer, ThreadPoolExecutor(8) as callers:
         futures: list[tuple[int, bool, Future[Future[Constraint]]]] = [
-            (number, leaves, callers.submit(enforcer.ask, of(f"p{number}"))) for number, leaves in asked
+            (number, leaves, callers.submit(ask, enforcer, of(f"p{number}"))) for number, leaves in asked
         ]
         for number, leaves, future in futures:
             if not (leaves and future.result().cancel()):
