@@ -1,4 +1,4 @@
-"""Triton's backend directory holds the wheel's Python backend and our model.py, and nothing stale."""
+"""Triton's backend directory holds the wheel's Python backend and our model.py, and no stale file."""
 
 from __future__ import annotations
 
