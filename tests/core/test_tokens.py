@@ -107,7 +107,7 @@ def test_t9_every_name_belongs_to_one_control_id(tmp_path: Path) -> None:
     write_small_checkpoint(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     names, first = config["added_tokens_decoder"], 256 + len(MERGES)
-    for identity, reason in ((first - 1, "ordinary text"), (first + 5, "two ids")):
+    for identity, reason in ((first - 1, "ordinary token"), (first + 5, "two ids")):
         changed = {"added_tokens_decoder": {**names, str(identity): {"content": "<|im_end|>"}}}
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(changed))
         with pytest.raises(InvalidValue, match=reason) as caught:
