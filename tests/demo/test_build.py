@@ -88,7 +88,7 @@ def test_a_stamp_of_other_sources_makes_a_new_build(tmp_path: Path) -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_a_directory_that_holds_something_else_is_never_touched(tmp_path: Path, force: bool) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(InvalidValue, match="name a new directory"):
+    with pytest.raises(InvalidValue, match="give a new directory"):
         build_quietly(tmp_path, force=force)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("letter.txt", "dear")]
 
