@@ -63,14 +63,14 @@ def read_from(path: Path, offset: int) -> str:
         return log.read().decode("utf-8", errors="replace")
 
 
-def tail(path: Path, lines: int, *, max_bytes: int = 64 * 1024) -> str:
-    """The last `lines` lines within the last `max_bytes` bytes of a log; "" if it can't be read."""
-    return "\n".join(_last(path, max_bytes)[-lines:])
+def tail(path: Path, lines: int) -> str:
+    """The last `lines` lines within the last 64 KiB of a log; "" if it can't be read."""
+    return "\n".join(_last(path, 64 * 1024)[-lines:])
 
 
-def symptoms(path: Path, *, max_bytes: int = 1024 * 1024) -> str:
-    """The lines of a Triton log that explain why it ended: its last error lines, then its last lines."""
-    lines = [line for line in _last(path, max_bytes) if line.strip() and not line.startswith(("+-", "| "))]
+def symptoms(path: Path) -> str:
+    """The lines in the last MiB of a Triton log that explain its end: the last error lines, then the last lines."""
+    lines = [line for line in _last(path, 1024 * 1024) if line.strip() and not line.startswith(("+-", "| "))]
     errors = [line for line in lines[:-_CLOSING] if line[:1] == "E" and line[1:5].isdecimal()]
     return "\n".join(line[:_WIDTH] for line in (*errors[-_ERRORS:], *lines[-_CLOSING:]))
 

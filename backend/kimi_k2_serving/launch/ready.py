@@ -19,9 +19,9 @@ def reachable(host: str) -> str:
     return "127.0.0.1" if host == "0.0.0.0" else host
 
 
-def answers(host: str, port: int, path: str, *, timeout: float = 2.0) -> bool:
-    """Whether a GET of `path` returns 200. `timeout` is in seconds."""
-    connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout)
+def answers(host: str, port: int, path: str) -> bool:
+    """Whether a GET of `path` returns 200 within 2 seconds."""
+    connection = http.client.HTTPConnection(reachable(host), port, timeout=2.0)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == 200

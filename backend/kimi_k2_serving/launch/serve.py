@@ -46,7 +46,6 @@ class ServedCheckpoint:
     checkpoint: Path
     context: int | None
     repository: Path
-    name: str = ready.MODEL
 
 
 def main(argv: Sequence[str]) -> int:
@@ -169,7 +168,7 @@ def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Pro
     frontend = build_frontend(options, layout, model, command.merged(inherited()))
     try:
         triton.start(inherited())
-        _wait_ready(triton, options, model, log, progress)
+        _wait_ready(triton, options, log, progress)
         stubs = Stubs(triton.pid)
         stubs.dead()
         if options.frontend:
@@ -227,12 +226,10 @@ def _wait_frontend(triton: TritonProcess, frontend: Frontend, options: Options, 
             raise Failure(f"the frontend did not start; {frontend.log} says:\n{symptoms(frontend.log)}")
 
 
-def _wait_ready(
-    triton: TritonProcess, options: Options, model: ServedCheckpoint, log: Path, progress: Progress
-) -> None:
+def _wait_ready(triton: TritonProcess, options: Options, log: Path, progress: Progress) -> None:
     """Return when the model is ready. Raise Failure if Triton ends first, or is ready long before the model is."""
     triton_ready: float | None = None
-    while not ready.is_ready(options.triton_host, options.http_port, model.name):
+    while not ready.is_ready(options.triton_host, options.http_port, ready.MODEL):
         if (status := triton.wait(_PHASE_SECONDS)) is not None:
             raise Failure(
                 f"Triton did not start: {triton_process.why_triton_ended(status).detail}; {log} says:\n{symptoms(log)}"
@@ -241,7 +238,7 @@ def _wait_ready(
         if ready.answers(options.triton_host, options.http_port, "/v2/health/ready"):
             triton_ready = triton_ready or time.monotonic()
             if time.monotonic() - triton_ready > _READY_SECONDS:
-                raise Failure(f"Triton is ready but {model.name} is not; {log} says:\n{symptoms(log)}")
+                raise Failure(f"Triton is ready but {ready.MODEL} is not; {log} says:\n{symptoms(log)}")
 
 
 def _announce(block: ready.Ready) -> None:

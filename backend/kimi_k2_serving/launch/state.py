@@ -30,8 +30,8 @@ class State:
     entries: tuple[Entry, ...]
 
 
-def boot_id(*, proc: Path = Path("/proc")) -> str:
-    return (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def path_of(folder: Path, pid: int) -> Path:
