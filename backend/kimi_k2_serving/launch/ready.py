@@ -20,7 +20,7 @@ def reachable(host: str) -> str:
 
 
 def answers(host: str, port: int, path: str) -> bool:
-    """Whether a GET of `path` returns 200 within 2 seconds."""
+    """Whether a GET of `path` returns 200. The timeout is 2 s."""
     connection = http.client.HTTPConnection(reachable(host), port, timeout=2.0)
     try:
         connection.request("GET", path)
