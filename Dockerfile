@@ -1,19 +1,19 @@
-# Kimi K2 on NVIDIA GPUs: Triton, SGLang with its CUDA dependencies, this package. Not built here, not measured on GPU;
-# docs/deployment.md says what was checked without a GPU, and how to run it on one node and on two.
+# Kimi K2 on NVIDIA GPUs: Triton, SGLang with its CUDA dependencies, and this package. Not built here and not measured on
+# GPU. docs/deployment.md says what was checked without a GPU and how to run the image on one node and on two.
 #
 #   docker build -t kimi-k2-triton .
 #
-# 26.05 is the oldest Triton to use: before it clients may map the server's shared memory. In production name the image
-# by digest: --build-arg TRITON_IMAGE=nvcr.io/nvidia/tritonserver@sha256:...
+# Use Triton 26.05 or later: with earlier ones clients may map the server's shared memory. In production, name the image
+# by its digest: --build-arg TRITON_IMAGE=nvcr.io/nvidia/tritonserver@sha256:...
 ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.07-py3
 FROM ${TRITON_IMAGE}
 
 USER 0
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
-# An environment of its own: the image's Debian packages can't be replaced by pip, and Triton's Python stub (3.12) takes
-# its packages from the first python3 on PATH. The lock has pyproject.toml's pins without nvidia-pytriton (Triton is the
-# image), SGLang's own CUDA build of torch, and everything that they ask for.
+# A virtual environment, because pip can't replace the image's Debian packages. Triton's Python stub (3.12) takes its
+# packages from the first python3 on PATH. The lock has pyproject.toml's pins without nvidia-pytriton (the image is
+# Triton), the CUDA build of torch that SGLang requires, and all their dependencies.
 ENV PATH=/opt/kimi-k2/bin:${PATH}
 COPY requirements/serve-gpu.txt /opt/kimi-k2/
 RUN python3 -m virtualenv /opt/kimi-k2 \
@@ -25,8 +25,9 @@ COPY backend ./backend
 COPY client ./client
 COPY backend/sglang/model.py /opt/tritonserver/backends/sglang/model.py
 COPY model_repository /models
-# Readable by everyone and writable by root alone, whatever the checkout's umask was. The home directory is the one place
-# that is written to: the tokenizer made from tiktoken.model, and the kernels that SGLang compiles at the first start.
+# All users may read these files and only root may write them, whatever the umask of the checkout was. The server writes
+# only to its home directory: the tokenizer made from tiktoken.model, and the kernels that SGLang compiles when it starts
+# for the first time.
 RUN pip install --no-cache-dir --no-deps . \
  && chmod -R a+rX,go-w /models /opt/tritonserver/backends/sglang \
  && install --directory --owner=1000 --group=1000 --mode=0750 /var/lib/kimi-k2 \
@@ -34,11 +35,11 @@ RUN pip install --no-cache-dir --no-deps . \
 
 COPY --chmod=0755 <<'EOF' /opt/kimi-k2/bin/kimi-k2-server
 #!/bin/sh
-# tritonserver, hardened. Arguments follow its own: of a repeated flag the last value counts. The closed interfaces demand
-# a header that no request can carry: nobody can use them.
+# tritonserver, hardened. Your arguments come last: the last value of a repeated flag counts. The closed interfaces
+# demand a header that no request can carry, so nobody can use them.
 set -eu
 umask 077
-: "${KIMI_K2_PRESET:?set it to the preset that fits this machine, for one b200-8}"
+: "${KIMI_K2_PRESET:?set it to the preset that fits this machine, for example b200-8}"
 closed='shared-memory,trace,logging:no header:opens=this'
 exec tritonserver \
   --model-repository=/models \
@@ -55,7 +56,7 @@ exec tritonserver \
   "$@"
 EOF
 
-# KIMI_K2_PRESET has no default: which one fits is a property of the machine. Byte code is not written: /models is read-only.
+# KIMI_K2_PRESET has no default, because it depends on the machine. No byte code is written, because /models is read-only.
 ENV HOME=/var/lib/kimi-k2 \
     KIMI_K2_CHECKPOINT=/checkpoint \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -63,11 +64,11 @@ ENV HOME=/var/lib/kimi-k2 \
 VOLUME ["/checkpoint", "/var/lib/kimi-k2"]
 EXPOSE 8000 8001 8002
 
-# triton-server in NVIDIA's images; as a number, so that an orchestrator can tell that it is not root.
+# The user triton-server of NVIDIA's images, as a number: an orchestrator can then check that it is not root.
 USER 1000:1000
 WORKDIR /var/lib/kimi-k2
 
-# Loading a terabyte of weights takes long: failures in the first hour don't count, and the first success ends the wait.
+# Loading a terabyte of weights takes long: failures in the first hour do not count until a check has succeeded.
 HEALTHCHECK --start-period=3600s --interval=10s --timeout=5s --retries=3 \
   CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
 

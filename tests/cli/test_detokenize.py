@@ -36,8 +36,8 @@ def test_control_tokens_are_shown_on_request(
         (b"{}", b"invalid_type: stdin: must be an array"),
         (b"[65, 1.5]", b"invalid_type: stdin[1]: must be an integer"),
         (b"[true]", b"invalid_type: stdin[0]: must be an integer"),
-        (b"[-1]", b"invalid_value: token ids of this checkpoint are 0 to "),
-        (b"[100000]", b"invalid_value: token ids of this checkpoint are 0 to "),
+        (b"[-1]", b"invalid_value: token ids of this checkpoint must be 0 to "),
+        (b"[100000]", b"invalid_value: token ids of this checkpoint must be 0 to "),
     ],
 )
 def test_a_wrong_list_is_one_line_and_exit_code_2(small_checkpoint: Path, stdin: bytes, message: bytes) -> None:

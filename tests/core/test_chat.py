@@ -42,13 +42,13 @@ def call(**rest: Json) -> dict[str, Json]:
 
 
 def refusal(**request: Json) -> tuple[type[InvalidRequest], str]:
-    """The class and path of the error that a request ends in."""
+    """The class and the path of the error that refuses the request."""
     with pytest.raises(InvalidRequest) as caught:
         read_conversation(**{"messages": [USER], **request})  # type: ignore[arg-type]
     return type(caught.value), caught.value.field
 
 
-def test_the_least_request() -> None:
+def test_the_smallest_request() -> None:
     assert read_conversation(messages=[USER]) == Conversation((Message(Role.USER, "hi"),))
 
 
@@ -157,7 +157,7 @@ def test_p15_keys_that_change_the_meaning_are_refused(key: str, value: Json, adv
 
 
 @pytest.mark.parametrize(("name", "read"), [(None, None), ("", None), ("x" * NAME_BYTES.value, "x" * NAME_BYTES.value)])
-def test_p6_an_empty_name_is_no_name(name: Json, read: str | None) -> None:
+def test_p6_an_empty_name_counts_as_none(name: Json, read: str | None) -> None:
     assert message({"role": "user", "content": "x", "name": name}).name == read
 
 
@@ -176,7 +176,7 @@ def test_a_name_with_half_a_surrogate_pair_is_measured_and_kept() -> None:
         (None, "{}"),
     ],
 )
-def test_p10_arguments_are_verbatim_or_written_like_the_template(arguments: Json, read: str) -> None:
+def test_p10_arguments_stay_unchanged_or_are_serialised_like_the_template(arguments: Json, read: str) -> None:
     value = call(function={"name": "f", "arguments": arguments})
     assert message(value).tool_calls == (ToolCall("c", "f", read),)
 
@@ -273,7 +273,7 @@ def test_parallel_tool_calls_is_kept() -> None:
     assert not read_conversation(messages=[USER], parallel_tool_calls=False).parallel_tool_calls
 
 
-def test_no_message_repeats_the_clients_text() -> None:
+def test_no_error_message_repeats_the_clients_text() -> None:
     secret = "sesame"
     requests: list[dict[str, Json]] = [
         {"messages": [{"role": secret, "content": ""}]},

@@ -120,13 +120,13 @@ def test_p18_errors_of_tool_choice(choice: Json, error: type[InvalidRequest], pa
     assert refusal(tools=[function("f")], tool_choice=choice) == (error, path)
 
 
-def test_p18_a_choice_of_another_type_is_told_what_there_is() -> None:
+def test_p18_the_error_for_a_choice_of_another_type_lists_the_choices() -> None:
     for choice in (True, 1, ["auto"]):
         with pytest.raises(InvalidType, match="auto, none, required, or an object that names a function"):
             read_conversation(messages=[USER], tools=[function("f")], tool_choice=choice)  # type: ignore[arg-type]
 
 
-def test_p18_a_function_named_in_both_places_is_the_nested_one() -> None:
+def test_p18_of_two_function_names_the_nested_one_counts() -> None:
     choice: Json = {"type": "function", "name": "f", "function": {"name": "g"}}
     tools: Json = [function("f"), function("g")]
     read = read_conversation(messages=[USER], tools=tools, tool_choice=choice)
@@ -157,7 +157,7 @@ def test_p18_allowed_tools(nested: bool, mode: ToolMode) -> None:
     assert [only.allows(name) for name in "fg"] == [True, False]
 
 
-def test_p17_parameters_that_are_no_schema_are_kept_for_the_prompt_and_unreadable() -> None:
+def test_p17_parameters_that_are_not_a_schema_stay_in_the_prompt_and_are_unreadable() -> None:
     sent = function("f", parameters="object")
     (tool,) = read_conversation(messages=[USER], tools=[sent]).tools
     assert tool.declaration == sent

@@ -36,7 +36,7 @@ EVENTS: list[Event] = [
 
 
 def merge(deltas: list[dict[str, Any]]) -> dict[str, Any]:
-    """As OpenAI's own clients do: text appended, calls by index, each delta's strings appended to the call's."""
+    """Merge deltas as OpenAI's own clients do: append text, and append a delta's strings to the call at its index."""
     content = ""
     calls: dict[int, dict[str, Any]] = {}
     for part in deltas:

@@ -1,4 +1,4 @@
-"""core/errors.py and core/limits.py: what a client is told, by every transport, and the bounds it is held to."""
+"""core/errors.py and core/limits.py: the errors that clients get on every transport, and the bounds of requests."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_every_bound_is_in_the_table_under_its_own_name() -> None:
         assert row.guards
 
 
-# What clients and operators rely on, written down a second time: a changed bound is a change for them.
+# The bounds, written down a second time, because clients and operators rely on them.
 BOUNDS = {
     "json_bytes": 16_777_216,
     "json_depth": 64,

@@ -1,4 +1,4 @@
-"""docs/kimi_k2_format.md against the tests and the code: its rules, its cases and its tables."""
+"""docs/kimi_k2_format.md agrees with the tests and the code: its rules, its cases and its tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support import hostile
 DOCUMENT = hostile.DOCUMENT.read_text("utf-8")
 RULES = re.findall(r"^\*\*([PHTA]\d+)\*\*", DOCUMENT, re.MULTILINE)
 CASES = hostile.load("answers") + hostile.load("replays")
-# `A12` in prose, `test_t5_p6_...` in a name. Three digits are GPUs.
+# `A12` in prose, `test_t5_p6_...` in a name. Names with three digits, such as H100, are GPUs.
 CITED = re.compile(r"\b([PHTA][1-9]\d?)\b(?!\.)|(?<=_)([phta][1-9]\d?)_")
 TESTS = ("core", "property", "cli")
 

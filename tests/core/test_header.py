@@ -1,4 +1,4 @@
-"""core/header.py: which tool a header names, reading by reading (rules A12 and A13)."""
+"""core/header.py: the tool that a header names, for each way to read it (rules A12 and A13)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kimi_k2_serving.core.header import resolve_header
 @pytest.mark.parametrize(
     ("header", "tools", "name"),
     [
-        # The written form comes before any other reading.
+        # The documented form takes precedence.
         ("functions.a:0", {"a", "functions.a", "functions.a:0", "a:0"}, "a"),
         ("functions.a:0", {"functions.a", "functions.a:0", "a:0"}, "a:0"),
         ("functions.a:0", {"functions.a", "functions.a:0"}, "functions.a"),
@@ -19,7 +19,7 @@ from kimi_k2_serving.core.header import resolve_header
         ("a:0", {"a", "a:0"}, "a"),
         ("functions_a_0", {"a", "b"}, "a"),
         ("functions_a_b_12", {"a", "a_b"}, "a_b"),
-        # Behind the namespace, the longest.
+        # The longest declared name after a namespace wins.
         ("x.y.a:0", {"a", "y.a"}, "y.a"),
         ("x:a:0", {"a", "b"}, "a"),
         ("x/a:0", {"a", "b"}, "a"),

@@ -1,4 +1,4 @@
-"""core/history.py: every call under the id K2 would have written (rules H1 to H8)."""
+"""core/history.py: every call gets the id that K2 would have written (rules H1 to H8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of a JSON object, and whether it is one."""
+"""core/json_scan.py: the end of a JSON object is found, and whether it is valid."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ FAULTY_STRINGS = ["\n", "\x00", "\x1f", "\\x", "\\u12", "\\u12g4", "\\u", "\\'",
 
 
 def scan(text: str, size: int = 0) -> tuple[ObjectScanner, int]:
-    """Feed `text` in pieces of `size`, up to the object's end; how much of it belongs to the object."""
+    """Feed `text` in pieces of `size` up to the object's end. Return how many characters belong to the object."""
     scanner = ObjectScanner()
     size = size or len(text) or 1
     used = 0
@@ -124,7 +124,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _is_object(text: str) -> bool:
-    """The interpreter's own decoder, told that NaN and Infinity are no JSON."""
+    """Python's own decoder, set to refuse NaN and Infinity."""
     try:
         return text[:1] + text[-1:] == "{}" and isinstance(json.loads(text, parse_constant=_no_constant), dict)
     except ValueError:
@@ -179,7 +179,7 @@ def test_the_split_of_the_text_changes_nothing(text: str, cuts: list[int]) -> No
 
 @pytest.mark.parametrize("unit", ['"ab",', '"a\\"b",', "[[1],2],", '"\\\\\\n",', "        1,"])
 def test_time_is_linear_in_one_piece(unit: str) -> None:
-    """Searches are not repeated over the rest of the piece: a quadratic scan takes minutes here."""
+    """The rest of a piece is not searched again at every escape: a quadratic scan would take minutes here."""
     text = '{"a":[' + unit * 100_000 + "1]}"
     started = time.process_time()
     scanner, used = scan(text)

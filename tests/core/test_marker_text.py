@@ -47,7 +47,7 @@ def test_a_hostile_replay_in_chunks_gives_its_events(case: hostile.Case, size: i
     assert replay(case, [text[start : start + size] for start in range(0, len(text), size)]) == case.events
 
 
-# Ids say more than text where text spells a marker, where bytes are no text, and inside a string.
+# Cases in which text is more ambiguous than ids: text that spells a marker, bytes that are not text, and strings.
 INSIDE_A_STRING = (
     "next call begins inside a string",
     "call_end inside a string",
@@ -95,7 +95,7 @@ def test_time_is_linear_in_one_piece(unit: str) -> None:
 
 @pytest.mark.parametrize("name", ["<|im_end|>", "<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|im_middle|>"])
 def test_control_tokens_of_messages_are_dropped_and_end_nothing(name: str) -> None:
-    """A2, A26: outside of strings they leave no trace."""
+    """A2, A26: outside strings they are dropped."""
     stream = MarkerTextParser(tools=["f"])
     text = f"a{name}b<|tool_call_begin|>functions{name}.f:0<|tool_call_argument_begin|>{{{name}}}"
     assert merged([*stream.feed(text), *stream.finish(FinishReason.STOP)]) == [

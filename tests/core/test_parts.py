@@ -1,4 +1,4 @@
-"""core/parts.py: what a tool put into a history is read or said, never refused (rule P14)."""
+"""core/parts.py: content of a tool in the history is read or replaced by a sentence, never refused (rule P14)."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ RESULT: dict[str, Json] = {"role": "tool", "tool_call_id": "c"}
         ({"type": "novelty", "text": 5}, "[something was here; this model reads text only]"),
     ],
 )
-def test_p14_a_part_is_read_or_said(part: Any, text: str) -> None:
+def test_p14_a_part_is_read_or_replaced_by_a_sentence(part: Any, text: str) -> None:
     assert tool_text([part], "p") == text
 
 
-def test_p14_texts_join_with_nothing_between_and_the_rest_has_lines_of_its_own() -> None:
+def test_p14_texts_join_without_a_separator_and_other_parts_get_their_own_lines() -> None:
     image = absent("image_url")
     assert tool_text([TEXT, TEXT], "p") == "aa"
     assert tool_text([TEXT, IMAGE, TEXT, IMAGE, IMAGE], "p") == f"a\n{image}\na\n{image}\n{image}"
@@ -80,7 +80,7 @@ def test_p14_a_result_may_be_missing() -> None:
 
 
 @pytest.mark.parametrize("last", [{**RESULT, "content": [IMAGE]}, {"role": "user", "content": [TEXT, IMAGE]}])
-def test_p14_what_came_from_a_tool_never_ends_the_conversation(last: Json) -> None:
+def test_p14_content_from_a_tool_is_never_refused(last: Json) -> None:
     result: Json = {**RESULT, "content": [TEXT, {"type": "input_file", "file_id": "f"}]}
     history = [USER, call(), *([result] if last["role"] == "user" else []), last]  # type: ignore[index, call-overload]
     assert "this model reads text only" in read_conversation(messages=history).messages[-1].content
@@ -107,6 +107,6 @@ def test_p14_what_the_user_sends_is_refused_by_its_path(history: Any) -> None:
 
 
 @pytest.mark.parametrize("content", [5, {"type": "text"}, [5], [{}], [{"type": "text"}]])
-def test_what_is_no_content_is_refused(content: Any) -> None:
+def test_a_value_that_is_not_content_is_refused(content: Any) -> None:
     with pytest.raises(InvalidRequest):
         tool_text(content, "p")

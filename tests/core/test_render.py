@@ -1,4 +1,4 @@
-"""core/render.py: the 0905 template as control tokens and text (rules P1 to P12)."""
+"""core/render.py: the same prompt as the 0905 template, as control tokens and text (rules P1 to P12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""core/sampling.py: names, types and ranges of sampling parameters, and how long an answer may get."""
+"""core/sampling.py: names, types and ranges of sampling parameters, and the maximum length of an answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kimi_k2_serving.core.sampling import (
     read_parameters,
 )
 
-# What SGLang calls each parameter, written down a second time.
+# SGLang's name of each parameter, written down a second time.
 TARGETS = {
     "max_tokens": "max_new_tokens",
     "min_tokens": "min_new_tokens",
@@ -74,7 +74,7 @@ VALUES: dict[str, Any] = {
 
 
 def refused(name: str, value: Any, kind: type[InvalidRequest]) -> str:
-    """The message, which names the field as the client wrote it."""
+    """The error's message. Checks that its field is the name that the client wrote."""
     with pytest.raises(kind) as caught:
         read_parameters({name: value}, prefix="sampling_parameters.")
     assert type(caught.value) is kind
@@ -87,7 +87,7 @@ def test_every_parameter_has_the_engines_name(name: str) -> None:
     assert read_parameters({name: VALUES[name]}) == {TARGETS[name]: VALUES[name]}
 
 
-def test_the_table_is_what_these_tests_know() -> None:
+def test_the_table_has_exactly_the_tested_parameters() -> None:
     assert set(FIELDS) == set(TARGETS) == set(VALUES)
 
 
@@ -114,7 +114,7 @@ def test_an_unknown_parameter_is_refused_and_the_known_ones_are_named() -> None:
         assert name in detail
 
 
-def test_null_asks_for_nothing() -> None:
+def test_null_means_not_set() -> None:
     assert read_parameters(dict.fromkeys(TARGETS)) == {}
     assert read_parameters({"max_tokens": 1, "max_new_tokens": None}) == {"max_new_tokens": 1}
 
@@ -122,7 +122,7 @@ def test_null_asks_for_nothing() -> None:
 def test_one_parameter_under_two_names_has_one_value() -> None:
     """Some gateways send both max_tokens and max_completion_tokens."""
     assert read_parameters({"max_tokens": 1, "max_completion_tokens": 1}) == {"max_new_tokens": 1}
-    with pytest.raises(InvalidValue, match="twice") as caught:
+    with pytest.raises(InvalidValue, match="under two names with different values") as caught:
         read_parameters({"max_tokens": 1, "max_new_tokens": 2})
     assert caught.value.field == "max_new_tokens"
 
@@ -142,7 +142,7 @@ def test_one_parameter_under_two_names_has_one_value() -> None:
         ("seed", 0, SEED_MAXIMUM, -1, 2**63),
     ],
 )
-def test_ranges_are_kept_to_the_last_value(name: str, least: float, most: float, too_low: Any, too_high: Any) -> None:
+def test_ranges_include_their_bounds(name: str, least: float, most: float, too_low: Any, too_high: Any) -> None:
     """Nothing is clamped."""
     assert read_parameters({name: least}) == {TARGETS[name]: least}
     assert read_parameters({name: most}) == {TARGETS[name]: most}
@@ -156,11 +156,11 @@ def test_ranges_are_kept_to_the_last_value(name: str, least: float, most: float,
 
 @pytest.mark.parametrize("name", ["json_schema", "regex", "ebnf", "structural_tag"])
 def test_an_empty_grammar_is_refused(name: str) -> None:
-    """SGLang takes it for none, and the answer would be free."""
+    """SGLang would read it as no grammar and not constrain the answer."""
     assert refused(name, "", InvalidValue) == "must not be empty; leave it out"
 
 
-def test_what_is_no_number_is_refused() -> None:
+def test_a_value_that_is_not_a_number_is_refused() -> None:
     refused("temperature", float("nan"), InvalidValue)
     refused("temperature", float("inf"), InvalidValue)
     assert refused("temperature", "1", InvalidType) == "must be a number"
@@ -175,7 +175,7 @@ def test_a_number_is_a_float_and_an_integer_is_an_integer() -> None:
 
 
 @pytest.mark.parametrize("off", [0, -1])
-def test_no_top_k_is_zero_or_minus_one(off: int) -> None:
+def test_top_k_zero_or_minus_one_means_off(off: int) -> None:
     assert read_parameters({"top_k": off}) == {"top_k": -1}
 
 
@@ -253,7 +253,7 @@ def test_one_grammar_at_a_time(pair: tuple[str, str]) -> None:
 ROOM = Room(vocab_size=5000, context_length=100, prompt_tokens=93)
 
 
-def test_an_answer_gets_what_the_prompt_leaves_of_the_context() -> None:
+def test_an_answer_gets_the_part_of_the_context_that_the_prompt_leaves() -> None:
     sampling: dict[str, Any] = {}
     fit_to_engine(sampling, prompt_tokens=10, room=ROOM, field="messages")
     assert sampling == {"max_new_tokens": 90}
@@ -282,7 +282,7 @@ def test_a_context_leaves_sglang_its_reserve() -> None:
     assert Room.of_context(5000, 32768) == Room(5000, 32768, 32761)
 
 
-def test_min_p_is_refused_where_the_engine_would_die_of_it() -> None:
+def test_min_p_is_refused_if_it_would_kill_the_engine() -> None:
     seeded = replace(ROOM, min_p=False)
     with pytest.raises(Unsupported) as caught:
         fit_to_engine({"min_p": 0.1}, prompt_tokens=10, room=seeded, field="messages")
@@ -290,7 +290,7 @@ def test_min_p_is_refused_where_the_engine_would_die_of_it() -> None:
     fit_to_engine({"min_p": 0.0}, prompt_tokens=10, room=seeded, field="messages")
 
 
-def test_no_answer_has_to_be_longer_than_it_may() -> None:
+def test_min_tokens_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InvalidValue) as caught:
         fit_to_engine({"min_new_tokens": 91}, prompt_tokens=10, room=ROOM, field="messages")
     assert caught.value.field == "min_tokens"
@@ -305,13 +305,13 @@ def test_no_answer_has_to_be_longer_than_it_may() -> None:
         ("logit_bias", {"9999999999": 1}, "logit_bias.9999999999"),
     ],
 )
-def test_an_id_past_the_vocabulary_is_refused_by_name(name: str, given: Any, field: str) -> None:
+def test_an_id_outside_the_vocabulary_is_refused_with_its_field(name: str, given: Any, field: str) -> None:
     with pytest.raises(InvalidValue, match="the vocabulary ends at 4999") as caught:
         fit_to_engine(read_parameters({name: given}), prompt_tokens=10, room=ROOM, field="messages")
     assert caught.value.field == field
 
 
-def test_the_last_id_of_the_vocabulary_is_taken() -> None:
+def test_the_last_id_of_the_vocabulary_is_accepted() -> None:
     fit_to_engine(
         read_parameters({"stop_token_ids": [0, 4999], "logit_bias": {"4999": 1}}),
         prompt_tokens=10,
@@ -322,7 +322,7 @@ def test_the_last_id_of_the_vocabulary_is_taken() -> None:
 
 @pytest.mark.parametrize("key", ["1" * 5000, "-1", "+1", "1.0", "", " 1", "\u0661", "1e3", "01234567890"])
 def test_a_bias_is_keyed_by_an_id_in_decimal(key: str) -> None:
-    with pytest.raises(InvalidValue, match="token ids, in decimal") as caught:
+    with pytest.raises(InvalidValue, match="token ids in decimal") as caught:
         read_parameters({"logit_bias": {key: 1}})
     assert caught.value.field == "logit_bias"
 

@@ -1,4 +1,4 @@
-"""Content: stop strings, what is held back, and whitespace between markers."""
+"""core/stops.py and core/phrases.py: stop strings, text that is held back, and whitespace between markers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kimi_k2_serving.core.stops import Content
 
 
 def first_match(text: str, phrases: list[str]) -> tuple[str, str | None]:
-    """By trying every end in turn: what comes before the match that ends first, and the longest that ends there."""
+    """A reference that tries every end in turn: the text before the match that ends first, and the longest match."""
     for end in range(len(text) + 1):
         found = [phrase for phrase in phrases if phrase and text[:end].endswith(phrase)]
         if found:
@@ -46,7 +46,7 @@ def test_the_first_match_is_found_however_the_text_is_split(text: str, phrases: 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4))
 def test_text_is_held_only_while_it_may_become_a_phrase(text: str, phrases: list[str]) -> None:
-    """What is held is exactly the longest end of the text that a phrase begins with."""
+    """Exactly the longest end of the text that is the beginning of a phrase is held back."""
     scanner = PhraseScanner(phrases)
     seen = settled = ""
     for character in text:
@@ -60,7 +60,7 @@ def test_text_is_held_only_while_it_may_become_a_phrase(text: str, phrases: list
         assert settled + held == seen
 
 
-def test_a_scanner_goes_on_behind_a_match() -> None:
+def test_a_scanner_continues_behind_a_match() -> None:
     scanner = PhraseScanner(["<b>"])
     assert scanner.scan("a<b>c<b><") == Scan("a", "<b>", 4)
     assert scanner.scan("a<b>c<b><", 4) == Scan("c", "<b>", 8)
@@ -69,7 +69,7 @@ def test_a_scanner_goes_on_behind_a_match() -> None:
 
 
 def test_many_long_phrases_cost_no_more_per_character_than_one() -> None:
-    """Sixteen stop strings that keep almost matching: comparing them anew at each character takes minutes."""
+    """Sixteen stop strings that almost match again and again: comparing all at each character would take minutes."""
     phrases = ["a" * 1000 + chr(0x100 + n) for n in range(16)]
     text = "a" * 200_000
     scanner = PhraseScanner(phrases)
@@ -99,7 +99,7 @@ def test_whitespace_that_is_the_whole_answer_is_kept(stops: list[str]) -> None:
     assert content.finish() == [TextDelta("\n")]
 
 
-def test_text_that_became_no_stop_string_is_released_at_a_marker_and_at_the_end() -> None:
+def test_text_that_did_not_become_a_stop_string_is_released_at_a_marker_and_at_the_end() -> None:
     content = Content(["STOP"])
     assert content.text("a ST") == [TextDelta("a ")]
     assert content.marker() == [TextDelta("ST")]
@@ -123,7 +123,7 @@ def test_a_stop_string_of_whitespace_matches_in_whitespace_that_is_kept() -> Non
     assert content.stop == "\n\n"
 
 
-def test_a_phrase_inside_a_longer_one_that_does_not_come_is_found() -> None:
+def test_a_phrase_inside_a_longer_one_that_stays_incomplete_is_found() -> None:
     scanner = PhraseScanner(["abcd", "bc"])
     assert scanner.scan("abcx") == Scan("a", "bc", 3)
     scanner = PhraseScanner(["xabcy", "abcz", "c"])
@@ -132,8 +132,8 @@ def test_a_phrase_inside_a_longer_one_that_does_not_come_is_found() -> None:
 
 
 @pytest.mark.parametrize("stops", [[], ["END"]])
-def test_a_run_begins_anew_behind_a_marker(stops: list[str]) -> None:
-    """A6: whitespace alone is dropped there, whatever came before the marker."""
+def test_a_new_run_begins_after_a_marker(stops: list[str]) -> None:
+    """A6: a run of only whitespace is dropped there, whatever came before the marker."""
     content = Content(stops)
     content.text("Hi")
     content.marker()

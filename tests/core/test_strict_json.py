@@ -1,4 +1,4 @@
-"""core/strict_json.py: bounds first, then only JSON that has one meaning."""
+"""core/strict_json.py: bounds are checked first, and only unambiguous JSON is accepted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 
 @given(VALUES, st.booleans(), st.booleans())
-def test_what_was_written_is_read_back(value: Json, ascii_only: bool, as_bytes: bool) -> None:
+def test_an_encoded_value_is_decoded_unchanged(value: Json, ascii_only: bool, as_bytes: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only)
     assert strict_json.loads(text.encode() if as_bytes else text, field="f") == value
 
@@ -97,12 +97,12 @@ def test_values_are_counted_before_decoding() -> None:
         strict_json.loads(f"[1,{within[1:]}", field="f")
 
 
-def test_quotes_alone_are_counted_before_they_take_memory() -> None:
+def test_many_quotes_are_refused_before_they_take_memory() -> None:
     with pytest.raises(LimitExceeded, match="500001 values"):
         strict_json.loads(b'"' * (4 * JSON_NODES.value + 4), field="f")
 
 
-def test_escaped_quotes_are_no_values() -> None:
+def test_escaped_quotes_do_not_count_as_values() -> None:
     text = "'" + '"' * (5 * JSON_NODES.value)
     assert strict_json.loads(json.dumps(text), field="f") == text
 
@@ -120,7 +120,7 @@ def test_nan_and_infinity_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["1e999", "-1e999"])
-def test_a_number_past_a_double_is_refused(text: str) -> None:
+def test_a_number_too_large_for_a_double_is_refused(text: str) -> None:
     with pytest.raises(InvalidJson, match="too large for a double"):
         strict_json.loads(text, field="f")
 
@@ -159,14 +159,14 @@ def test_a_repeated_key_is_refused(text: str) -> None:
         strict_json.loads(text, field="f")
 
 
-def test_text_that_is_no_json_is_refused_with_the_place_and_none_of_the_text() -> None:
+def test_invalid_json_is_refused_with_the_position_and_without_the_text() -> None:
     with pytest.raises(InvalidJson) as caught:
         strict_json.loads('{"secret": secret}', field="tools")
     assert str(caught.value) == "invalid_json: tools: not JSON, at character 11 of 18"
 
 
 def test_objects_count_as_values() -> None:
-    """An empty one counts twice, as an empty array does."""
+    """An empty object counts as two values, like an empty array."""
     half = JSON_NODES.value // 2
     for empty in ("{}", "[]"):
         assert strict_json.loads(f"[{','.join([empty] * (half - 1))}]", field="f") == [json.loads(empty)] * (half - 1)
@@ -174,8 +174,8 @@ def test_objects_count_as_values() -> None:
             strict_json.loads(f"[{','.join([empty] * (half + 1))}]", field="f")
 
 
-def test_escaped_quotes_are_no_strings() -> None:
-    """More quotes than the bound on values has room for, and one value."""
+def test_escaped_quotes_do_not_count_as_strings() -> None:
+    """One value with more quotes than the maximum number of values could have."""
     quotes = '"' * (5 * JSON_NODES.value)
     assert strict_json.loads(json.dumps(quotes), field="f") == quotes
 
@@ -187,7 +187,7 @@ def test_an_escaped_quote_does_not_end_a_string(text: str) -> None:
     assert strict_json.loads(inside, field="f") == json.loads(inside)
 
 
-def test_a_character_that_is_no_json_is_not_deep() -> None:
+def test_an_invalid_character_does_not_count_as_depth() -> None:
     for character in map(chr, set(range(128)) - set(b'[{"')):
         with pytest.raises(InvalidJson):
             strict_json.loads(f"{character * 200}]", field="f")

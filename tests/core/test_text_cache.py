@@ -1,4 +1,4 @@
-"""core/text_cache.py: the same ids as without it, and never more memory than its bound (rule T7)."""
+"""core/text_cache.py: the same ids as without the cache, and never more memory than its bound (rule T7)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kimi_k2_serving.core.text_cache import ENTRY_BYTES, TextCache, packed
 
 
 class Encoder:
-    """One id per character; remembers what it was asked."""
+    """An encoder with one id per character; it records the texts that it encodes."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -46,7 +46,7 @@ def test_the_least_recently_used_text_goes_first() -> None:
     assert encode.asked == ["b"]
 
 
-def test_one_large_text_makes_room_for_itself() -> None:
+def test_one_large_text_evicts_others() -> None:
     cache = TextCache(Encoder(), cost("a" * 50))
     cache.get_all(["a", "b"])
     cache.get_all(["a" * 50])

@@ -1,4 +1,4 @@
-"""core/tokens.py and what it is made of: text to the published ids and back (rules T1 to T9)."""
+"""core/tokens.py and the modules that it uses: text to the published ids and back (rules T1 to T9)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_p3_the_checkpoints_own_code_is_read_and_not_run(tmp_path: Path, code: s
 
 
 @pytest.mark.parametrize("name", ["tiktoken.model", "tokenizer_config.json"])
-def test_t9_a_missing_file_is_named_and_its_place_is_not(tmp_path: Path, name: str) -> None:
+def test_t9_a_missing_file_is_named_without_its_directory(tmp_path: Path, name: str) -> None:
     write_small_checkpoint(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(NotFound) as caught:
@@ -107,7 +107,7 @@ def test_t9_every_name_belongs_to_one_control_id(tmp_path: Path) -> None:
     write_small_checkpoint(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     names, first = config["added_tokens_decoder"], 256 + len(MERGES)
-    for identity, reason in ((first - 1, "ordinary text"), (first + 5, "two ids")):
+    for identity, reason in ((first - 1, "ordinary token"), (first + 5, "two ids")):
         changed = {"added_tokens_decoder": {**names, str(identity): {"content": "<|im_end|>"}}}
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(changed))
         with pytest.raises(InvalidValue, match=reason) as caught:
@@ -142,7 +142,7 @@ def test_t9_every_name_belongs_to_one_control_id(tmp_path: Path) -> None:
         ("config.json", '{"vocab_size": "many"}'),
     ],
 )
-def test_t9_a_file_that_is_no_k2_vocabulary_is_refused(tmp_path: Path, name: str, text: str) -> None:
+def test_t9_a_file_that_is_not_a_k2_vocabulary_is_refused(tmp_path: Path, name: str, text: str) -> None:
     write_small_checkpoint(tmp_path)
     (tmp_path / name).write_text(text)
     with pytest.raises(InvalidValue) as caught:
@@ -202,7 +202,7 @@ def test_a_lone_surrogate_is_encoded_as_the_replacement_character(small_vocabula
     assert small_vocabulary.encode("a\ud800b") == small_vocabulary.encode("a\ufffdb")
 
 
-def test_t7_a_prompt_costs_only_what_is_new(small_vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_t7_only_new_texts_are_encoded(small_vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = Vocabulary.__new__(Vocabulary)
     fresh.__dict__.update(small_vocabulary.__dict__)
     encoded: list[str] = []
@@ -236,7 +236,7 @@ def test_t8_nothing_is_lost_at_the_end(small_vocabulary: Vocabulary) -> None:
     assert decoder.finish() == ""
 
 
-def test_t8_what_can_become_no_character_is_not_held_back(small_vocabulary: Vocabulary) -> None:
+def test_t8_bytes_that_can_not_become_a_character_are_not_held_back(small_vocabulary: Vocabulary) -> None:
     decoder = TextDecoder(small_vocabulary)
     assert decoder.feed([0xC3]) == ""
     assert decoder.feed([0x41]) == "\ufffdA"

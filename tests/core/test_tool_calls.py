@@ -1,4 +1,4 @@
-"""Answers as token ids: the hostile cases of docs/kimi_k2_format.md, and what the parser promises beside them."""
+"""core/tool_calls.py: the hostile cases of docs/kimi_k2_format.md, and the parser's other promises."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_case_names_are_unique() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_events_come_as_soon_as_they_are_sure() -> None:
-    """A4: nothing waits for the end; the call ends with its object, before any end marker."""
+def test_events_are_emitted_as_soon_as_they_are_certain() -> None:
+    """A4: events do not wait for the end; the call ends with its object, before any end marker."""
     stream = parser()
     steps = [stream.feed(VOCABULARY.ids(part)) for part in ("Hi", SEC, CALL, "functions.f:0", ARG, '{"a"', ":1", "}")]
     assert steps == [
@@ -67,7 +67,7 @@ def test_events_come_as_soon_as_they_are_sure() -> None:
 
 @pytest.mark.slow
 def test_an_answer_is_not_bounded_in_size() -> None:
-    """A5: a long header, deep arguments and long content pass whole."""
+    """A5: a long header, deep arguments and long content are emitted completely."""
     name, deep, long = "n" * 100_000, '{"a":' * 50_000 + "{}" + "}" * 50_000, "x" * 300_000
     events = parse(long, SEC, CALL, f"functions.{name}:0", ARG, deep, END, END_SEC, tools=[name])
     assert events == [
@@ -94,14 +94,14 @@ def test_calls_over_the_bound_are_counted_and_dropped(parallel: bool, most: int)
 
 
 @pytest.mark.parametrize("rest", [[], ['{"a": '], ['{"a": ', CALL, "functions.f:2", ARG, "{}"], [END], ["1", END]])
-def test_a_call_over_the_bound_that_ends_badly_leaves_nothing_behind(rest: list[str]) -> None:
+def test_an_incomplete_call_over_the_bound_yields_nothing(rest: list[str]) -> None:
     """A15"""
     events = parse(CALL, "functions.f:0", ARG, "{}", CALL, "functions.f:1", ARG, *rest, parallel=False)
     assert {type(event) for event in events[3:-1]} == {CallRejected}
     assert events[-1] == Finish(FinishReason.TOOL_CALLS)
 
 
-def test_after_a_stop_string_nothing_comes() -> None:
+def test_after_a_stop_string_nothing_is_emitted() -> None:
     """A22"""
     stream = parser(stops=["END"])
     assert stream.feed(VOCABULARY.ids("Hi E")) == [TextDelta("Hi ")]
@@ -153,15 +153,15 @@ def test_an_id_outside_the_vocabulary_is_an_error() -> None:
             parser().feed([token])
 
 
-def test_every_control_id_is_silent(vocabulary: Vocabulary) -> None:
-    """A2, A14: with no tools declared, no control id of the real vocabulary leaves a trace in content."""
+def test_no_control_id_yields_text(vocabulary: Vocabulary) -> None:
+    """A2, A14: without declared tools, no control id of the real vocabulary shows up in content."""
     for control in vocabulary.control_ids:
         stream = ToolCallParser(vocabulary, tools=[])
         events = run(stream, [*vocabulary.encode("ab"), control, *vocabulary.encode("cd")])
         assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "abcd"
 
 
-def test_whitespace_before_arguments_is_no_event() -> None:
+def test_whitespace_before_arguments_yields_no_event() -> None:
     """A17: a delta is never empty."""
     stream = parser()
     stream.feed(VOCABULARY.ids(CALL, "functions.f:0", ARG))

@@ -1,4 +1,4 @@
-"""core/typed_json.py: an object that is closed refuses the keys that nobody reads, by their path."""
+"""core/typed_json.py: a closed object refuses unknown keys and names their path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kimi_k2_serving.core.errors import UnknownField
 from kimi_k2_serving.core.typed_json import closed
 
 
-def test_a_key_that_nobody_reads_is_named_unless_it_asks_for_nothing() -> None:
+def test_an_unknown_key_is_refused_by_its_path_unless_it_is_null() -> None:
     closed({"a": 1, "b": None}, "x", ("a",))
     with pytest.raises(UnknownField) as caught:
         closed({"a": 1, "b" * 99: False}, "x", ("a",))

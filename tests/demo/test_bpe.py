@@ -14,7 +14,7 @@ PIECES = st.dictionaries(st.binary(min_size=1, max_size=8), st.integers(1, 9), m
 
 
 def count_everything_again(pieces: dict[bytes, int], ranks: int) -> list[bytes]:
-    """The same rule without any bookkeeping: all pairs are counted anew before each merge."""
+    """The same rule without bookkeeping: all pairs are counted again before each merge."""
     split = {piece: [bytes([byte]) for byte in piece] for piece in pieces}
     tokens = list(BYTES)
     while len(tokens) < ranks:
@@ -47,7 +47,7 @@ def test_the_most_frequent_pair_is_merged_first_and_ties_go_by_bytes() -> None:
 
 
 @given(pieces=PIECES, merges=st.integers(0, 12))
-def test_counting_only_what_changed_gives_what_counting_everything_gives(pieces: dict[bytes, int], merges: int) -> None:
+def test_updating_counts_gives_the_same_merges_as_counting_again(pieces: dict[bytes, int], merges: int) -> None:
     try:
         expected = count_everything_again(pieces, 256 + merges)
     except InvalidValue:

@@ -11,7 +11,7 @@ from kimi_k2_serving.demo import __main__ as command
 from kimi_k2_serving.demo import weights
 from kimi_k2_serving.demo.build import STAMP, build_checkpoint, is_current
 
-# The random weights are part of what tests elsewhere rely on: they change on purpose or not at all.
+# Other tests rely on these random weights, so they must not change by accident.
 WEIGHTS = "c613041c999622f3b0ae1f87166ea06ae57a27836938046788bbbd7310c9500b"
 FILES = {
     "config.json",
@@ -88,12 +88,12 @@ def test_a_stamp_of_other_sources_makes_a_new_build(tmp_path: Path) -> None:
 @pytest.mark.parametrize("force", [False, True])
 def test_a_directory_that_holds_something_else_is_never_touched(tmp_path: Path, force: bool) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(InvalidValue, match="name a new directory"):
+    with pytest.raises(InvalidValue, match="give a new directory"):
         build_quietly(tmp_path, force=force)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("letter.txt", "dear")]
 
 
-def test_a_file_in_the_way_is_never_touched(tmp_path: Path) -> None:
+def test_a_file_at_the_output_path_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "demo").write_text("dear")
     with pytest.raises(InvalidValue):
         build_quietly(tmp_path / "demo", force=True)
@@ -117,7 +117,7 @@ def test_a_build_that_fails_leaves_the_old_checkpoint_and_nothing_else(
     assert [entry.name for entry in tmp_path.iterdir()] == ["demo"]
 
 
-def test_where_two_builders_meet_the_second_keeps_the_first_ones_result(
+def test_of_two_concurrent_builders_the_second_keeps_the_result_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "demo"

@@ -46,7 +46,7 @@ def test_the_first_layer_is_dense_and_the_others_have_all_experts_a_shared_one_a
 
 def test_the_scales_give_logits_of_the_stated_spread(loaded: dict[str, torch.Tensor]) -> None:
     head = loaded["lm_head.weight"].float()
-    hidden = torch.ones(SHAPE.hidden)  # unit mean square, as after the last norm
+    hidden = torch.ones(SHAPE.hidden)  # a mean square of 1, like the output of the last norm
     assert float((head @ hidden).std()) == pytest.approx(LOGIT_STD, rel=0.05)
     assert float(loaded["model.embed_tokens.weight"].float().std()) == pytest.approx(1.0, rel=0.01)
     assert float(loaded["model.norm.weight"].float().mean()) == pytest.approx(1.0, abs=0.02)
@@ -69,7 +69,7 @@ def test_a_tensor_has_the_mean_the_deviation_and_the_bounds_it_declares(tmp_path
     assert np.abs(values - 0.5).max() <= std * math.sqrt(3.0) * 1.00001
 
 
-def test_the_seed_decides_and_nothing_else(tmp_path: Path) -> None:
+def test_the_weights_depend_only_on_the_seed(tmp_path: Path) -> None:
     wanted = [WeightTensor("x", (64,), 1.0)]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         weights.write_weights(tmp_path / name, wanted, seed=seed)

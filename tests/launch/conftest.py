@@ -1,4 +1,4 @@
-"""A machine that can do everything and a checkout that has everything; tests take one thing away."""
+"""A suitable machine and a complete checkout; tests take one thing away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program for the tests: watches a stand-in for Triton as `serve` does, and says on standard output what happened.
+"""A program for the tests: watches a stand-in for Triton as `serve` does, and reports on standard output.
 
 `python -m tests.launch.supervising FOLDER NAME BEHAVIOUR`: state and logs go into FOLDER, the stand-in makes the
 /dev/shm entries NAME-a and NAME-b and a child in a session of its own that ignores SIGTERM, and opens NAME-c if it is

@@ -1,4 +1,4 @@
-"""Flags that are wrong by themselves are refused in one line that says how to fix them."""
+"""Wrong flags are refused in one line that says how to fix them."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_the_frontend_port_collides_only_if_there_is_a_frontend() -> None:
     assert cli.parse_options(["--frontend-port", "8000", "--no-frontend"]).frontend_port == 8000
 
 
-def test_an_address_that_others_reach_needs_a_decision(tmp_path: Path) -> None:
+def test_an_address_that_other_machines_reach_needs_keys_or_insecure(tmp_path: Path) -> None:
     assert "no authentication" in refused("--host", "0.0.0.0")
     assert not cli.parse_options(["--host", "0.0.0.0", "--insecure"]).loopback
     assert not cli.parse_options(["--host", "10.0.0.1", "--api-key-file", str(tmp_path / "keys")]).loopback
 
 
-def test_keys_open_the_frontend_alone_for_they_guard_nothing_else(tmp_path: Path) -> None:
+def test_an_api_key_file_opens_only_the_frontend(tmp_path: Path) -> None:
     guarded = ["--host", "10.0.0.1", "--api-key-file", str(tmp_path / "keys")]
     found = cli.parse_options(guarded)
     assert {found.host_of(flag) for flag in found.ports if flag != "--frontend-port"} == {"127.0.0.1"}
@@ -67,7 +67,7 @@ def test_keys_open_the_frontend_alone_for_they_guard_nothing_else(tmp_path: Path
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "localhost"])
-def test_a_loopback_address_needs_none(host: str) -> None:
+def test_a_loopback_address_needs_no_keys(host: str) -> None:
     assert cli.parse_options(["--host", host]).loopback
 
 

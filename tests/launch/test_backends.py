@@ -1,4 +1,4 @@
-"""Triton's backend directory holds the wheel's Python backend and our model.py, and nothing stale."""
+"""Triton's backend directory holds the wheel's Python backend and our model.py, and no stale file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_only_what_changed_is_replaced_and_an_open_file_keeps_its_content(wheel:
     assert (target / "python" / "libtriton_python.so").stat().st_ino == library
 
 
-def test_what_does_not_belong_there_goes(wheel: Wheel, tmp_path: Path) -> None:
+def test_other_files_are_removed(wheel: Wheel, tmp_path: Path) -> None:
     target = tmp_path / "backends"
     (target / "sglang" / "__pycache__").mkdir(parents=True)
     (target / "sglang" / "old.py").touch()

@@ -45,8 +45,8 @@ def test_a_model_can_neither_be_loaded_nor_memory_registered() -> None:
         closed, _, header = line[flag].partition(":")
         assert set(closed.split(",")) == {"shared-memory", "trace", "logging"}
         name, _, value = header.partition("=")
-        assert " " in name, "gRPC refuses it"
-        assert ":" in name, "to HTTP the name ends there"
+        assert " " in name, "gRPC refuses a name with a space"
+        assert ":" in name, "HTTP ends a name at the colon"
         assert value
 
 

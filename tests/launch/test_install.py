@@ -1,4 +1,4 @@
-"""The environment is made once, remade where its sources changed, and never made halfway."""
+"""The environment is made once, remade where its sources changed, and an interrupted installation is completed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kimi_k2_serving.launch.layout import Layout
 from kimi_k2_serving.launch.progress import Progress, symptoms
 from kimi_k2_serving.launch.refusal import Failure, Refusal
 
-# Stands for .venv/bin/python: notes its arguments, and does what the file `behaviour` beside it says.
+# A stand-in for .venv/bin/python: it records its arguments and runs the script `behaviour` beside it.
 PIP = """#!/bin/sh
 here="$(dirname "$0")"
 echo "$@" >> "$here/calls"
@@ -101,7 +101,7 @@ def test_an_interrupted_installation_goes_on_where_it_stopped(checkout: Layout) 
 NO_TORCH = 'case "$*" in *torch.txt) echo "ERROR: No matching distribution found for torch==2.13.0+cpu"; exit 1;; esac'
 
 
-def test_no_torch_to_be_found_names_the_ways_out(checkout: Layout) -> None:
+def test_a_missing_torch_is_refused_with_both_flags_that_help(checkout: Layout) -> None:
     behave(checkout, NO_TORCH)
     with pytest.raises(Refusal) as caught:
         ensure(checkout)
@@ -136,7 +136,7 @@ def test_an_environment_apart_has_one_lock_alone_and_is_made_anew_when_that_chan
     assert not (checkout.python.parent / "calls").exists(), "the server's own environment is left alone"
 
 
-def test_a_wrong_hash_is_no_missing_torch(checkout: Layout) -> None:
+def test_a_wrong_hash_is_not_reported_as_a_missing_torch(checkout: Layout) -> None:
     behave(checkout, 'echo "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES"; exit 1')
     with pytest.raises(Failure, match="DO NOT MATCH THE HASHES"):
         ensure(checkout, Torch(index="https://example.org/cpu"))

@@ -1,4 +1,4 @@
-"""The lock: every line a hashed pin, closed under what is needed, nothing of CUDA and no address in it."""
+"""The lock: every line is a hashed pin, every needed package is locked, and no line names an address or CUDA."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEFT_OUT = {
     "typing-inspect": frozenset({"nvidia-pytriton"}),
     "wrapt": frozenset({"nvidia-pytriton"}),
 }
-# SGLang's own list names CUDA kernels, model hubs, audio and images: it is held by starting the engine instead.
+# SGLang's own list names CUDA kernels, model hubs, audio and images. The tests that start the engine check it instead.
 UNCHECKED = frozenset({"sglang"})
 
 

@@ -1,4 +1,4 @@
-"""What this machine lacks is said before anything is installed or started."""
+"""A machine that can't run the server is refused before anything is installed or started."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check(machine: Machine, layout: Layout) -> Check:
     return run
 
 
-def test_a_sound_machine_passes_without_a_word(check: Check) -> None:
+def test_a_suitable_machine_gets_no_warning(check: Check) -> None:
     assert check() == []
 
 
@@ -62,7 +62,7 @@ def test_a_port_in_use_is_refused_with_its_flag(check: Check) -> None:
     with pytest.raises(Refusal) as caught:
         check(free=False)
     assert str(caught.value) == (
-        "serve: --grpc-port 8001; something else listens on it at 127.0.0.1; choose another with --grpc-port PORT"
+        "serve: --grpc-port 8001; another process uses this port at 127.0.0.1; choose another with --grpc-port PORT"
     )
 
 
@@ -79,7 +79,7 @@ def test_a_listening_socket_makes_a_port_busy() -> None:
 
 
 def test_a_directory_that_is_no_checkpoint_is_refused(check: Check, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match=r"holds no config\.json"):
+    with pytest.raises(Refusal, match=r"the directory has no config\.json"):
         check("--checkpoint", str(tmp_path))
 
 
@@ -88,7 +88,7 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(check: Check) -> None
         check("--preset", "nonsense")
 
 
-def test_a_key_file_is_there_private_and_not_empty(check: Check, tmp_path: Path) -> None:
+def test_a_key_file_must_exist_be_private_and_not_empty(check: Check, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     argv = ("--host", "0.0.0.0", "--api-key-file", str(keys))
     with pytest.raises(Refusal, match="no such file"):
@@ -97,7 +97,7 @@ def test_a_key_file_is_there_private_and_not_empty(check: Check, tmp_path: Path)
     with pytest.raises(Refusal, match="chmod 600"):
         check(*argv)
     keys.chmod(0o600)
-    with pytest.raises(Refusal, match="holds no key"):
+    with pytest.raises(Refusal, match="the file has no key"):
         check(*argv)
     keys.write_text("secret\n")
     assert check(*argv) == []
@@ -117,7 +117,7 @@ B200 = Gpu("NVIDIA B200", 183_359 * 2**20)
         ((H200,) * 8, "h200-16", "preset h200-16 fits, on 2 such machines"),
         ((H100,) * 8, "h100-16", "preset h100-16 fits, on 2 such machines"),
         ((H100,) * 4, "NAME", "less than Kimi K2 needs"),
-        ((), "NAME", "nvidia-smi says nothing"),
+        ((), "NAME", "nvidia-smi gives no information"),
     ],
 )
 def test_a_gpu_host_is_told_the_preset_and_the_container(

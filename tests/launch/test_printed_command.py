@@ -1,4 +1,4 @@
-"""The real thing: what `serve --print-command` prints starts a server when it is pasted into a shell."""
+"""The line that `serve --print-command` prints starts a real server when it is pasted into a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a waiting person is told, and the READY block at the end."""
+"""The phases that a waiting user sees, and the READY block at the end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_block_names_model_context_engine_and_ports() -> None:
     text = block("--http-port", "8100").text()
     for said in ("READY in 12.3 s", "kimi_k2", "32,768 tokens", "SGLang", "8100", "8001", "8002", "curl "):
         assert said in text
-    assert "as the checkpoint says" in block(context=None).text()
+    assert "not stated by the checkpoint" in block(context=None).text()
 
 
 def test_the_document_is_one_line_of_json() -> None:
@@ -53,7 +53,7 @@ def test_the_phase_is_what_has_begun_and_not_ended(tmp_path: Path) -> None:
     assert ready.phase(log) == "loading kimi_k2_engine"
     with log.open("a") as more:
         more.write("I1 \"successfully loaded 'kimi_k2_engine'\"\n")
-    assert ready.phase(log) == "Triton opens its ports"
+    assert ready.phase(log) == "Triton is opening its ports"
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def test_ready_means_the_server_and_the_model() -> None:
     assert not ready.is_ready("127.0.0.1", port, "kimi_k2")
 
 
-def test_an_end_is_told_by_its_signal_or_its_code() -> None:
+def test_the_end_of_triton_is_explained_by_its_signal_or_exit_code() -> None:
     assert "ended by SIGKILL" in str(why_triton_ended(-9))
     assert "exit code 1" in str(why_triton_ended(1))
 

@@ -1,4 +1,4 @@
-"""Triton never starts a stub again: that one is gone has to be seen from outside."""
+"""Triton never restarts a stub, so the launcher has to notice one that has died."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Running:
 
 
 class Tended:
-    """A frontend that dies, and whose start fails as often as told."""
+    """A frontend that has died, and whose restart fails `failures` times."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures

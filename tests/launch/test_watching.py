@@ -1,4 +1,4 @@
-"""However a server ends, nothing of it is left: processes, sockets, and exactly its own /dev/shm entries."""
+"""However a server ends, its processes, sockets and /dev/shm entries are removed, and no entry of others."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_an_entry_that_was_there_before_stays_although_it_was_opened(start: Star
 
 
 @pytest.mark.slow
-def test_an_orphan_is_not_lost_sight_of(start: Start) -> None:
+def test_an_orphan_is_still_watched(start: Start) -> None:
     watched = start("orphan")
     watched.process.terminate()
     assert watched.end()["status"] == "SIGTERM"
@@ -142,7 +142,7 @@ def test_an_entry_that_another_process_holds_stays(start: Start) -> None:
 
 
 @pytest.mark.slow
-def test_one_that_ignores_the_signal_is_killed_in_time(start: Start) -> None:
+def test_a_server_that_ignores_sigterm_is_killed_in_time(start: Start) -> None:
     watched = start("deaf")
     watched.process.terminate()
     assert watched.end()["seconds"] < 7
@@ -173,7 +173,7 @@ def test_nothing_is_left_after_a_kill_of_one_process(start: Start, victim: int) 
 
 
 @pytest.mark.slow
-def test_an_end_of_its_own_is_told(start: Start) -> None:
+def test_the_exit_status_of_a_server_that_ends_by_itself_is_reported(start: Start) -> None:
     watched = start("short")
     assert watched.end()["status"] == 3
     assert watched.nothing_is_left()
@@ -181,10 +181,10 @@ def test_an_end_of_its_own_is_told(start: Start) -> None:
 
 def test_the_next_start_cleans_up_after_a_killed_one(start: Start) -> None:
     watched = start("obedient")
-    assert state.clean_leftovers(watched.folder) == []  # it lives, so it is left alone
+    assert state.clean_leftovers(watched.folder) == []  # it still runs, so nothing is cleaned up
     watched.process.kill()
     watched.process.wait()
-    psutil.wait_procs(watched.descendants[:1], 5)  # the stand-in has asked to end with its parent
+    psutil.wait_procs(watched.descendants[:1], 5)  # the kernel ends the stand-in with its parent
     (line,) = state.clean_leftovers(watched.folder)
     (survivor,) = watched.alive()
     assert line.endswith(f"kill {survivor.pid}")
@@ -192,7 +192,7 @@ def test_the_next_start_cleans_up_after_a_killed_one(start: Start) -> None:
     survivor.kill()
     psutil.wait_procs([survivor], 5)
     (line,) = state.clean_leftovers(watched.folder)
-    assert line.endswith("2 in /dev/shm")
+    assert line.endswith("2 files in /dev/shm")
     assert watched.nothing_is_left()
 
 
@@ -264,7 +264,7 @@ def test_what_was_there_before_is_foreign() -> None:
             os.unlink(held.name)
 
 
-def test_a_process_is_not_mistaken_for_a_later_one_of_its_pid() -> None:
+def test_a_process_is_not_mistaken_for_a_later_one_with_its_pid() -> None:
     mine = traces.identify(os.getpid())
     assert mine is not None
     assert mine.alive()

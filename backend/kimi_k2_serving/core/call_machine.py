@@ -1,13 +1,13 @@
-"""The structure of an answer: text and markers in, events out, one state for every place a marker can be met.
+"""Parses the structure of an answer: text and markers in, events out. The states:
 
     CONTENT    outside calls; also inside a section, between calls: sections only group calls
     HEADER     after call_begin: the name is collected, nothing is emitted
-    ARGUMENTS  after argument_begin: a JSON object, passed on as it comes
-    FINISHED   after the end: everything yields nothing
+    ARGUMENTS  after argument_begin: a JSON object, emitted as it arrives
+    FINISHED   after the end: further input yields no events
 
-Promises: events depend on the text and markers alone, not on how the text was split; no text is lost but what rules
-A6, A15 and A17 of docs/kimi_k2_format.md name; nothing is added but `{}` for empty arguments. Linear, size unbounded.
-Does not know where markers come from: ids are single tokens, in replayed text a marker also has a spelling.
+Promises: events depend only on the text and the markers, not on how the text was split; only the text that rules A6,
+A15 and A17 of docs/kimi_k2_format.md name is lost; only `{}` for empty arguments is added. Linear, size unbounded.
+Does not know where markers come from: they are single tokens, but in replayed text they also have a spelling.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _State(enum.Enum):
 
 
 class _Body(enum.Enum):
-    """Where the current call's arguments go."""
+    """The destination of the current call's arguments."""
 
     CALL = enum.auto()
     CONTENT = enum.auto()
@@ -57,7 +57,7 @@ class _Body(enum.Enum):
 
 
 class CallMachine:
-    """`tools` are the declared names, `first_index` the number of calls earlier in the conversation."""
+    """`tools` are the declared names; `first_index` is the number of earlier calls in the conversation."""
 
     __slots__ = ("_body", "_calls", "_content", "_first_index", "_header", "_most_calls", "_object", "_state", "_tools")
 
@@ -74,16 +74,16 @@ class CallMachine:
 
     @property
     def stopped(self) -> bool:
-        """A stop string has matched, or the answer is finished: nothing more comes of text and markers."""
+        """A stop string has matched or the answer is finished: further text and markers yield no events."""
         return self._content.stop is not None or self._state is _State.FINISHED
 
     @property
     def in_string(self) -> bool:
-        """The text so far ends inside a string of a call's JSON: what is spelled here is data."""
+        """The text so far ends inside a string of a call's JSON: a marker's spelling is data there."""
         return self._state is _State.ARGUMENTS and self._object.in_string
 
     def text(self, text: str) -> Sequence[Event]:
-        """Events of a piece of text, which is not empty."""
+        """Events of a piece of text, which must not be empty."""
         state = self._state
         if state is _State.ARGUMENTS:
             return self._arguments(text)
@@ -94,7 +94,7 @@ class CallMachine:
         return []
 
     def marker(self, marker: Marker, spelling: str = "") -> Sequence[Event]:
-        """Events of a marker. One that has a `spelling` is data while the JSON before it is inside a string."""
+        """Events of a marker. A marker with a `spelling` is data if it comes inside a string of a call's JSON."""
         if self.stopped:
             return []
         if spelling and self.in_string:
@@ -110,7 +110,7 @@ class CallMachine:
         return events
 
     def finish(self, reason: FinishReason) -> Sequence[Event]:
-        """Events of the answer's end, Finish last. `reason` is STOP or LENGTH; a second call yields nothing."""
+        """Events of the answer's end; Finish is last. `reason` is STOP or LENGTH. A second call yields no events."""
         if self._state is _State.FINISHED:
             return []
         events: list[Event] = []
@@ -126,7 +126,7 @@ class CallMachine:
         return [*events, Finish(reason, stop)]
 
     def _begin(self) -> list[Event]:
-        """The header is whole: a call begins, or is rejected and its text goes where its body goes."""
+        """The header is complete: begin the call, or reject it. A rejected call's header goes where its body goes."""
         header = "".join(self._header)
         self._header.clear()
         self._object = ObjectScanner()
@@ -154,7 +154,7 @@ class CallMachine:
             return self._passed(text)
         events = [*self._passed(text[:used]), *self._close(complete=scanner.valid)]
         if not self.stopped:
-            # The object says where the call ends; its end marker is then only a marker like any other.
+            # The call ends where its object ends. The end marker that follows has no special meaning then.
             self._state = _State.CONTENT
             events += self._content.marker()
             if used < len(text):
@@ -170,7 +170,7 @@ class CallMachine:
         return [ToolCallEnd(self._calls - 1, complete)] if self._body is _Body.CALL else []
 
     def _end(self, unfinished_header: Rejection, *, ended_by_marker: bool) -> list[Event]:
-        """End the call that is open, if one is, before its JSON object closed."""
+        """End the open call, if there is one. Its JSON object has not closed."""
         if self._state is _State.HEADER:
             header = "".join(self._header)
             self._header.clear()

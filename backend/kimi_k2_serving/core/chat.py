@@ -1,9 +1,9 @@
-"""OpenAI's chat request -> Conversation.
+"""Reads OpenAI's chat request into a Conversation.
 
-Promises: what it returns is whole and checked, and what it refuses names the path at fault, such as
-`messages[2].content[0].type`, without repeating any of the client's text. Keys of a message that have no place in K2's
-prompt (`reasoning_content`, `refusal`, `cache_control`) are ignored; those that would change its meaning are refused.
-Knows no token ids and does not rewrite ids of calls. Linear. Rules P13 to P20 of docs/kimi_k2_format.md.
+Promises: the result is complete and checked; an error names the path with the fault, such as
+`messages[2].content[0].type`, and never repeats the client's text. Keys of a message that have no place in K2's prompt
+(`reasoning_content`, `refusal`, `cache_control`) are ignored; keys that would change its meaning are refused. Knows no
+token ids and does not rewrite ids of calls. Linear. Rules P13 to P20 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ROLES = {
     "assistant": Role.ASSISTANT,
     "tool": Role.TOOL,
 }
-# What a message may ask for and K2-0905 or this server cannot do; null or false asks for nothing.
+# Keys of a message that ask for what K2-0905 or this server can't do. They are refused unless null, false or empty.
 _REFUSED_KEYS = {
-    "function_call": "is OpenAI's old form; send tool_calls",
+    "function_call": "is OpenAI's deprecated form; send tool_calls",
     "audio": "is not text; this model reads text only",
-    "partial": "continuing a given answer is not supported; end with a user or tool message",
-    "prefix": "continuing a given answer is not supported; end with a user or tool message",
+    "partial": "this server can't continue a given answer; end with a user or tool message",
+    "prefix": "this server can't continue a given answer; end with a user or tool message",
 }
 
 
@@ -43,7 +43,7 @@ def read_conversation(
     parallel_tool_calls: bool = True,
     name_characters: int = NAME_CHARACTERS,
 ) -> Conversation:
-    """Check and read the parts of one request; null is the same as absent. `name_characters`: of a tool, at most.
+    """Check and read the parts of one request; null means absent. `name_characters` bounds the name of a tool.
 
     Raises MissingField, InvalidType, InvalidValue, Unsupported, LimitExceeded.
     """
@@ -64,7 +64,7 @@ def read_conversation(
 
 
 def _messages(items: list[Json]) -> Iterator[Message]:
-    """Clients put what a tool returned into its result, or into the user messages right behind it."""
+    """Read all messages. Clients put a tool's result into the tool message or into the user messages right after it."""
     from_tools = False
     for i, item in enumerate(items):
         message = _message(item, f"messages[{i}]", from_tools=from_tools)
@@ -82,7 +82,7 @@ def _message(value: Json, path: str, *, from_tools: bool) -> Message:
         if role is not Role.TOOL:
             required(source, "content", path)
         if source.get("tool_calls"):
-            raise InvalidValue("only an assistant message has calls", field=f"{path}.tool_calls")
+            raise InvalidValue("only an assistant message may have tool calls", field=f"{path}.tool_calls")
     return Message(
         role=role,
         content=_content(source.get("content"), f"{path}.content", role, from_tools=from_tools),
@@ -93,7 +93,7 @@ def _message(value: Json, path: str, *, from_tools: bool) -> Message:
 
 
 def _name(value: Json, path: str) -> str | None:
-    """Null and "" are no name."""
+    """Null and "" mean no name."""
     name = _id(value, path)
     if name is not None:
         NAME_BYTES.check(len(name.encode("utf-8", "replace")), field=path)
@@ -101,12 +101,12 @@ def _name(value: Json, path: str) -> str | None:
 
 
 def _id(value: Json, path: str) -> str | None:
-    """Null and "" are no id. Not bounded by itself: it is looked up and never shown."""
+    """Null and "" mean no id. Its length is not bounded: ids are only looked up and never shown."""
     return (as_string(value, path) or None) if value is not None else None
 
 
 def _content(value: Json, path: str, role: Role, *, from_tools: bool) -> str:
-    """An assistant's and a tool's message are history and never refused for what they hold."""
+    """Assistant messages and tool results are history, so no kind of content is refused there."""
     if role is Role.TOOL:
         return result_text(value, path)
     if role is Role.ASSISTANT or (from_tools and role is Role.USER):
@@ -124,7 +124,7 @@ def _part(value: Json, path: str) -> tuple[str, bool]:
     source = as_object(value, path)
     kind = as_string(required(source, "type", path), f"{path}.type")
     if kind not in TEXTS:
-        raise Unsupported("this model reads text parts only", field=f"{path}.type")
+        raise Unsupported("this model reads text only; send parts of type text", field=f"{path}.type")
     return tool_part(source, path)
 
 
@@ -142,7 +142,7 @@ def _tool_call(value: Json, path: str) -> ToolCall:
     if kind == "custom":
         return _custom_call(source, path)
     if kind is not None and as_string(kind, f"{path}.type") not in ("function", "builtin_function"):
-        raise Unsupported("this model calls functions only", field=f"{path}.type")
+        raise Unsupported("this model can only call functions; send type function", field=f"{path}.type")
     function = as_object(required(source, "function", path), f"{path}.function")
     name = _name(required(function, "name", f"{path}.function"), f"{path}.function.name")
     if name is None:
@@ -155,7 +155,7 @@ def _tool_call(value: Json, path: str) -> ToolCall:
 
 
 def _custom_call(source: Object, path: str) -> ToolCall:
-    """Another server's: a tool whose input is plain text. Here it is a function of one string."""
+    """A custom tool's call, whose input is plain text. It becomes a call of a function with one string."""
     custom = as_object(required(source, "custom", path), f"{path}.custom")
     name = _name(required(custom, "name", f"{path}.custom"), f"{path}.custom.name")
     if name is None:
@@ -165,7 +165,7 @@ def _custom_call(source: Object, path: str) -> ToolCall:
 
 
 def _arguments(function: Object, path: str) -> str:
-    """A string is the model's own JSON text and stays as it is; an object is written as the template would."""
+    """A string is the model's own JSON text and stays unchanged; an object is serialised as the template would."""
     match function.get("arguments"):
         case None:
             return "{}"

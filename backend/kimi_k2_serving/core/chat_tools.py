@@ -1,7 +1,7 @@
-"""The tools of an OpenAI chat request and the choice among them.
+"""Reads the tools of an OpenAI chat request and its tool_choice.
 
-A declaration is kept whole, in the client's key order, because the prompt shows it; only what the server itself relies
-on is checked here (names, types, flags). Schemas are the grammar's to judge. Linear. Rules P17 to P19 of
+A declaration is kept whole, in the client's key order, because the prompt shows it. Only the parts that the server
+itself uses are checked here (names, types, flags); the grammar checks the schemas. Linear. Rules P17 to P19 of
 docs/kimi_k2_format.md.
 """
 
@@ -21,7 +21,7 @@ _MODES: Mapping[str, ToolMode] = {mode.value: mode for mode in ToolMode if mode 
 
 
 def read_tools(value: Json, *, name_characters: int = NAME_CHARACTERS) -> tuple[Tool, ...]:
-    """The declared tools; null and [] are none. Names are unique."""
+    """The declared tools; null and [] mean no tools. Names are unique."""
     if value is None:
         return ()
     items = as_list(value, "tools")
@@ -40,7 +40,7 @@ def read_tools(value: Json, *, name_characters: int = NAME_CHARACTERS) -> tuple[
 def read_tool_choice(value: Json, tools: tuple[Tool, ...]) -> ToolChoice:
     """`"auto"`, `"none"`, `"required"`, one of these as `{"type": ...}`, or the object that names a function.
 
-    Raises MissingField on `tools` if a call is asked for and there are none, InvalidValue for an undeclared name.
+    Raises MissingField for `tools` if a call is required and no tool is declared, InvalidValue for an undeclared name.
     """
     if value is None:
         return ToolChoice()
@@ -61,7 +61,7 @@ def read_tool_choice(value: Json, tools: tuple[Tool, ...]) -> ToolChoice:
 
 
 def _named(choice: Object, tools: tuple[Tool, ...]) -> ToolChoice:
-    """Chat's form nests the name under `function`; the Responses API's has it beside `type`."""
+    """The chat API nests the name under `function`; the Responses API puts it beside `type`."""
     _need(tools)
     path = "tool_choice" if "function" not in choice and "name" in choice else "tool_choice.function"
     holder = choice if path == "tool_choice" else as_object(required(choice, "function", "tool_choice"), path)
@@ -72,7 +72,7 @@ def _named(choice: Object, tools: tuple[Tool, ...]) -> ToolChoice:
 
 
 def _allowed(choice: Object, tools: tuple[Tool, ...]) -> ToolChoice:
-    """Chat nests mode and tools under `allowed_tools`; the Responses API has them beside `type`."""
+    """The chat API nests mode and tools under `allowed_tools`; the Responses API puts them beside `type`."""
     _need(tools)
     path = "tool_choice.allowed_tools" if "allowed_tools" in choice else "tool_choice"
     holder = as_object(choice["allowed_tools"], path) if "allowed_tools" in choice else choice
@@ -96,21 +96,21 @@ def _allowed(choice: Object, tools: tuple[Tool, ...]) -> ToolChoice:
 
 def _need(tools: tuple[Tool, ...]) -> None:
     if not tools:
-        raise MissingField("is required when tool_choice asks for a call", field="tools")
+        raise MissingField("is required, because tool_choice requires a call", field="tools")
 
 
 def _tool(value: Json, path: str, name_characters: int) -> Tool:
     declaration = as_object(value, path)
     kind = as_string(required(declaration, "type", path), f"{path}.type")
     if kind not in ("function", "builtin_function"):
-        raise Unsupported("this model calls functions only; declare a function", field=f"{path}.type")
+        raise Unsupported("this model can only call functions; declare a function", field=f"{path}.type")
     path = f"{path}.function"
     function = as_object(required(declaration, "function", path.rpartition(".")[0]), path)
     name = as_string(required(function, "name", path), f"{path}.name")
     # Moonshot's built-in functions begin with a dollar sign: $web_search.
     plain = name.removeprefix("$") if kind == "builtin_function" else name
     if not 1 <= len(plain) <= name_characters or not _ALPHABET.issuperset(plain):
-        raise InvalidValue(f"must be 1 to {name_characters} of A-Z a-z 0-9 _ . -", field=f"{path}.name")
+        raise InvalidValue(f"must be 1 to {name_characters} characters of A-Z a-z 0-9 _ . -", field=f"{path}.name")
     description = function.get("description")
     if description is not None:
         as_string(description, f"{path}.description")
@@ -120,6 +120,6 @@ def _tool(value: Json, path: str, name_characters: int) -> Tool:
     if parameters is not None and not isinstance(parameters, dict | bool):
         if insists:
             raise InvalidType("must be a JSON Schema: an object, true or false", field=f"{path}.parameters")
-        # The grammar finds it unreadable too, and says so; see grammar/constraint.
+        # The grammar can't read this type either, and reports that; see grammar/constraint.
         parameters = {"type": "unreadable"}
     return Tool(name=name, declaration=declaration, parameters=parameters, strict=strict, insists=insists)

@@ -1,7 +1,7 @@
-"""Token ids to text, as they come: a character split over tokens is held back until it is whole.
+"""Decodes token ids to text as they arrive. A character that is split over tokens is held back until it is complete.
 
-Control ids have no text and are skipped. Bytes that are no UTF-8 become U+FFFD, as in every decoder of this model;
-joined over all calls, the text is that of all ids at once. Linear.
+Control ids have no text and are skipped. Bytes that are not UTF-8 become U+FFFD, as in every decoder of this model. The
+texts of all calls, joined, equal the text of all ids decoded at once. Linear.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Protocol
 
 
 class TokenBytes(Protocol):
-    """What the decoder needs of a vocabulary."""
+    """The part of a vocabulary that the decoder needs."""
 
     def token_bytes(self, token: int) -> bytes: ...
 
 
 class TextDecoder:
-    """One stream's decoder; holds at most three bytes between calls."""
+    """The decoder of one stream. Holds back at most three bytes between calls."""
 
     __slots__ = ("_held", "_token_bytes")
 
@@ -34,6 +34,6 @@ class TextDecoder:
         return text
 
     def finish(self) -> str:
-        """What is left: U+FFFD for a character that never became whole, else nothing."""
+        """The rest: U+FFFD for a character that is still incomplete, else nothing."""
         text, self._held = self._held.decode("utf-8", "replace"), b""
         return text

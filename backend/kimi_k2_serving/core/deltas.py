@@ -1,7 +1,7 @@
-"""Events to OpenAI's shapes: one delta for each event that has one, and the whole answer.
+"""Converts events to OpenAI's shapes: a delta per event for streams, or the message of the whole answer.
 
-Promises: merging the deltas of a stream, as clients do, gives the message of the whole answer. A name is sent once,
-with the call's first delta; clients start a new call at every name. Rules A24 and A25 of docs/kimi_k2_format.md.
+Promises: merging the deltas of a stream, as clients do, gives the message of the whole answer. A name is sent once, in
+the call's first delta, because clients start a new call at every name. Rules A24 and A25 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kimi_k2_serving.core.messages import Json
 
 @dataclass(frozen=True, slots=True)
 class AnswerCall:
-    """One emitted call. `arguments` is JSON text; where `complete` is false it is no whole JSON object."""
+    """One emitted call. `arguments` is JSON text; if `complete` is false, it is not a whole JSON object."""
 
     id: str
     name: str
@@ -36,7 +36,7 @@ class AnswerCall:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. `stop` is the stop string that matched; `rejected` counts no text, which is in `content`."""
+    """A whole answer. `stop` is the stop string that matched, if any; `rejected` says why calls were rejected."""
 
     content: str
     tool_calls: tuple[AnswerCall, ...]
@@ -46,7 +46,7 @@ class Answer:
 
 
 def delta(event: Event) -> dict[str, Json] | None:
-    """`choices[0].delta` of an event; None where OpenAI has none: a call's end, a rejection, the finish."""
+    """`choices[0].delta` of an event. None for a call's end, a rejection and the finish: OpenAI has none for them."""
     match event:
         case TextDelta(text):
             return {"content": text}
@@ -61,7 +61,7 @@ def delta(event: Event) -> dict[str, Json] | None:
 
 
 def collect_answer(events: Iterable[Event]) -> Answer:
-    """The whole answer of a finished stream; raises ValueError if `events` has no Finish."""
+    """Collect a finished stream into the whole answer. Raises ValueError if `events` has no Finish."""
     content: list[str] = []
     calls: list[AnswerCall] = []
     rejected: list[Rejection] = []
@@ -87,7 +87,7 @@ def collect_answer(events: Iterable[Event]) -> Answer:
 
 
 def message(answer: Answer) -> dict[str, Json]:
-    """`choices[0].message`: content is null where there are only calls, `tool_calls` is absent where there are none."""
+    """`choices[0].message`: content is null if there are only calls; `tool_calls` is absent if there are none."""
     calls: list[Json] = [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for call in answer.tool_calls

@@ -1,7 +1,7 @@
-"""Every error a client can be told about, in one tree.
+"""Every error that a client can get, in one tree.
 
     ServingError
-    |- InvalidRequest            the client has to change something
+    |- InvalidRequest            the client must change the request
     |  |- InvalidJson            invalid_json
     |  |- UnknownField           unknown_field
     |  |- MissingField           missing_field
@@ -22,8 +22,8 @@
     |- DeadlineExceeded          deadline_exceeded
     `- Internal                  internal
 
-A message reads `code: field: what is wrong and what to do`. It is written by us for the client: it never holds an
-exception's text, a path, or any part of a prompt. Each leaf carries the status of every transport beside it.
+A message reads `code: field: what is wrong and what to do`. It is our own text for the client: it never contains an
+exception's text, a path, or any part of a prompt. Each class also holds the status that each transport sends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import ClassVar
 
 
 class TritonCode(enum.Enum):
-    """The error codes that the Python backend can send (values: attribute names of its TritonError)."""
+    """The error codes of Triton's Python backend; the values are attribute names of its TritonError."""
 
     INTERNAL = "INTERNAL"
     NOT_FOUND = "NOT_FOUND"
@@ -44,7 +44,7 @@ class TritonCode(enum.Enum):
 
 
 class ServingError(Exception):
-    """Base of the tree. `field` is the JSON path or tensor at fault, "" where there is none."""
+    """Base of the tree. `field` is the JSON path or the tensor with the fault, "" if there is none."""
 
     code: ClassVar[str] = "internal"
     triton: ClassVar[TritonCode] = TritonCode.INTERNAL
@@ -90,19 +90,19 @@ class InvalidValue(InvalidRequest):
 
 
 class LimitExceeded(InvalidRequest):
-    """A bound of `limits.py` was passed; the message names the bound and both numbers."""
+    """A value exceeds a bound of `limits.py`; the message names the bound and both numbers."""
 
     code = "limit_exceeded"
 
 
 class InvalidSchema(InvalidRequest):
-    """A JSON Schema that is not one, or is past its bounds; `field` is the path inside the request."""
+    """A JSON Schema is invalid or exceeds its bounds; `field` is the path inside the request."""
 
     code = "invalid_schema"
 
 
 class Unsupported(InvalidRequest):
-    """Understood, and not something this server or this model does."""
+    """The request is valid, but asks for something that this server or this model can't do."""
 
     code = "unsupported"
 
@@ -120,7 +120,7 @@ class NotFound(ServingError):
 
 
 class Unavailable(ServingError):
-    """The same request may succeed later; `retry_after` is our estimate in seconds."""
+    """The same request may succeed later; `retry_after` is the estimated wait in seconds."""
 
     code = "unavailable"
     triton = TritonCode.UNAVAILABLE
@@ -142,19 +142,19 @@ class Overloaded(Unavailable):
 
 
 class EngineUnavailable(Unavailable):
-    """The engine is starting, restarting or stopped for good; nothing was begun."""
+    """The engine is starting, restarting or stopped for good; the request never reached it."""
 
     code = "engine_unavailable"
 
 
 class EngineLost(Unavailable):
-    """The engine died under a request that it had accepted."""
+    """The engine died while it worked on this request."""
 
     code = "engine_lost"
 
 
 class RequestQuarantined(Unavailable):
-    """The engine died of this very request; it is refused for a while, and sending it again is of no use."""
+    """This request made the engine die; it is refused for some minutes, so an immediate retry fails, too."""
 
     code = "request_quarantined"
 
@@ -180,7 +180,7 @@ class DeadlineExceeded(ServingError):
 
 
 class Internal(ServingError):
-    """A defect of ours. The detail goes to the log; the client gets the code and a fixed sentence."""
+    """A bug of this server. The detail goes to the log; the client gets the code and a fixed sentence."""
 
     code = "internal"
 
@@ -191,14 +191,14 @@ def _kinds(kind: type[ServingError]) -> Iterator[type[ServingError]]:
         yield from _kinds(child)
 
 
-# This module's alone: an API's own leaves, defined elsewhere, share codes with these and do not exist yet.
+# Only the classes defined above: subclasses in frontend/ reuse these codes and must not replace them here.
 KINDS = {kind.code: kind for kind in _kinds(ServingError)}
 
 
 def parse_message(message: str) -> tuple[type[ServingError], str, str] | None:
-    """An error's text read back: its class, field and detail. None for a text that has no code.
+    """Parse an error's message into its class, field and detail. None if it contains no code.
 
-    The leftmost word before ": " that is a code counts: Triton puts words of its own before it.
+    The code is the leftmost word before ": " that is one: Triton puts a text of its own in front.
     """
     start = 0
     while (end := message.find(": ", start)) >= 0:

@@ -1,7 +1,7 @@
-"""What an answer is made of. Streaming objects emit these; every dialect is a mapping from them.
+"""The events of an answer. The parsers emit them; each API maps them to its own shapes.
 
-Order: TextDelta between calls, per call ToolCallStart ArgumentsDelta* ToolCallEnd (calls never interleave),
-CallRejected wherever one was met, and exactly one Finish, last. `index` counts the answer's emitted calls from 0.
+Order: TextDelta between calls; for each call ToolCallStart ArgumentsDelta* ToolCallEnd (calls never interleave);
+CallRejected where a call was rejected; exactly one Finish at the end. `index` counts the answer's emitted calls from 0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class FinishReason(enum.Enum):
-    """Why generation ended, as OpenAI names it."""
+    """Why generation ended, by OpenAI's names."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -19,7 +19,7 @@ class FinishReason(enum.Enum):
 
 
 class Rejection(enum.Enum):
-    """Why a call the model wrote was not emitted as a call. Values are metric labels."""
+    """Why a call that the model wrote was not emitted as a call. Values are metric labels."""
 
     UNDECLARED_NAME = "undeclared_name"
     MALFORMED_HEADER = "malformed_header"
@@ -53,7 +53,7 @@ class ArgumentsDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallEnd:
-    """`complete` is false when the arguments are no whole JSON object (truncated, malformed); nothing is invented."""
+    """`complete` is false if the arguments are not a whole JSON object (truncated, malformed). Nothing is repaired."""
 
     index: int
     complete: bool
@@ -61,7 +61,7 @@ class ToolCallEnd:
 
 @dataclass(frozen=True, slots=True)
 class CallRejected:
-    """Why a call was not emitted. Its text went to content, less the markers; that of TOO_MANY_CALLS went nowhere."""
+    """Why a call was not emitted. Its text without markers went to content, but that of TOO_MANY_CALLS was dropped."""
 
     reason: Rejection
 

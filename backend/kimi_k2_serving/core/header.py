@@ -1,7 +1,7 @@
-"""Which declared tool a call's header names.
+"""Finds the declared tool that a call's header names.
 
-The model writes `functions.{name}:{n}`; what else it has been seen to write is listed here, each with one outcome. The
-counter is never used: ids are issued anew. Knows names only, no schemas. Rules A12 and A13 of docs/kimi_k2_format.md.
+The model writes `functions.{name}:{n}`. This module also covers every other form that the model has been seen to write.
+The counter n is ignored: ids are issued anew. Knows names, no schemas. Rules A12 and A13 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterator
 from kimi_k2_serving.core.events import Rejection
 
 _PREFIX = "functions."
-# A client's rewriting of `functions.{name}:{n}` that comes back out of histories.
+# Some clients rewrite `functions.{name}:{n}` this way in the history, and the model copies it.
 _PREFIX_REWRITTEN = "functions_"
-# What may stand before a name that is declared without its namespace; `_` and `-` are parts of names.
+# The ends of a namespace before a name that is declared without it. `_` and `-` are parts of names.
 _NAMESPACE_ENDS = (".", ":", "/")
 
 
 def resolve_header(header: str, tools: Collection[str]) -> str | Rejection:
-    """The declared name, or why there is none: MALFORMED_HEADER if it has no call's shape, else UNDECLARED_NAME."""
+    """The declared name, or MALFORMED_HEADER if the header has not the form of a call, else UNDECLARED_NAME."""
     header = header.strip()
     for reading in _readings(header):
         if reading in tools:
@@ -34,7 +34,7 @@ def resolve_header(header: str, tools: Collection[str]) -> str | Rejection:
 
 
 def _readings(header: str) -> Iterator[str]:
-    """Ways to read the header as exactly one name, the written format first."""
+    """The ways to read the header as one name, beginning with the documented format."""
     name, _ = _without_counter(header, ":")
     yield name.removeprefix(_PREFIX)
     yield header.removeprefix(_PREFIX)

@@ -1,8 +1,8 @@
-"""The conversation with every tool call under the id that the model itself would have written.
+"""Rewrites the id of every tool call in a conversation to the id that the model itself would have written.
 
-K2 sees the name of a past call only inside its id, so clients' ids (`call_abc123`, none at all, reused ones) become
-`functions.{name}:{n}`, n counting all calls from 0. One pass that never looks ahead: what a message becomes depends on
-it and those before it alone, so the prompt of one turn is a prefix of the next one's. Linear. Rules H1 to H8 of
+K2 sees the name of a past call only inside its id, so clients' ids (such as `call_abc123`, missing or reused ones)
+become `functions.{name}:{n}`, where n counts all calls from 0. One pass without look-ahead: a rewritten message depends
+only on itself and earlier ones, so the prompt of a turn is a prefix of the next turn's. Linear. Rules H1 to H8 of
 docs/kimi_k2_format.md.
 """
 
@@ -17,7 +17,7 @@ from kimi_k2_serving.core.messages import Message, Role, ToolCall
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """`next_index` is the number that the answer's first call gets."""
+    """`next_index` is the number n in the id of the answer's first call."""
 
     messages: tuple[Message, ...]
     next_index: int
@@ -31,7 +31,7 @@ def call_id(name: str, index: int) -> str:
 def normalise(messages: Iterable[Message]) -> History:
     """Rewrite all ids.
 
-    Raises InvalidValue, field `messages[i].tool_call_id`, for a result that belongs to no call or to one with a result.
+    Raises InvalidValue for `messages[i].tool_call_id` if no call has that id, or if the call already has a result.
     """
     calls = _Calls()
     rewritten = tuple(_rewrite(message, position, calls) for position, message in enumerate(messages))
@@ -43,7 +43,7 @@ def _rewrite(message: Message, position: int, calls: _Calls) -> Message:
         ours = calls.answer(message)
         if ours is None:
             raise InvalidValue(
-                "answers no call that waits for a result; send each result once, after the message with its call",
+                "no call is waiting for this result; send each result once, after the message with its call",
                 field=f"messages[{position}].tool_call_id",
             )
         return Message(message.role, message.content, message.name, tool_call_id=ours)
@@ -53,13 +53,13 @@ def _rewrite(message: Message, position: int, calls: _Calls) -> Message:
 
 
 class _Calls:
-    """Which calls were made so far, and which of them still lack a result."""
+    """The calls made so far, and which of them have no result yet."""
 
     def __init__(self) -> None:
         self.count = 0
-        # The client's id -> our ids in the last message that used it, in order: reuse hides the calls before it.
+        # The client's id -> our ids, in order, of the calls in the last message that used it: it hides earlier calls.
         self._by_id: dict[str, Iterator[str]] = {}
-        # Our id -> name, for the calls of the last message that made any, while they have no result; in order.
+        # Our id -> name, in order, of the calls without a result in the last message with calls.
         self._open: dict[str, str] = {}
         self._answered: set[str] = set()
 
@@ -79,7 +79,7 @@ class _Calls:
         return tuple(issued)
 
     def answer(self, result: Message) -> str | None:
-        """Our id of the call that `result` answers, which is then closed; None if there is no such call."""
+        """Mark the call that `result` belongs to as answered and return our id of it; None if there is no such call."""
         ours = self._by_its_id(result.tool_call_id) if result.tool_call_id else self._by_order(result.name)
         if ours is not None:
             self._answered.add(ours)
@@ -87,10 +87,10 @@ class _Calls:
         return ours
 
     def _by_its_id(self, theirs: str) -> str | None:
-        """The first unanswered call of this id; those passed over are answered, so they need not be seen again."""
+        """The first unanswered call with this id. The iterator drops the calls it skips: they are answered for good."""
         return next((ours for ours in self._by_id.get(theirs, ()) if ours not in self._answered), None)
 
     def _by_order(self, name: str | None) -> str | None:
-        """The first open call of this name, else the first open call."""
+        """The first open call with this name, else the first open call."""
         named = (ours for ours, called in self._open.items() if called == name)
         return next(named, None) or next(iter(self._open), None)

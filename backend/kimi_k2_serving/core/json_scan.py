@@ -1,9 +1,9 @@
-"""Find the end of a JSON object in text that arrives in pieces, and say whether it is one.
+"""Finds the end of a JSON object in text that arrives in pieces, and says whether the object is valid.
 
-Promises: strict JSON (RFC 8259) however the text is split, in time linear in it: strings by `str.find`, the rest a
-character at a time through one table. Nothing is kept but the open brackets, so size and depth have no bound.
-A fault inside a string (a raw control character, an unknown escape) makes the object invalid but does not hide its end;
-any other fault does, and all text from there on belongs to the invalid object. Knows nothing of markers or schemas.
+Promises: strict JSON (RFC 8259), the same result however the text is split, linear time. Strings are scanned with
+`str.find`, everything else one character at a time with one table. Only open brackets are stored: size and depth are
+unbounded. After a fault inside a string (a raw control character, an unknown escape) the object is invalid, but its end
+is still found. After any other fault all text belongs to the invalid object. Knows nothing of markers or schemas.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _DIGITS: Final = "0123456789"
 _HEX: Final = frozenset(_DIGITS + "abcdefABCDEF")
 _ESCAPES: Final = frozenset('"\\/bfnrt')
 
-# What the escape counter means where it does not count the hex digits still to come.
+# Values of the escape counter; a positive one is the number of hex digits that must follow.
 _NO_ESCAPE: Final = 0
 _AFTER_BACKSLASH: Final = -1
 
-# Steps that are more than a change of state. No state has such a name.
+# Table entries that do more than change the state. No state has such a name.
 _OPEN_OBJECT: Final = "{"
 _OPEN_ARRAY: Final = "["
 _CLOSE: Final = "}"
@@ -29,7 +29,7 @@ _STRING: Final = '"'
 
 
 def _table() -> dict[str, dict[str, str]]:
-    """State outside strings -> character -> next state, or a step. A character that is not there is a fault."""
+    """State outside strings -> character -> next state or step. A character without an entry is a fault."""
 
     def stay(state: str) -> dict[str, str]:
         return dict.fromkeys(_WHITESPACE, state)
@@ -70,7 +70,7 @@ _TABLE: Final = _table()
 
 
 class ObjectScanner:
-    """One JSON object. Feed it text that begins where the object does; whitespace before it is the caller's.
+    """Scans one JSON object. The first character fed must be the object's: the caller strips whitespace before it.
 
     started: a character was seen; closed: the last bracket was; valid: no fault so far; in_string: inside a string.
     """
@@ -88,9 +88,9 @@ class ObjectScanner:
         self._lost = False
 
     def feed(self, text: str) -> int:
-        """How many characters of `text` belong to the object: all of it unless it closes inside. Not called after."""
+        """Return how many characters of `text` belong to the object: all, unless it closes. Not for use after that."""
         position, end = 0, len(text)
-        # By far the most frequent: a token of plain text inside a string.
+        # The most frequent case by far: a token of plain text inside a string.
         plain = self.in_string and self._escape == _NO_ESCAPE and '"' not in text and "\\" not in text
         if plain and text.isprintable():
             return end
@@ -102,7 +102,7 @@ class ObjectScanner:
         return position
 
     def _outside(self, text: str, position: int) -> int:
-        """Read up to a string, the object's end, a fault, or the end of `text`."""
+        """Read up to a string, the object's end, a fault, or the end of `text`. Return the next position."""
         state = self._state
         for place in range(position, len(text)):
             character = text[place]
@@ -120,7 +120,7 @@ class ObjectScanner:
         return len(text)
 
     def _take(self, step: str, character: str) -> bool:
-        """Do one step; false if the bracket does not fit."""
+        """Do one step. Return false if a closing bracket does not match the open one."""
         match step:
             case "{":
                 self._open.append("}")
@@ -141,14 +141,14 @@ class ObjectScanner:
         return True
 
     def _in_string(self, text: str, position: int) -> int:
-        """Read up to the closing quote or the end of `text`."""
+        """Read up to the closing quote or the end of `text`. Return the next position."""
         end = len(text)
         quote = -1
         while position < end:
             if self._escape != _NO_ESCAPE:
                 position += self._in_escape(text[position])
                 continue
-            # Searched again only past the last one found, else many escapes would make this quadratic.
+            # Search only behind the last quote found: searching at every escape would take quadratic time.
             if quote < position:
                 quote = text.find('"', position)
                 quote = end if quote < 0 else quote
@@ -165,7 +165,7 @@ class ObjectScanner:
         return position
 
     def _in_escape(self, character: str) -> int:
-        """Take one character of an escape: 1, or 0 where it is none of it and has to be read again as text."""
+        """Read one character of an escape. Return 1, or 0 if it is not part of the escape and must be read as text."""
         if self._escape == _AFTER_BACKSLASH:
             self._escape = 4 if character == "u" else _NO_ESCAPE
             self.valid = self.valid and (character == "u" or character in _ESCAPES)

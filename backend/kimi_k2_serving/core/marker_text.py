@@ -1,9 +1,9 @@
-"""A recorded answer's text to events: the same machine, with markers recognised by their spelling.
+"""Parses the text of a recorded answer into events, with the same machine. Markers are recognised by their spelling.
 
-For replays only: an answer's ids say more. In text a marker inside a JSON string can't be told from data and is data,
-and one anywhere else can't be told from content and is a marker. Recognises the five markers, the singular spelling of
-the section markers that is seen in the wild, and the control tokens of messages, which are dropped. The same events for
-every split of the text, up to merging neighbouring deltas; linear. Rules A26 and A27 of docs/kimi_k2_format.md.
+For replays only, because text is ambiguous where ids are not: a marker's spelling counts as data inside a JSON string,
+and as a marker anywhere else. Recognises the five markers, the singular spelling of the section markers that occurs in
+practice, and the control tokens of messages, which are dropped. The events are the same for every split of the text, up
+to merging adjacent deltas. Linear. Rules A26 and A27 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SPELLINGS: Final[dict[str, Marker | None]] = {
 
 
 class MarkerTextParser:
-    """One answer's text; the arguments are those of ToolCallParser."""
+    """The parser of one answer's text. It takes the arguments of ToolCallParser."""
 
     __slots__ = ("_machine", "_scanner")
 
@@ -41,11 +41,11 @@ class MarkerTextParser:
 
     @property
     def stopped(self) -> bool:
-        """A stop string has matched or the answer is finished: later feeds yield nothing."""
+        """A stop string has matched or the answer is finished: further text yields no events."""
         return self._machine.stopped
 
     def feed(self, text: str) -> list[Event]:
-        """Events that this text completes."""
+        """The events that this text completes."""
         events: list[Event] = []
         position = 0
         while position < len(text):
@@ -61,7 +61,7 @@ class MarkerTextParser:
         return events
 
     def finish(self, reason: FinishReason) -> list[Event]:
-        """The last events; Finish is the very last. `reason` is why the engine ended: STOP or LENGTH."""
+        """The last events; Finish is the very last. `reason` says why the engine ended: STOP or LENGTH."""
         held = self._scanner.release()
         events = list(self._machine.text(held)) if held else []
         return [*events, *self._machine.finish(reason)]

@@ -1,6 +1,6 @@
-"""A conversation as the model sees it: frozen, checked, free of any dialect.
+"""A conversation as the model sees it: frozen, checked, and independent of the API that it came by.
 
-K2-0905 is text only, so content is one string: dialects join text parts and refuse the rest before they get here.
+K2-0905 reads text only, so content is one string: the readers of each API join text parts and refuse other content.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 class Role(enum.Enum):
-    """Roles of the K2 template. `developer` and the like are mapped to SYSTEM by the dialects."""
+    """Roles of the K2 template. The readers of each API map `developer` and similar roles to SYSTEM."""
 
     SYSTEM = "system"
     USER = "user"
@@ -23,7 +23,7 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A past call. `arguments` is JSON text, verbatim as the client sent it."""
+    """A past call. `arguments` is the JSON text exactly as the client sent it."""
 
     id: str
     name: str
@@ -32,7 +32,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`name` replaces the role in the header; `tool_call_id` belongs to TOOL, `tool_calls` to ASSISTANT."""
+    """`name` replaces the role in the header. Only TOOL has a `tool_call_id`, only ASSISTANT has `tool_calls`."""
 
     role: Role
     content: str = ""
@@ -43,10 +43,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """`declaration` is the whole object the client sent, keys in its order: it is what the prompt shows.
+    """`declaration` is the object that the client sent, with its order of keys; the prompt shows it.
 
-    `parameters` is None for a tool without any. `strict` is true unless the client said false; `insists` if it said
-    true: then what can't be enforced is refused.
+    `parameters` is None for a tool without parameters. `strict` is true unless the client sent false. `insists` is true
+    only if it sent true: then a schema that can't be enforced is refused.
     """
 
     name: str
@@ -65,14 +65,14 @@ class ToolMode(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """`name` is set exactly when mode is NAMED. `allowed`: the functions that may be called, None for all."""
+    """`name` is set if and only if mode is NAMED. `allowed`: the functions that may be called, None for all."""
 
     mode: ToolMode = ToolMode.AUTO
     name: str | None = None
     allowed: tuple[str, ...] | None = None
 
     def allows(self, name: str) -> bool:
-        """Whether this function may be called, if any may."""
+        """Whether this function may be called, provided that the mode allows calls."""
         return self.name in (None, name) and (self.allowed is None or name in self.allowed)
 
 
@@ -84,7 +84,7 @@ class FormatKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
-    """`schema` is set exactly when kind is JSON_SCHEMA. `strict` as a tool's, and `insists`."""
+    """`schema` is set if and only if kind is JSON_SCHEMA. `strict` and `insists` mean the same as in Tool."""
 
     kind: FormatKind = FormatKind.TEXT
     schema: Mapping[str, Json] | bool | None = None
@@ -94,7 +94,7 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One chat request: what is rendered, and what constrains the answer."""
+    """One chat request: the messages and tools to render, and the constraints on the answer."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()

@@ -1,7 +1,7 @@
-"""Content that came out of a tool, as text: what a history already holds can't be taken back, so it is never refused.
+"""Content of tool results and other history, as text. The client can't take it back, so no kind of content is refused.
 
-Text is read as text, wherever a known kind of part keeps it; whatever else there is becomes one sentence. Knows the
-parts of every dialect, because gateways mix them. Linear. Rule P14 of docs/kimi_k2_format.md.
+The text of every known kind of part is used as it is; a part without text becomes one sentence. Knows the parts of all
+dialects, because gateways mix them. Linear. Rule P14 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _NAMES = {
 }
 
 
-# Beside those, what holds text of its own; an object of another type is what a tool returned, as JSON.
+# All types of parts. An object of any other type is not a part but a tool's result in JSON.
 _KNOWN = frozenset({*TEXTS, *_NAMES, "search_result", "resource", "resource_link"})
 
 
 def absent(kind: str) -> str:
-    """The one sentence for what this model can't read."""
+    """The sentence that replaces a part which this model can't read."""
     return f"[{_NAMES.get(kind, 'something')} was here; this model reads text only]"
 
 
 def result_text(value: Json, path: str) -> str:
-    """What a tool returned: as `tool_text`, a part by itself, or any other JSON, which is its own text."""
+    """A tool's result as text. It is content as in `tool_text`, a single part, or other JSON, which stays JSON text."""
     if isinstance(value, dict) and (value.get("type") in _KNOWN):
         value = [value]
     elif not (value is None or isinstance(value, str) or (isinstance(value, list) and all(map(_is_part, value)))):
@@ -61,7 +61,7 @@ def _is_part(value: Json) -> bool:
 
 
 def tool_text(value: Json, path: str) -> str:
-    """Content of history: a string, null, or parts. Raises InvalidType or MissingField for no content at all."""
+    """Content of history: a string, null, or a list of parts. Raises InvalidType or MissingField for anything else."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -72,7 +72,7 @@ def tool_text(value: Json, path: str) -> str:
 
 
 def tool_part(part: Json, path: str) -> tuple[str, bool]:
-    """(text, whether it stands on a line of its own)."""
+    """Return (the part's text, whether it goes on a line of its own)."""
     if isinstance(part, str):
         return part, False
     source = as_object(part, path)
@@ -84,7 +84,7 @@ def tool_part(part: Json, path: str) -> tuple[str, bool]:
 
 
 def joined(pieces: Iterator[tuple[str, bool]]) -> str:
-    """Texts with nothing between, as the template joins them; the rest on lines of its own."""
+    """Join the pieces without a separator, as the template does, but put those of another kind on their own lines."""
     written: list[str] = []
     apart = False
     for text, alone in pieces:
@@ -97,7 +97,7 @@ def joined(pieces: Iterator[tuple[str, bool]]) -> str:
 
 
 def _texts(source: Object) -> Iterator[str]:
-    """What can be read of a document, a search result or an embedded resource; nothing if that is nothing."""
+    """The texts of a document, a search result or an embedded resource; none if it has no readable content."""
     inner = list(_inner(source))
     if inner:
         for name in ("title", "source", "context"):

@@ -1,8 +1,8 @@
-"""Find the first of several phrases in text that arrives in pieces.
+"""Finds the first of several phrases in text that arrives in pieces, with an Aho-Corasick automaton.
 
-Promises: a phrase is found the same way however the text is split; text is held back only while it may still become
-a phrase; every character is looked at a bounded number of times, whatever the phrases (an Aho-Corasick automaton).
-The match is the one that ends first; of several that end together, the longest. Knows nothing of what a match means.
+Promises: the same match however the text is split; text is held back only while it may still become a phrase; the
+number of steps per character is bounded, whatever the phrases are. The match is the one that ends first; of several
+that end together, the longest. Does not know what a match means.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _ROOT = 0
 
 
 class Scan(NamedTuple):
-    """`text` is settled and free of phrases; `phrase` is the match or None; `position` is where to go on."""
+    """`text` is final and contains no phrase; `phrase` is the match or None; `position` is where to continue."""
 
     text: str
     phrase: str | None
@@ -22,7 +22,7 @@ class Scan(NamedTuple):
 
 
 class PhraseScanner:
-    """Empty phrases are ignored; with none left every text is settled at once."""
+    """Empty phrases are ignored. Without any phrase, no text is held back."""
 
     __slots__ = ("_depth", "_fail", "_firsts", "_found", "_held", "_next", "_node")
 
@@ -53,7 +53,7 @@ class PhraseScanner:
             self._found[node] = phrase
 
     def _link(self) -> None:
-        # Breadth first: a node's failure link is shallower, so it is final before the node is visited.
+        # Breadth first: the failure link of a node leads to a shallower node, whose own link is already final.
         queue = list(self._next[_ROOT].values())
         for node in queue:
             for character, child in self._next[node].items():
@@ -72,7 +72,7 @@ class PhraseScanner:
             node = self._fail[node]
 
     def scan(self, text: str, position: int = 0) -> Scan:
-        """Read text[position:] up to the first match; after one the scanner is as new and can go on behind it."""
+        """Read text[position:] up to the first match. After a match the scanner is reset and can continue behind it."""
         node, start = self._node, position
         if node == _ROOT:
             position = self._candidate(text, position)
@@ -80,7 +80,7 @@ class PhraseScanner:
             node = self._next[node].get(text[position]) or self._step(node, text[position])
             phrase = self._found[node]
             if phrase is not None:
-                # Held text is a proper prefix of a phrase, so the match may begin inside it.
+                # The text held back is a proper prefix of a phrase, so the match may begin inside it.
                 settled = (self._held + text[start : position + 1])[: -len(phrase)]
                 self._node, self._held = _ROOT, ""
                 return Scan(settled, phrase, position + 1)
@@ -96,6 +96,6 @@ class PhraseScanner:
         return min(places, default=len(text))
 
     def release(self) -> str:
-        """Give up what is held back: it became no phrase."""
+        """Return the text held back, which did not become a phrase, and reset the scanner."""
         held, self._held, self._node = self._held, "", _ROOT
         return held

@@ -1,7 +1,8 @@
-"""Where K2's reference tokenizer cuts text before it encodes: exact for pathological input, free for the rest.
+"""Cuts text where K2's reference tokenizer cuts it before encoding.
 
-It first cuts every 400,000 characters, then inside each part every run of more than 25,000 whitespace or non-whitespace
-characters. The cuts change ids, so they are part of the format (rule T3 of docs/kimi_k2_format.md). Linear.
+It first cuts after every 400,000 characters. Then, in each part, it cuts every run of more than 25,000 whitespace or
+non-whitespace characters. Cuts change the ids, so they are part of the format (rule T3 of docs/kimi_k2_format.md).
+Linear; ordinary text has no such run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ RUN_CHARACTERS = 25_000
 
 
 def pieces(text: str, *, part_length: int = PART_CHARACTERS, run_length: int = RUN_CHARACTERS) -> Iterator[str]:
-    """`text` in the pieces that are encoded one by one; they join to it. Empty text has none."""
+    """Split `text` into the pieces that are encoded one by one. Joined, they are `text` again. Empty text has none."""
     for start in range(0, len(text), part_length):
         part = text[start : start + part_length]
         begin = 0
@@ -24,10 +25,10 @@ def pieces(text: str, *, part_length: int = PART_CHARACTERS, run_length: int = R
 
 
 def _cuts(part: str, length: int) -> Iterator[int]:
-    """Positions inside runs of more than `length`, that far apart from each run's start.
+    """Positions in runs of more than `length` characters, at multiples of `length` from the start of the run.
 
-    Such a run covers a multiple of `length`, so looking around those few finds all of them; no character is looked at
-    more than twice.
+    Such a run covers a multiple of `length` in `part`, so it is enough to look around those positions. No character is
+    read more than twice.
     """
     end = 0
     for probe in range(length, len(part), length):

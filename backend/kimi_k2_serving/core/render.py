@@ -1,8 +1,8 @@
-"""A conversation as the model's prompt: control tokens that only this file places, and text that stays text.
+"""Renders a conversation to the model's prompt: segments that are either a control token or text.
 
-The 0905 chat template (revision 94a4053 or later) without its string: whatever a client sends becomes Text, which is
-encoded with control tokens switched off, so no field can forge one. Adjoining text is one Text, because tokens may span
-the seam. Linear. Knows no token ids. Rules P1 to P12 of docs/kimi_k2_format.md.
+Equals the 0905 chat template (revision 94a4053 or later), but makes segments instead of one string: everything that a
+client sends becomes Text, which is encoded with control tokens switched off, so no field can forge one. Adjacent texts
+form one Text, because a token may span them. Linear. Knows no token ids. Rules P1 to P12 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ DEFAULT_SYSTEM = "You are Kimi, an AI assistant created by Moonshot AI."
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """One control token, by the name the checkpoint gives it."""
+    """One control token, by its name in the checkpoint."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Ordinary text, never empty; `<|im_end|>` in it is ten characters."""
+    """Ordinary text, never empty. `<|im_end|>` in it is just ten characters."""
 
     text: str
 
@@ -41,7 +41,7 @@ class Prompt:
     first_call_index: int
 
     def text(self) -> str:
-        """For people to read: here alone a control token and text spelled like one look the same."""
+        """The prompt for people to read. In it a control token looks the same as text with its spelling."""
         return "".join(part.name if isinstance(part, Control) else part.text for part in self.segments)
 
 
@@ -55,8 +55,8 @@ SECTION_END = Control("<|tool_calls_section_end|>")
 CALL_BEGIN = Control("<|tool_call_begin|>")
 ARGUMENT_BEGIN = Control("<|tool_call_argument_begin|>")
 CALL_END = Control("<|tool_call_end|>")
-# In 0905's template the `{% endif %}` after the default system prompt has no dash, so the line break behind it is part
-# of the prompt. No other message is followed by one.
+# In 0905's template the `{% endif %}` after the default system prompt has no dash, so the line break after it is part
+# of the prompt. No other message has a line break after it.
 AFTER_DEFAULT_SYSTEM = Text("\n")
 
 _OPENING = {Role.SYSTEM: SYSTEM, Role.USER: USER, Role.ASSISTANT: ASSISTANT, Role.TOOL: SYSTEM}
@@ -67,16 +67,16 @@ _HEADER: dict[Role, tuple[Segment, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What differs between checkpoints; `engine/template_probe` finds it. The default is 0905's.
+    """The known differences between checkpoints, which `engine/template_probe` detects. The defaults are 0905's.
 
-    line_break: behind the default system message; sort_tool_keys: the prompt shows declarations with sorted keys.
+    line_break: one follows the default system message; sort_tool_keys: tool declarations are shown with sorted keys.
     """
 
     line_break: bool = True
     sort_tool_keys: bool = False
 
     def prompt(self, conversation: Conversation) -> Prompt:
-        """`render` in this form."""
+        """Render the conversation in this form."""
         return render(conversation, sort_tool_keys=self.sort_tool_keys, line_break=self.line_break)
 
 
@@ -84,9 +84,9 @@ FORM_0905 = Form()
 
 
 def render(conversation: Conversation, *, sort_tool_keys: bool = False, line_break: bool = True) -> Prompt:
-    """The whole prompt, up to and including the header of the answer. The options are those of a `Form`.
+    """The whole prompt, up to and including the header of the answer. The options are the fields of `Form`.
 
-    Raises InvalidValue for a tool result that belongs to no call.
+    Raises InvalidValue for a tool result without a call.
     """
     history = normalise(conversation.messages)
     segments: list[Segment] = []
@@ -103,13 +103,13 @@ def render(conversation: Conversation, *, sort_tool_keys: bool = False, line_bre
 
 
 def tools_json(tools: tuple[Tool, ...], sort_keys: bool) -> str:
-    """The declarations in the order of the request; keys as sent unless the checkpoint's tokenizer sorts them."""
+    """The declarations in the request's order. Keys keep the client's order unless the checkpoint sorts them."""
     declarations = [tool.declaration for tool in tools]
     return json.dumps(declarations, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
 
 
 def _add_message(segments: list[Segment], message: Message) -> None:
-    """Appends, and takes headers ready-made, because this runs for every message of every turn."""
+    """Append a message. Its header is precomputed, because this runs for every message of every turn."""
     role, content = message.role, message.content
     segments += (_OPENING[role], Text(message.name), MIDDLE) if message.name else _HEADER[role]
     if role is Role.TOOL:

@@ -1,9 +1,9 @@
-"""Sampling parameters: every accepted name, its type and range, and the name SGLang has for it.
+"""Sampling parameters: every accepted name, its type and range, and SGLang's name for it.
 
-`read_parameters` checks a mapping as a client sent it (a JSON object, or tensors) and returns SGLang's sampling
-parameters. It refuses what it does not know by name. `fit_to_engine` then holds them to what one engine has: its
-vocabulary and its context. A number beyond those does not make SGLang refuse the request: it kills the scheduler, for
-everybody. Nothing is clamped but `max_tokens`, to what the prompt leaves of the context.
+`read_parameters` checks the parameters of a client (a JSON object, or tensors) and returns SGLang's sampling
+parameters; an unknown name is an error. `fit_to_engine` then checks them against one engine's vocabulary and context.
+SGLang does not refuse a number beyond those: its scheduler dies, and with it every request. Only `max_tokens` is
+clamped, to the part of the context that the prompt leaves.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 from kimi_k2_serving.core import limits
 from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidType, InvalidValue, UnknownField, Unsupported
 
-# Bounds of a 64-bit seed as SGLang carries it (int64).
+# SGLang stores a seed as int64.
 SEED_MAXIMUM = 2**63 - 1
 TOKENS_MAXIMUM = 2**31 - 1
-# SGLang divides logits by it in 32 bits. From 1e-36 down they become infinite, and drawing from the NaN of their
-# softmax ends its scheduler. Nobody has a use for less than this.
-LEAST_REPETITION_PENALTY = 0.01
-# No token id has more digits; int() itself refuses more than 4,300 with an error of its own.
+# SGLang divides logits by the penalty in 32 bits. At 1e-36 and below they become infinite, their softmax becomes NaN,
+# and sampling from it ends the scheduler. No useful penalty is below this minimum.
+MIN_REPETITION_PENALTY = 0.01
+# Token ids have at most 10 digits. Longer keys are refused here, because int() raises its own error above 4,300 digits.
 ID_DIGITS = 10
-# SGLang keeps one place of the context for itself, five more of a prompt, and takes none that reaches that bound
+# SGLang keeps one token of the context for itself and five more of a prompt, and a prompt must be shorter than the rest
 # (managers/tp_worker.py, managers/utils.py:validate_input_length in 0.5.23).
 RESERVED_TOKENS = 7
 
@@ -42,9 +42,9 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What one engine has room for: ids below `vocab_size`; prompts of at most `prompt_tokens`; prompt and answer
-    together in `context_length` tokens. `min_p`: whether it may be asked for at all. With
-    enable_deterministic_inference SGLang 0.5.23's scheduler dies of an assertion (layers/sampler.py) if it is.
+    """The bounds of one engine: token ids are below `vocab_size`, a prompt has at most `prompt_tokens`, and prompt plus
+    answer at most `context_length` tokens. `min_p`: whether requests may set it; with enable_deterministic_inference it
+    makes the scheduler of SGLang 0.5.23 die of an assertion (layers/sampler.py).
     """
 
     vocab_size: int
@@ -54,13 +54,13 @@ class Room:
 
     @classmethod
     def of_context(cls, vocab_size: int, context_length: int) -> Room:
-        """As SGLang will have it, for those who can't ask it. Its KV pool may make it less."""
+        """The bounds by the context alone, for use without an engine. A small KV pool lowers the engine's own."""
         return cls(vocab_size, context_length, max(1, context_length - RESERVED_TOKENS))
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """`target` is SGLang's name; a number must lie in [minimum, maximum]; `exclusive` leaves the minimum itself out."""
+    """`target` is SGLang's name. A number must lie in [minimum, maximum]; `exclusive` excludes the minimum itself."""
 
     kind: Kind
     target: str
@@ -78,7 +78,7 @@ FIELDS: Mapping[str, Field] = {
     "min_p": Field(Kind.NUMBER, "min_p", 0, 1),
     "frequency_penalty": Field(Kind.NUMBER, "frequency_penalty", -2, 2),
     "presence_penalty": Field(Kind.NUMBER, "presence_penalty", -2, 2),
-    "repetition_penalty": Field(Kind.NUMBER, "repetition_penalty", LEAST_REPETITION_PENALTY, 2),
+    "repetition_penalty": Field(Kind.NUMBER, "repetition_penalty", MIN_REPETITION_PENALTY, 2),
     "seed": Field(Kind.INTEGER, "sampling_seed", 0, SEED_MAXIMUM),
     "ignore_eos": Field(Kind.BOOLEAN, "ignore_eos"),
     "stop": Field(Kind.STRINGS, "stop"),
@@ -91,7 +91,7 @@ FIELDS: Mapping[str, Field] = {
     "structural_tag": Field(Kind.STRING, "structural_tag"),
 }
 
-# Other clients' names for the same thing.
+# Other names that clients use for these parameters.
 ALIASES: Mapping[str, str] = {
     "max_new_tokens": "max_tokens",
     "max_completion_tokens": "max_tokens",
@@ -105,9 +105,9 @@ GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 
 
 def read_parameters(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
-    """SGLang's sampling parameters for what a client gave; null values are left out.
+    """Check a client's parameters and return SGLang's; null values are left out.
 
-    `prefix` stands before a field's name in messages. Raises UnknownField, InvalidType, InvalidValue, LimitExceeded.
+    Error messages put `prefix` before a field's name. Raises UnknownField, InvalidType, InvalidValue, LimitExceeded.
     """
     result: dict[str, Any] = {}
     for name, value in given.items():
@@ -120,32 +120,31 @@ def read_parameters(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, 
             continue
         checked = READERS[field.kind](value, field, where)
         if field.target in result and result[field.target] != checked:
-            raise InvalidValue("given twice, under two names and with two values", field=where)
+            raise InvalidValue("given under two names with different values; send one of them", field=where)
         if checked is not None:
             result[field.target] = checked
     if more := [name for name in GRAMMARS if name in result][1:]:
         raise InvalidValue(f"give one of {', '.join(GRAMMARS)}", field=f"{prefix}{more[0]}")
     if result.get("top_k") == 0:
-        # Both mean off in one API or another; SGLang knows only -1.
+        # Some APIs write 0 for "off", others -1; SGLang accepts only -1.
         result["top_k"] = -1
     return result
 
 
 def fit_to_engine(sampling: dict[str, Any], *, prompt_tokens: int, room: Room, field: str) -> None:
-    """Hold what `read_parameters` returned to what the engine has. `max_new_tokens` becomes at most what the prompt
-    leaves of the context; that is also its default.
+    """Check the result of `read_parameters` against one engine. `max_new_tokens` becomes at most the part of the
+    context that the prompt leaves, which is also its default.
 
-    Raises ContextLengthExceeded of `field` for a prompt that is too long, with both numbers,
-    InvalidValue, and Unsupported for what this engine lacks.
+    Raises ContextLengthExceeded for `field` if the prompt is too long, InvalidValue, and Unsupported for `min_p`.
     """
     if prompt_tokens > room.prompt_tokens:
         raise ContextLengthExceeded(
-            f"the prompt has {prompt_tokens} tokens; this engine takes at most {room.prompt_tokens}, with a context "
-            f"length of {room.context_length}, answer included; shorten it",
+            f"the prompt has {prompt_tokens} tokens; this engine takes at most {room.prompt_tokens}, because its "
+            f"context of {room.context_length} tokens includes the answer; shorten the prompt",
             field=field,
         )
     if sampling.get("min_p") and not room.min_p:
-        raise Unsupported("this engine runs with enable_deterministic_inference, which excludes it", field="min_p")
+        raise Unsupported("not possible with this engine's enable_deterministic_inference; leave it out", field="min_p")
     for token_id in sampling.get("stop_token_ids", ()):
         _in_vocabulary(token_id, room, "stop_token_ids")
     for token_id in sampling.get("logit_bias", ()):
@@ -153,12 +152,12 @@ def fit_to_engine(sampling: dict[str, Any], *, prompt_tokens: int, room: Room, f
     left = room.context_length - prompt_tokens
     sampling["max_new_tokens"] = min(int(sampling.get("max_new_tokens", left)), left)
     if int(sampling.get("min_new_tokens", 0)) > sampling["max_new_tokens"]:
-        raise InvalidValue("more than max_tokens allows", field="min_tokens")
+        raise InvalidValue(f"must be at most max_tokens, here {sampling['max_new_tokens']}", field="min_tokens")
 
 
 def _in_vocabulary(token_id: int, room: Room, where: str) -> None:
     if token_id >= room.vocab_size:
-        raise InvalidValue(f"{token_id} is no token id: the vocabulary ends at {room.vocab_size - 1}", field=where)
+        raise InvalidValue(f"{token_id} is not a token id: the vocabulary ends at {room.vocab_size - 1}", field=where)
 
 
 def _integer(value: Any, field: Field, where: str) -> int:
@@ -190,11 +189,11 @@ def _boolean(value: Any, field: Field, where: str) -> bool:
 def _string(value: Any, field: Field, where: str) -> str:
     if not isinstance(value, str):
         raise InvalidType(f"must be {field.kind.value}", field=where)
-    # A structural tag holds the schemas of all tools.
+    # A structural tag contains the schemas of all tools.
     bound = limits.JSON_BYTES if field.target == "structural_tag" else limits.SCHEMA_BYTES
     bound.check(len(value.encode()), field=where)
     if not value:
-        # SGLang takes it for none, and the answer would be free.
+        # SGLang reads an empty string as no grammar, and would not constrain the answer.
         raise InvalidValue("must not be empty; leave it out", field=where)
     return value
 
@@ -203,7 +202,7 @@ def _strings(value: Any, field: Field, where: str) -> list[str] | None:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
         raise InvalidType(f"must be {field.kind.value}", field=where)
-    # An empty string is how some clients say "none".
+    # Some clients send an empty string for "none".
     kept = [each for each in values if each]
     limits.STOP_STRINGS.check(len(kept), field=where)
     for each in kept:
@@ -216,7 +215,7 @@ def _ids(value: Any, field: Field, where: str) -> list[int]:
         raise InvalidType(f"must be {field.kind.value}", field=where)
     limits.STOP_TOKEN_IDS.check(len(value), field=where)
     if any(each < 0 or each > TOKENS_MAXIMUM for each in value):
-        raise InvalidValue(f"token ids lie in 0 to {TOKENS_MAXIMUM}", field=where)
+        raise InvalidValue(f"token ids must be 0 to {TOKENS_MAXIMUM}", field=where)
     return value
 
 
@@ -227,7 +226,7 @@ def _bias(value: Any, field: Field, where: str) -> dict[str, float]:
     result = {}
     for key, bias in value.items():
         if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= ID_DIGITS):
-            raise InvalidValue("keys are token ids, in decimal", field=where)
+            raise InvalidValue("keys must be token ids in decimal", field=where)
         if str(int(key)) in result:
             raise InvalidValue(f"token {int(key)} is given twice", field=where)
         result[str(int(key))] = _number(bias, field, f"{where}.{key}")

@@ -1,9 +1,9 @@
-"""An answer's content: what becomes of text that is no part of a call, stop strings included.
+"""Emits an answer's content, which is the text outside calls, and matches stop strings in it.
 
-Promises: whitespace alone between two markers, or between a marker and the end, is dropped; all other text is passed on
-verbatim, held back only while it may still be such whitespace or become a stop string. A stop string lies within one
-run, the text between two markers; content ends before it, and nothing comes after. Rules A6, A7, A21 and A22 of
-docs/kimi_k2_format.md. Linear. Never sees a call's name or arguments.
+A run is the text between two markers. Promises: a run of only whitespace after a marker is dropped; all other text is
+emitted unchanged, held back only while it may still be such a run or become a stop string. A stop string must lie
+within one run; content ends before it, and nothing follows. Rules A6, A7, A21 and A22 of docs/kimi_k2_format.md.
+Linear. Never sees a call's name or arguments.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from kimi_k2_serving.core.phrases import PhraseScanner
 
 
 class Content:
-    """`stop` is the stop string that matched, or None as long as none has."""
+    """`stop` is the stop string that matched, None until then."""
 
     __slots__ = ("_after_marker", "_blank", "_open", "_scanner", "stop")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stop: str | None = None
         self._scanner = PhraseScanner(stops) if any(stops) else None
-        # The run so far: whitespace that is held, whether anything else came, whether a marker is to its left.
+        # The run so far: the whitespace held back, whether other text came, and whether a marker came before the run.
         self._blank: list[str] = []
         self._open = False
         self._after_marker = False
 
     def text(self, text: str) -> list[TextDelta]:
-        """Text of the current run, not empty. Nothing comes of text after a stop string."""
+        """Add text, not empty, to the current run. Text after a stop string yields nothing."""
         if not self._open:
             if text.isspace():
                 self._blank.append(text)
@@ -37,14 +37,14 @@ class Content:
         return self._passed(text)
 
     def marker(self) -> list[TextDelta]:
-        """A marker ends the run: whitespace alone is dropped, what might have become a stop string is released."""
+        """A marker ends the run: drop it if it is only whitespace, else release the text held back."""
         self._blank.clear()
         self._open = False
         self._after_marker = True
         return self._released()
 
     def finish(self) -> list[TextDelta]:
-        """The answer ends. Whitespace alone is kept where it is the whole answer."""
+        """The answer ends. A run of only whitespace is kept if it is the whole answer."""
         deltas: list[TextDelta] = []
         if self._blank and not self._after_marker:
             deltas = self._passed(self._opened(""))

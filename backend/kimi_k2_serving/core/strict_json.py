@@ -1,8 +1,8 @@
-"""JSON from outside, or one error that names the field it came in.
+"""Decodes JSON from a client, or raises one error that names its field.
 
-Promises: bounds on bytes, depth and number of values are checked before anything is decoded; what is returned has no
-NaN or infinity, no integer beyond 64 bits, no lone surrogate, and came from no object with a repeated key. Linear in
-the document. Knows nothing of what the document means.
+Promises: bounds on bytes, depth and number of values are checked before anything is decoded. The result has no NaN, no
+infinity, no integer beyond 64 bits and no lone surrogate; a repeated key in an object is refused. Linear in the
+document. Does not know what the document means.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kimi_k2_serving.core.limits import JSON_BYTES, JSON_DEPTH, JSON_NODES
 from kimi_k2_serving.core.messages import Json
 
 _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**64 - 1
-# No 64-bit integer has more characters; longer ones are refused before the interpreter's quadratic conversion.
+# A 64-bit integer has at most 20 characters. Longer ones are refused, because int() takes quadratic time.
 _INTEGER_CHARACTERS = 20
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -37,7 +37,7 @@ def loads(text: str | bytes, *, field: str) -> Json:
         raise InvalidJson(f"not JSON, at character {error.pos} of {len(decoded)}", field=field) from None
     except _Refused as refused:
         raise InvalidJson(refused.reason, field=field) from None
-    # Raw surrogates did not survive _both_forms, so one can only have been written as an escape.
+    # _both_forms refuses raw surrogates, so a surrogate can only come from an escape.
     if b"\\ud" in data or b"\\uD" in data:
         _check_surrogates(value, field)
     return value
@@ -47,20 +47,20 @@ def _both_forms(text: str | bytes, field: str) -> tuple[bytes, str]:
     try:
         return (text.encode(), text) if isinstance(text, str) else (text, text.decode())
     except UnicodeError:
-        raise InvalidJson("not UTF-8; send the document as UTF-8", field=field) from None
+        raise InvalidJson("not UTF-8; encode the document as UTF-8", field=field) from None
 
 
 def _check_shape(data: bytes, field: str) -> None:
-    """Bound depth and number of values without decoding.
+    """Check depth and number of values without decoding.
 
-    A value is what follows a bracket or a comma, so an empty container counts as two. Text that is no JSON may be
-    counted wrongly; the decoder stops at the place from which that can happen.
+    A value is what follows an opening bracket or a comma, so an empty container counts as two. The counts may be wrong
+    from a syntax error on, but the decoder stops there.
     """
-    # Without its escapes a document's quotes are the ends of its strings. A run of backslashes loses its pairs first:
-    # what is left of it escapes the quote behind it, or nothing.
+    # Without escapes, every quote begins or ends a string. Pairs of backslashes are removed first; a backslash that is
+    # left after that escapes the quote behind it.
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # A value brings two strings at most, its key and itself. Past that, splitting at quotes could take much memory.
+    # A value has at most two strings: its key and itself. With more quotes the split below could take much memory.
     if (quotes := data.count(b'"')) > 4 * JSON_NODES.value:
         JSON_NODES.check(quotes // 4, field=field)
     outside = b"".join(data.split(b'"')[::2])
@@ -74,12 +74,12 @@ def _check_surrogates(value: Json, field: str) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InvalidJson(
-            "half of a surrogate pair is no character; escape both halves or send UTF-8", field=field
+            "an escape is half of a surrogate pair; escape both halves or send UTF-8", field=field
         ) from None
 
 
 class _Refused(Exception):
-    """Well-formed JSON that we do not take; raised inside the decoder's hooks."""
+    """Raised in the decoder's hooks for JSON that the parser accepts and this module refuses."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -87,13 +87,13 @@ class _Refused(Exception):
 
 
 def _constant(_: str) -> NoReturn:
-    raise _Refused("NaN and Infinity are no JSON")
+    raise _Refused("NaN and Infinity are not JSON")
 
 
 def _integer(digits: str) -> int:
     value = int(digits) if len(digits) <= _INTEGER_CHARACTERS else _INTEGER_MAX + 1
     if not _INTEGER_MIN <= value <= _INTEGER_MAX:
-        raise _Refused("an integer does not fit 64 bits")
+        raise _Refused("an integer does not fit into 64 bits")
     return value
 
 

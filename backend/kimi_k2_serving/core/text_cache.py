@@ -1,8 +1,8 @@
-"""Ids of texts seen lately: least recently used, bounded in bytes, thread-safe.
+"""A least-recently-used cache of the ids of texts, bounded in bytes, thread-safe.
 
-A conversation comes back whole at every turn; its old texts cost one hash each. Ids are kept as a tensor holds them, 32
-bits each, so that a long prompt is joined without an object for every id. Knows nothing of tokens but that they are
-integers. The encoder runs outside the lock, so two threads may encode the same new text; both get the same ids.
+Every turn sends the whole conversation again; each of its old texts costs one hash. Ids are stored as packed 32-bit
+integers, so that joining a long prompt makes no Python object per id. Knows only that tokens are integers. The encoder
+runs outside the lock, so two threads may encode the same new text; both get the same ids.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from threading import Lock
 
-# CPython on 64 bits: hash slot, link and index of an ordered dictionary's entry, its tuple, and the cost.
+# Memory of an entry beside its text and ids, in 64-bit CPython: its slot, link and index in the ordered dictionary, the
+# tuple, and the integer in it.
 ENTRY_BYTES = 384
 
 
 def packed(ids: Iterable[int]) -> bytes:
-    """Ids as 32-bit integers in the machine's byte order: `array("i", ...)` and numpy read it back."""
+    """Ids as 32-bit integers in the machine's byte order, readable with `array("i", ...)` and numpy."""
     return array("i", ids).tobytes()
 
 
 class TextCache:
-    """`bound` and `bytes` are bytes of memory: the estimate above plus the sizes of each text and of its ids."""
+    """`bound` and `bytes` are in bytes of memory: ENTRY_BYTES plus the sizes of the text and its ids, per entry."""
 
     def __init__(self, encode: Callable[[str], list[int]], bound: int) -> None:
         self.bytes = 0
@@ -33,7 +34,7 @@ class TextCache:
         self._entries: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
 
     def get_all(self, texts: Iterable[str]) -> dict[str, bytes]:
-        """The packed ids of every text, encoding those that are new."""
+        """The packed ids of every text. Texts that are not in the cache are encoded and added."""
         found: dict[str, bytes] = {}
         missing: list[str] = []
         with self._lock:

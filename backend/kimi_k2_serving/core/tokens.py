@@ -1,8 +1,8 @@
 """The checkpoint's vocabulary: text to ids, ids to bytes, control tokens by name.
 
-Reads `tiktoken.model` and `tokenizer_config.json`; no id is written down here. Text never becomes a control id: the
-encoder does not know them. A prompt costs what is new in it: ids of whole texts are kept in a least-recently-used cache
-bounded in bytes, looked up by the text itself. Thread-safe. Rules T1 to T9 of docs/kimi_k2_format.md.
+Reads `tiktoken.model` and `tokenizer_config.json`; no id is hard-coded here. Text never becomes a control id, because
+the encoder does not know these ids. Only the new texts of a prompt are encoded: the ids of earlier ones are in a
+least-recently-used cache, keyed by the text, bounded in bytes. Thread-safe. Rules T1 to T9 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from kimi_k2_serving.core.vocabulary_files import VocabularyFiles, read_vocabula
 
 __all__ = ["TextDecoder", "Vocabulary"]
 
-# K2's published split into words: Han runs, words of a case pattern without Han, numbers of up to three digits,
-# punctuation, line ends, other white space. `&&` is the Rust regex crate's class intersection.
+# K2's published split of text into words: runs of Han, words by their case, without Han, numbers of up to three digits,
+# punctuation, line ends, other whitespace. `&&` is the Rust regex crate's class intersection.
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -49,17 +49,17 @@ _Value = TypeVar("_Value")
 
 
 class _Controls(dict[str, _Value]):
-    """By a control token's name; one that the checkpoint lacks is a clear error wherever it is looked up."""
+    """Control token's name -> value. A name that the checkpoint lacks raises InvalidValue at every look-up."""
 
     def __missing__(self, name: str) -> NoReturn:
         raise InvalidValue(f"this checkpoint has no control token {name}", field="tokenizer_config.json")
 
 
 class Vocabulary:
-    """A loaded vocabulary; `load` is the way to make one. Immutable but for its cache.
+    """A loaded vocabulary, made by `load`. Immutable except for its cache.
 
-    controls: every control token by name; control_ids: their ids, which are all from the number of ranks to `size`;
-    stop_ids: the ids that end an answer; size: number of ids, as wide as the model's logits where config.json says;
+    controls: every control token's id by name; control_ids: these ids, from the number of ranks up to `size` - 1;
+    stop_ids: the ids that end an answer; size: the number of ids, at least config.json's vocab_size if it has one;
     sort_tool_keys: whether the prompt shows tool declarations with sorted keys.
     """
 
@@ -70,7 +70,7 @@ class Vocabulary:
         self.size = len(files.tokens) + len(files.controls)
         self.stop_ids = (self.control("<|im_end|>"), self.control("[EOS]"))
         self.sort_tool_keys = files.sort_tool_keys
-        # A control id has no bytes: nothing of it can reach an answer.
+        # A control id has no bytes, so it can't show up in an answer.
         self._bytes = (*files.tokens, *(b"" for _ in files.controls))
         ranks = {token: rank for rank, token in enumerate(files.tokens)}
         self._encoding = Encoding("kimi_k2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
@@ -79,9 +79,9 @@ class Vocabulary:
 
     @classmethod
     def load(cls, checkpoint: Path, *, cache_bytes: int = CACHE_BYTES) -> Vocabulary:
-        """Read a checkpoint directory; `cache_bytes` bounds the memory of the ids kept.
+        """Read a checkpoint directory; `cache_bytes` bounds the memory of the cache.
 
-        Raises NotFound for a missing file, InvalidValue for one that is no K2 vocabulary.
+        Raises NotFound for a missing file, InvalidValue if the files are not a K2 vocabulary.
         """
         return cls(read_vocabulary(checkpoint), cache_bytes=cache_bytes)
 
@@ -90,7 +90,7 @@ class Vocabulary:
         return self._controls[name]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; a control token's name in it is text too. Lone surrogates become U+FFFD. Not cached."""
+        """Ids of plain text; a control token's name in it is text, too. Lone surrogates become U+FFFD. Not cached."""
         if len(text) <= RUN_CHARACTERS:
             return self._encoding.encode_ordinary(text)
         ids: list[int] = []
@@ -99,7 +99,7 @@ class Vocabulary:
         return ids
 
     def encode_prompt(self, segments: Iterable[Segment]) -> array[int]:
-        """Ids of a rendered prompt, 32 bits each; only texts that were not seen lately are encoded.
+        """Ids of a rendered prompt, 32 bits each. Only texts that are not in the cache are encoded.
 
         Raises InvalidValue if the checkpoint lacks a control token of the prompt.
         """
@@ -111,5 +111,5 @@ class Vocabulary:
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one id, b"" for a control id; raises InvalidValue outside 0 <= token < size."""
         if not 0 <= token < self.size:
-            raise InvalidValue(f"token ids of this checkpoint are 0 to {self.size - 1}")
+            raise InvalidValue(f"token ids of this checkpoint must be 0 to {self.size - 1}")
         return self._bytes[token]

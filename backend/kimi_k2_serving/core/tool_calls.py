@@ -1,9 +1,9 @@
-"""An answer's token ids to events: content, tool calls, the end.
+"""Parses an answer's token ids into events: content, tool calls, the end.
 
-Promises: the same events for every split of the ids, up to merging neighbouring deltas; markers are the control ids
-that the vocabulary names, so text spelled like one is text; no control id reaches content, a name or arguments; a
-character split over tokens is held back until it is whole. Linear; one dictionary look-up for a token seen before.
-The rules are docs/kimi_k2_format.md (A1 to A5 here). Knows nothing of schemas, dialects or engines.
+Promises: the same events for every split of the ids, up to merging adjacent deltas; only control ids of the vocabulary
+are markers, so text spelled like a marker is text; no control id reaches content, a name or arguments; a character that
+is split over tokens is held back until it is complete. Linear; one dictionary look-up for a token seen before. Rules A1
+to A5 of docs/kimi_k2_format.md. Knows nothing of schemas, dialects or engines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ToolCallParser"]
 
 
 class TokenTable(Protocol):
-    """What the parser needs of a vocabulary."""
+    """The part of a vocabulary that the parser needs."""
 
     def control(self, name: str) -> int: ...
 
@@ -27,9 +27,9 @@ class TokenTable(Protocol):
 
 
 class _Tokens(dict[int, str | bytes | Marker]):
-    """What each id is, worked out when it is first met: a marker, whole characters, or bytes that are not.
+    """Id -> a marker, text, or bytes that are not whole characters; filled when an id first occurs.
 
-    A control id that is no marker has no bytes and so is the empty text.
+    A control id that is not a marker has no bytes, so its text is empty.
     """
 
     __slots__ = ("_token_bytes",)
@@ -49,10 +49,10 @@ class _Tokens(dict[int, str | bytes | Marker]):
 
 
 class ToolCallParser:
-    """One answer. `tools` are the names declared; empty means that every call is undeclared.
+    """The parser of one answer. `tools` are the declared names; if empty, every call is undeclared.
 
-    first_index counts the calls earlier in the conversation; parallel=False lets one call through; stops are the stop
-    strings, matched on content only. Raises InvalidValue if the vocabulary lacks a marker.
+    first_index is the number of earlier calls in the conversation; parallel=False allows only one call; stops are the
+    stop strings, matched in content only. Raises InvalidValue if the vocabulary lacks a marker.
     """
 
     __slots__ = ("_machine", "_pending", "_tokens")
@@ -68,16 +68,16 @@ class ToolCallParser:
     ) -> None:
         self._tokens = _Tokens(vocabulary)
         self._machine = CallMachine(tools=tools, first_index=first_index, parallel=parallel, stops=stops)
-        # Bytes of a character that is not whole yet: at most three.
+        # The bytes of a character that is still incomplete: at most three.
         self._pending = b""
 
     @property
     def stopped(self) -> bool:
-        """A stop string has matched or the answer is finished: abort the engine; later feeds yield nothing."""
+        """A stop string has matched or the answer is finished. The caller aborts the engine; more ids yield nothing."""
         return self._machine.stopped
 
     def feed(self, ids: Sequence[int]) -> list[Event]:
-        """Events that these ids complete. Raises InvalidValue for an id outside the vocabulary."""
+        """The events that these ids complete. Raises InvalidValue for an id outside the vocabulary."""
         events: list[Event] = []
         run: list[str] = []
         tokens, machine = self._tokens, self._machine
@@ -98,7 +98,7 @@ class ToolCallParser:
         return events
 
     def finish(self, reason: FinishReason) -> list[Event]:
-        """The last events; Finish is the very last. `reason` is why the engine ended: STOP or LENGTH."""
+        """The last events; Finish is the very last. `reason` says why the engine ended: STOP or LENGTH."""
         rest = self._unfinished()
         events = list(self._machine.text(rest)) if rest else []
         return [*events, *self._machine.finish(reason)]

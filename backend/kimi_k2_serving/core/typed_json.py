@@ -1,7 +1,7 @@
-"""Typed access to decoded JSON: the value asked for, or an error that names its path.
+"""Typed access to decoded JSON: each function returns a value of its type or raises an error that names its path.
 
-Knows nothing of chats. Messages never hold any of the client's text: a path is made of our own names and indices, and
-of the name of an unknown key, cut.
+Knows nothing of chats. Error messages never repeat the client's text. A path consists of our own names and indices;
+only an unknown key appears in it, cut to 64 characters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def as_string(value: Json, path: str) -> str:
 
 
 def as_flag(value: Json, path: str, *, default: bool) -> bool:
-    """True or false; null is the default."""
+    """True or false; null means the default."""
     if value is None:
         return default
     if not isinstance(value, bool):
@@ -42,7 +42,7 @@ def as_flag(value: Json, path: str, *, default: bool) -> bool:
 
 
 def required(parent: Object, key: str, path: str) -> Json:
-    """`parent[key]`, which has to be there and may be null."""
+    """`parent[key]`. The key must be present; its value may be null."""
     if key not in parent:
         raise MissingField("is required", field=f"{path}.{key}" if path else key)
     return parent[key]
@@ -56,7 +56,7 @@ def one_of(value: Json, choices: Collection[str], path: str) -> str:
 
 
 def closed(source: Object, path: str, known: Collection[str]) -> None:
-    """Where nothing may be lost: raises UnknownField for a key that asks for something."""
+    """Raise UnknownField for a key outside `known`, unless its value is null: no setting may be ignored silently."""
     for name, value in source.items():
         if name not in known and value is not None:
-            raise UnknownField("is no field of this object", field=f"{path}.{name[:64]}")
+            raise UnknownField("is not a field of this object; remove it", field=f"{path}.{name[:64]}")

@@ -1,8 +1,8 @@
-"""What a checkpoint directory says about its tokens; nothing in it is ever run.
+"""Reads the files of a checkpoint directory that describe its tokens. No code of the checkpoint is run.
 
 `tiktoken.model` has a line per token: its bytes in base64, and its rank, which is its id. `tokenizer_config.json` names
-the ids above them; the ones it leaves unnamed are `<|reserved_token_{id}|>`. `config.json`, where present, says how
-many ids the model has in all.
+the ids above the ranks; an id without a name gets `<|reserved_token_{id}|>`. `config.json`, if present, states how many
+ids the model has in all.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def read_vocabulary(checkpoint: Path) -> VocabularyFiles:
     tokens = _tokens(_read(checkpoint, RANKS))
     names = _names(_read(checkpoint, NAMES))
     if names and min(names) < len(tokens):
-        raise InvalidValue(f"names an id that {RANKS} gives to ordinary text", field=NAMES)
+        raise InvalidValue(f"names an id that {RANKS} uses for an ordinary token", field=NAMES)
     size = max(len(tokens), *(identity + 1 for identity in names), _model_size(checkpoint))
     controls = {names.get(i, f"<|reserved_token_{i}|>"): i for i in range(len(tokens), size)}
     if len(controls) != size - len(tokens):
-        raise InvalidValue("gives one name to two ids", field=NAMES)
+        raise InvalidValue("gives the same name to two ids", field=NAMES)
     code = checkpoint / CODE
     sort = code.is_file() and b"deep_sort_dict" in code.read_bytes()
     return VocabularyFiles(tokens, controls, sort)
@@ -54,7 +54,7 @@ def _read(checkpoint: Path, name: str) -> bytes:
 
 
 def _tokens(data: bytes) -> tuple[bytes, ...]:
-    """Token bytes by rank; ranks are 0 to n - 1, each once, and so is every token."""
+    """Token bytes by rank. The ranks must be 0 to n - 1; every rank and every token must occur once."""
     lines = data.splitlines()
     try:
         ranked = {int(rank): a2b_base64(token) for token, rank in map(bytes.split, lines)}
@@ -62,18 +62,18 @@ def _tokens(data: bytes) -> tuple[bytes, ...]:
         raise InvalidValue("has a line that is not a base64 token and its rank", field=RANKS) from None
     tokens = tuple(ranked[rank] for rank in range(len(ranked)) if rank in ranked)
     if not tokens or len(tokens) != len(lines) or len(set(tokens)) != len(lines):
-        raise InvalidValue("must give every rank from 0 up to one token", field=RANKS)
+        raise InvalidValue("must have every rank from 0 up once, and every token once", field=RANKS)
     return tokens
 
 
 def _names(data: bytes) -> dict[int, str]:
-    """Control-token names by id, of the `added_tokens_decoder` table."""
+    """Id -> name of the control tokens in the table `added_tokens_decoder`."""
     table = _object(data, NAMES).get("added_tokens_decoder")
     names = {}
     for identity, entry in table.items() if isinstance(table, dict) else ():
         name = entry.get("content") if isinstance(entry, dict) else None
         if not identity.isdecimal() or not isinstance(name, str):
-            raise InvalidValue("added_tokens_decoder must map ids to objects with their content", field=NAMES)
+            raise InvalidValue("added_tokens_decoder must map ids to objects with a string content", field=NAMES)
         names[int(identity)] = name
     return names
 

@@ -1,6 +1,6 @@
 """`python -m kimi_k2_serving.demo --output DIR`: build the demo checkpoint.
 
-Exit codes: 0 done, 2 the request was wrong.
+Exit codes: 0 done, 2 the arguments were wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m kimi_k2_serving.demo", description="Build the demo checkpoint: K2's architecture at toy size."
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the checkpoint's directory")
-    parser.add_argument("--force", action="store_true", help="build again although it is up to date")
+    parser.add_argument("--force", action="store_true", help="rebuild even if the checkpoint is up to date")
     args = parser.parse_args(argv)
     try:
         build_checkpoint(args.output, force=args.force, report=_report)

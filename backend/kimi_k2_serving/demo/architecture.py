@@ -1,7 +1,7 @@
-"""The demo model's shape: DeepseekV3ForCausalLM as K2 uses it, in numbers small enough for two processor cores.
+"""The demo model's shape: DeepseekV3ForCausalLM as K2 uses it, with sizes small enough for two CPU cores.
 
-Every field of K2's `config.json` that SGLang reads is here, with K2's value wherever it is not a size. There is no
-`quantization_config`: block-fp8 needs a GPU or AMX.
+It has every field of K2's `config.json` that SGLang reads, with K2's value unless the field is a size. There is no
+`quantization_config`, because block-fp8 needs a GPU or AMX.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kimi_k2_serving.demo.vocabulary import BOS, EOS, RANKS, SIZE, STOP
 class Architecture:
     """Sizes in elements; `context` in tokens.
 
-    Few wide heads: absorbed MLA pays per head for every pair of tokens, whatever the head's width.
+    Few wide heads: the cost of absorbed MLA per pair of tokens grows with the number of heads, not with their width.
     """
 
     hidden: int = 256
@@ -88,5 +88,5 @@ def config(shape: Architecture) -> dict[str, object]:
 
 
 def generation_config() -> dict[str, object]:
-    """The content of generation_config.json: an answer ends with `<|im_end|>`, not with the [EOS] of config.json."""
+    """The content of generation_config.json. It makes answers end with `<|im_end|>`, not with config.json's [EOS]."""
     return {"eos_token_id": RANKS + STOP, "temperature": 0.6}

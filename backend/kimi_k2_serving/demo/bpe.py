@@ -1,8 +1,8 @@
 """A byte-pair-encoding trainer: pieces and their counts in, token bytes in rank order out.
 
-It promises the same ranks for the same pieces, whatever order they come in: the next merge is the most frequent pair,
-and of equals the one that sorts first as bytes. A merge touches only the pieces that hold the pair, so training costs
-O(merges * pieces that change) and not a pass over the text for each. It does not know how text is split into pieces.
+The ranks depend only on the pieces and their counts, not on their order: the next merge is the most frequent pair, and
+among equally frequent ones the first in byte order. A merge updates only the pieces that contain the pair, so training
+costs O(merges * changed pieces), not a pass over all text per merge. It does not know how text is split into pieces.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from itertools import pairwise
 
 from kimi_k2_serving.core.errors import InvalidValue
 
-# The order of the 256 single bytes in K2's own file: printable characters of Latin-1 first, then the rest.
+# The order of the 256 single bytes in K2's tiktoken.model: the printable characters of Latin-1, then the others.
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 BYTES: tuple[bytes, ...] = tuple(
     bytes([value]) for value in (*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE))
 )
 
-_FEWEST = 2  # a pair seen once says nothing about the next text
+_MIN_COUNT = 2  # a pair that occurs once is not a pattern
 
 _Pair = tuple[bytes, bytes]
 
@@ -48,17 +48,17 @@ class _Trainer:
         while len(tokens) < ranks:
             pair = self._next()
             if pair is None:
-                raise InvalidValue(f"the text yields {len(tokens)} of {ranks} ranks; add text", field="corpus")
+                raise InvalidValue(f"the text yields only {len(tokens)} of {ranks} ranks; add text", field="corpus")
             token = pair[0] + pair[1]
             self._merge(pair, token)
-            # The same bytes can come about by two different merges; the second needs no rank of its own.
+            # Two different merges can produce the same bytes; the second one gets no rank of its own.
             if token not in known:
                 known.add(token)
                 tokens.append(token)
         return tokens
 
     def _next(self) -> _Pair | None:
-        """The most frequent pair. A heap entry whose count has changed since is stale; the current one is there too."""
+        """The most frequent pair. Heap entries with an outdated count are skipped: the heap has a current one, too."""
         while self._heap:
             count, pair = heapq.heappop(self._heap)
             if -count == self._counts[pair]:
@@ -88,12 +88,12 @@ class _Trainer:
 
     def _push(self, pairs: Iterable[_Pair]) -> None:
         for pair in pairs:
-            if self._counts[pair] >= _FEWEST:
+            if self._counts[pair] >= _MIN_COUNT:
                 heapq.heappush(self._heap, (-self._counts[pair], pair))
 
 
 def _joined(piece: list[bytes], pair: _Pair, token: bytes) -> list[bytes]:
-    """`piece` with every occurrence of `pair` replaced, from the left."""
+    """`piece` with every occurrence of `pair` replaced by `token`, from the left."""
     result: list[bytes] = []
     position = 0
     while position < len(piece):

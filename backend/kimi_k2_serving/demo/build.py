@@ -1,8 +1,8 @@
-"""Builds the demo checkpoint: whole or not at all, and only when there is something to do.
+"""Builds the demo checkpoint, completely or not at all, and only if it is missing or outdated.
 
-The directory carries a stamp: the hash of this package's sources and of every file written. A directory whose stamp and
-files still agree is left alone. The new one is built beside it and renamed into place, so a reader sees the old files
-or the new ones. A directory that this builder did not make is never touched.
+The directory has a stamp: a hash of this package's sources and of each file written. If the sources and the files still
+match it, nothing is done. Otherwise a new directory is built beside the old one and renamed into its place, so a reader
+sees either the old files or the new ones. A directory that this builder did not make is never touched.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Report = Callable[[str], None]
 
 
 def build_checkpoint(output: Path, *, force: bool = False, report: Report = print) -> bool:
-    """Make `output` a demo checkpoint; return whether anything had to be built.
+    """Make `output` a demo checkpoint and return whether it was built.
 
-    `force` builds again what is already there. Raises InvalidValue if `output` holds something else.
+    `force` rebuilds a checkpoint that is up to date. Raises InvalidValue if `output` contains anything else.
     """
     output = output.resolve()
     if is_current(output) and not force:
@@ -50,7 +50,7 @@ def build_checkpoint(output: Path, *, force: bool = False, report: Report = prin
 
 
 def is_current(output: Path) -> bool:
-    """True if `output` was written by these sources and no file of it has changed since."""
+    """Whether `output` was written by these sources and no file in it has changed since."""
     try:
         stamp = json.loads((output / STAMP).read_bytes())
         whole = all(_sha256(output / name) == expected for name, expected in stamp["files"].items())
@@ -60,7 +60,7 @@ def is_current(output: Path) -> bool:
 
 
 def recipe() -> str:
-    """The hash of what the result is made from: the corpus and the code that turns it into files."""
+    """The hash of all sources of the checkpoint: the corpus and the code that makes files from it."""
     package = resources.files("kimi_k2_serving")
     demo = [file for file in package.joinpath("demo").iterdir() if file.name.endswith((".py", ".txt"))]
     digest = hashlib.sha256(package.joinpath("engine", "tokenizer_json.py").read_bytes())
@@ -96,11 +96,11 @@ def _refuse_foreign(output: Path) -> None:
     if not output.exists():
         return
     if not output.is_dir() or (any(output.iterdir()) and not (output / STAMP).is_file()):
-        raise InvalidValue("it holds something other than a demo checkpoint; name a new directory", field="--output")
+        raise InvalidValue("exists and is not a demo checkpoint; give a new directory", field="--output")
 
 
 def _put_in_place(built: Path, output: Path, old: Path) -> None:
-    """Rename; where two builders meet, the one that comes second leaves the first one's equal result."""
+    """Rename `built` to `output`. If another builder was faster, keep its result, which is the same."""
     try:
         if output.exists():
             output.rename(old)

@@ -1,7 +1,7 @@
-"""The demo vocabulary: 4,096 ranks trained on `corpus.txt`, then 256 reserved ids laid out exactly as K2's.
+"""The demo vocabulary: 4,096 ranks trained on `corpus.txt`, then 256 reserved ids in the same order as K2's.
 
-A reserved id is a rank count plus an offset; K2 has 163,584 ranks, so its `<|im_end|>` is 163,586 and ours is 4,098.
-Names, offsets and flags are those of K2's published tokenizer_config.json: the five tool markers are not `special`.
+A reserved id is the number of ranks plus an offset. K2 has 163,584 ranks, so its `<|im_end|>` is 163,586; ours is
+4,098. Names, offsets and flags equal K2's published tokenizer_config.json: the five tool markers are not `special`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NAMED: dict[int, tuple[str, bool]] = {
     255: ("[PAD]", True),
 }
 
-# Those that have an attribute of their own in the configuration.
+# The control tokens that have an attribute of their own in tokenizer_config.json.
 _ATTRIBUTES = {"bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
 
 
@@ -54,7 +54,7 @@ def corpus() -> str:
 
 
 def train_vocabulary(text: str, ranks: int = RANKS) -> list[bytes]:
-    """Token bytes in rank order. Raises InvalidValue if `text` is too short for that many."""
+    """Token bytes in rank order. Raises InvalidValue if `text` is too short for that many ranks."""
     return bpe.train_merges(Counter(_pieces(text)), ranks)
 
 
@@ -65,12 +65,12 @@ def _pieces(text: str) -> Iterator[bytes]:
 
 
 def tiktoken_model(tokens: Sequence[bytes]) -> bytes:
-    """The tiktoken format: one line a token, base64 of its bytes, a space, its rank."""
+    """The tiktoken format: per token one line with its bytes in base64, a space, and its rank."""
     return b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens))
 
 
 def tokenizer_config(context: int) -> dict[str, object]:
-    """The content of tokenizer_config.json. It names a class of transformers' own: there is no code to trust."""
+    """The content of tokenizer_config.json. It names a class of transformers itself, so no remote code is needed."""
     return {
         "added_tokens_decoder": {
             str(RANKS + offset): {

@@ -1,9 +1,9 @@
-"""Random weights under the names of a DeepSeek-V3 checkpoint, and the safetensors file that holds them.
+"""Random weights with the names of a DeepSeek-V3 checkpoint, written to a safetensors file.
 
-The same seed gives the same bytes everywhere: numbers are taken from PCG64's raw 64-bit output, whose stream numpy
-guarantees, and scaled with single IEEE operations; no logarithm or library distribution is involved. Scales keep every
-activation near unit size and the logits near a standard deviation of `LOGIT_STD`, so that sampling at temperature 1
-draws from hundreds of tokens and greedy decoding has no ties worth mentioning.
+The same seed gives the same bytes on every machine: the numbers are PCG64's raw 64-bit output, a stream that numpy
+guarantees, scaled with single IEEE operations; no logarithm and no distribution of a library is used. The scales keep
+activations near unit size and the logits' standard deviation near `LOGIT_STD`, so that sampling at temperature 1 draws
+from hundreds of tokens and greedy decoding has almost no ties.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOGIT_STD = 2.5
 
 @dataclass(frozen=True, slots=True)
 class WeightTensor:
-    """A tensor to draw: uniform around `mean` with standard deviation `std`, stored as bfloat16 or float32."""
+    """A tensor of random numbers: uniform around `mean`, standard deviation `std`, stored as bfloat16 or float32."""
 
     name: str
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ def _attention(prefix: str, shape: Architecture) -> Iterator[WeightTensor]:
 
 def _experts(prefix: str, shape: Architecture) -> Iterator[WeightTensor]:
     yield _linear(f"{prefix}.gate", shape.experts, shape.hidden)
-    # The bias that balances the load: added to the sigmoid's scores for the choice of experts, not for their weights.
+    # The load-balancing bias: it is added to the sigmoid scores for the choice of experts, but not for their weights.
     yield WeightTensor(f"{prefix}.gate.e_score_correction_bias", (shape.experts,), 0.01, dtype="F32")
     for expert in range(shape.experts):
         yield from _feed_forward(f"{prefix}.experts.{expert}", shape, shape.expert_intermediate)
@@ -84,9 +84,9 @@ def _norm(name: str, width: int) -> WeightTensor:
 
 
 def write_weights(path: Path, wanted: Iterable[WeightTensor], *, seed: int = SEED) -> int:
-    """Write the tensors, drawn from one stream in their order; return the number of parameters.
+    """Draw the tensors in order from one random stream, write them, and return the number of parameters.
 
-    The format: a length (8 bytes, little endian), a JSON header padded with spaces to a multiple of 8, the data.
+    The format: the header's length (8 bytes, little endian), the JSON header, padded with spaces to 8 bytes, the data.
     """
     bits = np.random.PCG64(seed)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -111,7 +111,7 @@ def write_weights(path: Path, wanted: Iterable[WeightTensor], *, seed: int = SEE
 
 
 def _data(tensor: WeightTensor, bits: np.random.PCG64) -> bytes:
-    # 24 random bits fit a float32 exactly; a uniform distribution of half-width w has the deviation w / sqrt(3).
+    # A float32 holds 24 random bits exactly. A uniform distribution of half-width w has the deviation w / sqrt(3).
     integers = bits.random_raw(math.prod(tensor.shape)) >> np.uint64(40)
     unit = integers.astype(np.float32) * np.float32(2.0**-23) - np.float32(1.0)
     values = unit * np.float32(tensor.std * math.sqrt(3.0)) + np.float32(tensor.mean)

@@ -1,7 +1,7 @@
-"""The first stage of `scripts/serve`, on any Python 3.11 or 3.12 and the standard library alone.
+"""The first stage of `scripts/serve`. It needs only Python 3.11 or 3.12 and the standard library.
 
-It checks the flags and the machine, makes the virtual environment, and becomes the second stage (serve.py) inside it:
-the process id stays the same, so a signal sent to `scripts/serve` reaches the one that watches Triton.
+It checks the flags and the machine, makes the virtual environment, and then runs the second stage (serve.py) by exec:
+the process id stays the same, so a signal sent to `scripts/serve` reaches the process that watches Triton.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kimi_k2_serving.settings import inherited
 
 
 def main(argv: Sequence[str]) -> int:
-    """Return an exit code, or become the second stage and never return."""
+    """Return an exit code on an error; otherwise replace this process by the second stage and never return."""
     progress = Progress(sys.stderr)
     try:
         _prepare(argv, progress)

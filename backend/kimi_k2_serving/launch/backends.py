@@ -1,8 +1,8 @@
 """The backend directory that Triton loads from: `python/` from the nvidia-pytriton wheel, `sglang/` from this checkout.
 
-A Python-based backend is a `model.py` in a directory of its name; Triton runs it with the python backend's library and
-stub, which therefore lie beside it. Files are copied, not linked, and only where the content differs: a running server
-keeps the file that it has open.
+A Python-based backend is a `model.py` in a directory with the backend's name. Triton runs it with the library and the
+stub of the python backend, so both directories lie side by side. Files are copied, not linked, if their content
+differs, and put in place by a rename: a running server keeps the file that it has open.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Wheel:
         return self.triton / "bin" / "tritonserver"
 
     def python_backend(self) -> dict[str, Path]:
-        """File name in the backend directory -> file in the wheel, with the stub of the running Python."""
+        """File name in the backend directory -> file in the wheel. The stub is the one for the running Python."""
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         backend = self.triton / "backends" / "python"
         return {
@@ -42,7 +42,7 @@ class Wheel:
 
 
 def wheel() -> Wheel:
-    """The installed wheel, found without importing it. Raise Failure if it is missing."""
+    """Find the installed wheel without importing it. Raise Failure if it is missing."""
     spec = find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise Failure("nvidia-pytriton is missing from .venv; remove .venv and start again")
@@ -51,18 +51,18 @@ def wheel() -> Wheel:
 
 
 def assemble(target: Path, wheel: Wheel, sglang: Path) -> None:
-    """Make `target` hold both backends. `sglang` is the folder with our model.py."""
+    """Fill `target` with both backends and remove all other files. `sglang` is the folder with our model.py."""
     wanted = {"python": wheel.python_backend(), "sglang": {path.name: path for path in sorted(sglang.glob("*.py"))}}
     for name, files in wanted.items():
         folder = target / name
         folder.mkdir(parents=True, exist_ok=True)
-        _bring(files, folder)
+        _copy_changed(files, folder)
         for stray in folder.iterdir():
             if stray.name not in files:
                 shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
 
 
-def _bring(files: Mapping[str, Path], folder: Path) -> None:
+def _copy_changed(files: Mapping[str, Path], folder: Path) -> None:
     for name, source in files.items():
         target = folder / name
         if target.is_file() and filecmp.cmp(source, target, shallow=False):

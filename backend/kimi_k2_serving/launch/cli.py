@@ -1,4 +1,4 @@
-"""The flags of `scripts/serve`, and the checks that need nothing but the flags themselves. Standard library only."""
+"""The flags of `scripts/serve`, and the checks that need only the flags. Standard library only."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ examples:
 The first start installs a pinned Python stack into .venv (some 3 GB, a few minutes); later starts take seconds.
 Ctrl-C stops everything and leaves nothing behind. Logs are in .cache/logs.
 
-exit codes: 0 stopped on request; 1 something failed; 2 the request or this machine is not fit, and the line says why.
+exit codes: 0 stopped on request; 1 something failed; 2 the flags or this machine can't work, and the line says why.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The flags as given. `grace` in seconds; ports are 1 to 65535 and differ."""
+    """The flags as given. `grace` is in seconds. Ports are 1 to 65535 and differ from each other."""
 
     checkpoint: Path | None
     preset: str | None
@@ -55,7 +55,7 @@ class Options:
 
     @property
     def ports(self) -> dict[str, int]:
-        """The ports that will be listened on, by the flag that sets each."""
+        """Flag -> the port that it sets, for every port that the server will listen on."""
         triton = {"--http-port": self.http_port, "--grpc-port": self.grpc_port, "--metrics-port": self.metrics_port}
         return triton | ({"--frontend-port": self.frontend_port} if self.frontend else {})
 
@@ -72,7 +72,7 @@ class Options:
 
     @property
     def triton_host(self) -> str:
-        """Where Triton's own ports are bound: no key guards them, so beyond this machine only if that was accepted."""
+        """The address of Triton's own ports. They have no authentication, so only --insecure opens them to others."""
         return self.host if self.host != "localhost" and (self.loopback or self.insecure) else "127.0.0.1"
 
     def host_of(self, flag: str) -> str:
@@ -99,11 +99,11 @@ def _seconds(text: str) -> int:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes (at least 1)")
     return int(text)
 
 
-def _directory(text: str) -> Path:
+def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
@@ -116,8 +116,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     model = parser.add_argument_group("what to serve")
-    model.add_argument("--checkpoint", metavar="DIR", type=_directory, help="a Kimi K2 checkpoint (default: the demo)")
-    model.add_argument("--preset", metavar="NAME", help="engine settings, and which demo to build (default: demo)")
+    model.add_argument("--checkpoint", metavar="DIR", type=_path, help="a Kimi K2 checkpoint (default: the demo)")
+    model.add_argument("--preset", metavar="NAME", help="the engine settings and the demo to build (default: demo)")
     model.add_argument("--cpu", action="store_true", help="use the CPU although this machine has an NVIDIA GPU")
     where = parser.add_argument_group("where it listens")
     where.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="address to bind (default: %(default)s)")
@@ -128,31 +128,31 @@ def _parser() -> argparse.ArgumentParser:
         ("frontend", 9000, "OpenAI and Anthropic APIs"),
     ):
         where.add_argument(f"--{name}-port", metavar="PORT", type=_port, default=port, help=f"{what} (default: {port})")
-    where.add_argument("--no-frontend", dest="frontend", action="store_false", help="Triton's own ports only")
-    where.add_argument("--workers", metavar="N", type=_count, default=1, help="processes of the frontend (1)")
-    guard = parser.add_argument_group("who may connect (needed when --host is not a loopback address)")
-    guard.add_argument("--api-key-file", metavar="FILE", type=_directory, help="keys for the frontend, one a line")
+    where.add_argument("--no-frontend", dest="frontend", action="store_false", help="open Triton's own ports only")
+    where.add_argument("--workers", metavar="N", type=_count, default=1, help="frontend processes (default: 1)")
+    guard = parser.add_argument_group("who may connect (required unless --host is a loopback address)")
+    guard.add_argument("--api-key-file", metavar="FILE", type=_path, help="API keys for the frontend, one per line")
     guard.add_argument(
-        "--allowed-host", metavar="NAME", action="append", default=[], help="the frontend answers under this name too"
+        "--allowed-host", metavar="NAME", action="append", default=[], help="accept this Host name, too (frontend only)"
     )
-    guard.add_argument("--insecure", action="store_true", help="open Triton's own ports there, too, without keys")
+    guard.add_argument("--insecure", action="store_true", help="open Triton's own ports at --host, too, without keys")
     life = parser.add_argument_group("start and stop")
-    life.add_argument("--grace", metavar="S", type=_seconds, default=5, help="seconds for requests in flight (5)")
-    life.add_argument("--prepare-only", action="store_true", help="install and build, start nothing")
+    life.add_argument("--grace", metavar="S", type=_seconds, default=5, help="seconds for requests to end (default: 5)")
+    life.add_argument("--prepare-only", action="store_true", help="install and build, but start nothing")
     life.add_argument("--print-command", action="store_true", help="print the tritonserver line and its environment")
     life.add_argument("--json", action="store_true", help="print the READY block as one line of JSON")
-    install = parser.add_argument_group("where PyTorch comes from, if pip as configured finds no CPU build")
+    install = parser.add_argument_group("where PyTorch comes from if your pip configuration offers no CPU build")
     install.add_argument(
-        "--torch-index", metavar="URL", help="an index with CPU builds, for one https://download.pytorch.org/whl/cpu"
+        "--torch-index", metavar="URL", help="an index with CPU builds, such as https://download.pytorch.org/whl/cpu"
     )
     install.add_argument(
-        "--torch-plain", action="store_true", help="the registry's wheel, CUDA libraries included: several GB more"
+        "--torch-plain", action="store_true", help="the registry's wheel with its CUDA libraries: several GB more"
     )
     return parser
 
 
 def parse_options(argv: Sequence[str]) -> Options:
-    """Raise Refusal for flags that are wrong by themselves."""
+    """Raise Refusal if a flag is invalid or two flags contradict each other."""
     options = Options(**vars(_parser().parse_args(argv)))
     if options.host != "localhost":
         try:
@@ -164,12 +164,12 @@ def parse_options(argv: Sequence[str]) -> Options:
     taken: dict[int, str] = {}
     for flag, port in options.ports.items():
         if port in taken:
-            raise Refusal(f"{flag} {port}", f"{taken[port]} is the same port", "give each its own")
+            raise Refusal(f"{flag} {port}", f"{taken[port]} is the same port", "give each flag a port of its own")
         taken[port] = flag
     if not options.loopback and not (options.insecure or options.api_key_file):
         raise Refusal(
             f"--host {options.host}",
-            "Triton's own ports have no authentication and this address can be reached from outside",
-            "add --api-key-file FILE (the frontend alone is opened there), or --insecure, or use a loopback address",
+            "Triton's own ports have no authentication and other machines can reach this address",
+            "add --api-key-file FILE (opens only the frontend there), or --insecure, or use a loopback address",
         )
     return options

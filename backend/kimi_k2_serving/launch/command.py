@@ -1,9 +1,9 @@
-"""The `tritonserver` line and its environment, as values. Pure; hardened by default.
+"""The `tritonserver` command line and its environment, as values. Pure; hardened by default.
 
-What is closed: loading and unloading models, SageMaker's and Vertex's endpoints, and the shared-memory, trace and
-logging interfaces, by which a client could map this host's memory or write its files. Triton has no switch for those
-three; it can demand a header. No request can carry the one that is demanded here, so the command line, which `ps` shows
-to every local user, holds no secret.
+Closed are: loading and unloading models, the SageMaker and Vertex endpoints, and the shared-memory, trace and logging
+interfaces. Through these three a client could map this host's memory or write its files. Triton can't switch them off,
+but it can demand a header. No request can carry the header demanded here, so it need not be secret: `ps` shows this
+command line to every local user.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from kimi_k2_serving.launch.backends import Wheel
 from kimi_k2_serving.launch.cli import Options
 
 CLOSED = "shared-memory,trace,logging"
-# A header's name that has a colon: to HTTP the first colon is the name's end, and gRPC ends a request whose header has
-# one, or a space, in its name. Triton splits this flag at its own first colon and at the equals sign.
+# The demanded header's name is `no header:opens`. HTTP ends a name at its first colon, and gRPC ends a request whose
+# header name has a colon or a space. Triton splits this flag at its first colon and at the equals sign.
 UNSENDABLE = f"{CLOSED}:no header:opens=this"
-# The backend ends what is left this long before Triton's own limit, so that the limit is never what cuts a request off.
+# The backend ends the remaining requests this long before Triton's own limit, so that this limit never cuts one off.
 _UNLOAD_SECONDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`argv`, and the variables that it needs on top of whatever environment it runs in; `unset` must not be there."""
+    """`argv`, the variables that it needs in addition to the inherited ones, and the inherited ones to `unset`."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     unset: tuple[str, ...] = ("PYTHONPATH", "PYTHONHOME")
 
     def paste(self) -> str:
-        """One shell command, quoted, the same wherever it is pasted."""
+        """One quoted shell command that does the same in every shell."""
         unset = [word for name in self.unset for word in ("-u", name)]
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         return shlex.join(["env", *unset, *variables, *self.argv])
@@ -80,9 +80,9 @@ def triton_environment(
     cache: Path,
     runtime_dir: Path | None,
 ) -> dict[str, str]:
-    """`path` is the PATH to put the virtual environment in front of."""
+    """`path` is the inherited PATH; the virtual environment goes in front of it."""
     variables = {
-        # The running Python's own library first, else the stub loads another and `_ssl` fails to import.
+        # The running Python's library must come first: with another one the stub fails to import `_ssl`.
         "LD_LIBRARY_PATH": f"{libpython.parent}:{wheel.libraries}",
         # The stub takes its packages from the first python3 on PATH.
         "PATH": f"{venv / 'bin'}:{path}",
@@ -93,7 +93,7 @@ def triton_environment(
         settings.CACHE: str(cache),
     }
     if force_cpu:
-        variables["SGLANG_PLATFORM"] = "kimi_k2_cpu"  # as engine/cpu_plugin.py names it
+        variables["SGLANG_PLATFORM"] = "kimi_k2_cpu"  # the name that engine/cpu_plugin.py registers
     if preset is not None:
         variables[settings.PRESET] = preset
     if runtime_dir is not None:

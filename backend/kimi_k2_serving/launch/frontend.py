@@ -1,6 +1,6 @@
-"""The OpenAI and Anthropic frontend beside Triton: started once the model is ready, and again whenever it has died.
+"""The process of the OpenAI and Anthropic frontend: started when the model is ready, and again whenever it has died.
 
-It is one more descendant of `serve`: what ends and cleans up after Triton's processes does so for its own.
+It is a descendant of `serve`, so TritonProcess.stop ends it and cleans up after it as for Triton's own processes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def frontend_arguments(options: Options, *, python: Path, checkpoint: Path, repo
 
 
 class Frontend:
-    """`log` is its output, appended to over restarts; `environment` is the whole of its environment."""
+    """`log` takes the output of all starts, appended; `environment` is the whole environment of the process."""
 
     def __init__(
         self,
@@ -70,21 +70,20 @@ class Frontend:
             )
 
     def tend(self) -> bool:
-        """Called every second or so: start it again a while after it has died. True if that was done. Raises OSError if
-        it could not be; a later call tries again.
+        """Restart a frontend that has died, after a pause; call this about once per second. Return whether it was
+        restarted. Raise OSError if the start failed; a later call tries again.
         """
         if self._process is None or self._process.poll() is None:
             return False
         self._died = self._clock() if self._died is None else self._died
         if self._clock() - self._died < _PAUSE_SECONDS:
             return False
-        # A failed start is tried again after the same pause.
-        self._died = self._clock()
+        self._died = self._clock()  # if the start fails, the next attempt comes after the same pause
         self.start()
         self._died = None
         return True
 
     def end(self) -> None:
-        """Ask it to stop: it finishes what it has within its grace. `Server.stop` waits for it and sees to the rest."""
+        """Send SIGTERM; the frontend then finishes its requests within --grace. TritonProcess.stop waits for that."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)

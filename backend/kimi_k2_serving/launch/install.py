@@ -1,9 +1,9 @@
-"""The virtual environment: made once, stamped with what it was made from, and left alone while that holds.
+"""The virtual environment. A stamp holds a digest of its sources; while it matches, nothing is installed again.
 
-Standard library only. Every file is checked against the lock's hashes, only wheels are installed (nothing of a
-package's runs during the installation), and this package itself is installed from the checkout, offline.
+Standard library only. pip checks every file against the lock's hashes and installs wheels only, so no code of a package
+runs during the installation. This package itself is installed from the checkout, offline.
 
-    python -m kimi_k2_serving.launch.install [--tests]     # the environment alone, for scripts/test and CI
+    python -m kimi_k2_serving.launch.install [--tests]     # only the environment, for scripts/test and CI
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NO_TORCH = "No matching distribution found for torch"
 
 @dataclass(frozen=True, slots=True)
 class Torch:
-    """Where PyTorch may come from: pip as configured, then `index` if given; or the registry's plain wheel."""
+    """Where PyTorch may come from: pip's configured index, then `index` if given; or the registry's CUDA wheel."""
 
     index: str | None = None
     plain: bool = False
@@ -44,7 +44,7 @@ class Torch:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A group of pins installed together; its stamp lies in the environment under its name."""
+    """A group of pins that are installed together. Its stamp is the file `.NAME.sha256` in the environment."""
 
     name: str
     pins: tuple[lock.Pin, ...]
@@ -66,7 +66,7 @@ def _pins(layout: Layout, name: str) -> tuple[lock.Pin, ...]:
 
 
 def _steps(layout: Layout, torch: Torch, *, tests: bool) -> list[_Step]:
-    """PyTorch comes first: if there is none to be had, that is known after a second."""
+    """PyTorch comes first: if no index has it, the user learns so after a second."""
     stack = _pins(layout, "serve-cpu")
     cpu_torch = tuple(pin for pin in stack if pin.name == "torch")
     plain = _pins(layout, "torch-plain")
@@ -79,18 +79,18 @@ def _steps(layout: Layout, torch: Torch, *, tests: bool) -> list[_Step]:
 
 
 def installed(layout: Layout, torch: Torch, *, tests: bool = False) -> bool:
-    """Whether nothing is to be done: reads the locks and the stamps, some milliseconds."""
+    """Whether every stamp matches. Reads the locks and the stamps, which takes some milliseconds."""
     return _own(layout).done(layout) and all(step.done(layout) for step in _steps(layout, torch, tests=tests))
 
 
 def _own(layout: Layout) -> _Step:
-    """This package, as a step: its pin stands for pyproject.toml, which says what is installed and its entry points."""
+    """This package as a step. Its pin is a digest of pyproject.toml, which names its packages and entry points."""
     digest = hashlib.sha256((layout.root / "pyproject.toml").read_bytes() + bytes(layout.root)).hexdigest()
     return _Step("kimi-k2-triton", (lock.Pin("kimi-k2-triton", "checkout", (digest,)),))
 
 
 def ensure(layout: Layout, torch: Torch, progress: Progress, *, tests: bool = False) -> None:
-    """Make the environment what the locks say. Raise Refusal if there is no torch, Failure if pip fails."""
+    """Install whatever differs from the locks. Raise Refusal if no index has PyTorch, Failure if pip fails."""
     layout.run.mkdir(parents=True, exist_ok=True)
     layout.logs.mkdir(parents=True, exist_ok=True)
     with _exclusive(layout.run / "install.lock", progress):
@@ -112,8 +112,8 @@ def ensure(layout: Layout, torch: Torch, progress: Progress, *, tests: bool = Fa
 
 
 def ensure_apart(layout: Layout, name: str, progress: Progress) -> Path:
-    """An environment of one lock alone, `.cache/venv-NAME`, without this package: other people's clients must not meet
-    what the server needs. Its Python. Raise Failure if pip fails.
+    """Make `.cache/venv-NAME` from one lock, without this package, and return its Python. Third-party clients run in it
+    without the server's dependencies. Raise Failure if pip fails.
     """
     apart = replace(layout, environment=f".cache/venv-{name}")
     step = _Step(name, _pins(layout, name))
@@ -123,8 +123,7 @@ def ensure_apart(layout: Layout, name: str, progress: Progress) -> Path:
         if not step.done(apart):
             started = time.monotonic()
             if step.stamp(apart).exists():
-                # Of another lock: what that had and this has not must not stay.
-                shutil.rmtree(apart.venv)
+                shutil.rmtree(apart.venv)  # made from another lock: packages that this one lacks must not stay
             _make_venv(apart, progress)
             log = layout.logs / f"install-{name}.log"
             log.write_bytes(b"")
@@ -136,7 +135,7 @@ def ensure_apart(layout: Layout, name: str, progress: Progress) -> Path:
 
 @contextmanager
 def _exclusive(path: Path, progress: Progress) -> Iterator[None]:
-    """One installation at a time in a checkout; a second `serve` waits for the first."""
+    """Allow one installation at a time in a checkout; a second `serve` waits for the first."""
     with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,7 +146,7 @@ def _exclusive(path: Path, progress: Progress) -> Iterator[None]:
 
 
 def _make_venv(layout: Layout, progress: Progress) -> None:
-    """A fresh environment unless there is a working one of this very Python."""
+    """Make a fresh environment, unless there is a working one that was made by the running Python."""
     config = layout.venv / "pyvenv.cfg"
     home = f"home = {Path(sys.base_prefix) / 'bin'}"
     if config.is_file() and layout.python.exists() and home in config.read_text(encoding="utf-8").splitlines():
@@ -167,20 +166,20 @@ def _install(step: _Step, layout: Layout, torch: Torch, progress: Progress, log:
         if code and missing:
             raise Refusal(
                 "no CPU build of PyTorch found",
-                "the indexes that were asked have none" if torch.index else "pip as configured knows none",
-                "add --torch-index URL (PyTorch's own: https://download.pytorch.org/whl/cpu) or, several GB larger, "
-                "--torch-plain",
+                "--torch-index has none either" if torch.index else "the index that pip is configured for has none",
+                "add --torch-index URL (PyTorch's own: https://download.pytorch.org/whl/cpu) or --torch-plain, which "
+                "is several GB larger",
             )
     _check(code, log)
 
 
 def _check(code: int, log: Path) -> None:
     if code:
-        raise Failure(f"the installation failed, the end of {log}:\n{tail(log, 12)}")
+        raise Failure(f"the installation failed; {log} ends with:\n{tail(log, 12)}")
 
 
 def _try(step: _Step, layout: Layout, index: Sequence[str], progress: Progress, log: Path) -> tuple[int, bool]:
-    """(pip's exit code, whether it said that there is no such torch)."""
+    """Return (pip's exit code, whether pip said that the index has no such torch)."""
     requirements = layout.run / f"{step.name}.txt"
     requirements.write_text(lock.write_pins(step.pins), encoding="utf-8")
     progress.line(f"installing {step.name}: {len(step.pins)} package{'s' if len(step.pins) > 1 else ''}")
@@ -190,7 +189,7 @@ def _try(step: _Step, layout: Layout, index: Sequence[str], progress: Progress, 
 
 
 def _pip(layout: Layout, arguments: Sequence[str], log: Path, progress: Progress, total: int) -> int:
-    """Run pip's install with its output appended to `log`, showing how far it is; its exit code."""
+    """Run `pip install`, append its output to `log`, show its progress, and return its exit code."""
     command = [str(layout.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
     environment = {name: value for name, value in inherited().items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     environment["PIP_PROGRESS_BAR"] = "off"
@@ -218,17 +217,17 @@ def _distributions(layout: Layout) -> int:
 
 
 def _stage(output: str, unpacked: int, total: int) -> str:
-    """What pip is doing, from what it has written: looking a package up, fetching it, or unpacking them all."""
+    """Say what pip is doing, judged by its output: looking packages up, fetching one, or unpacking them all."""
     lines = [line.split() for line in output.splitlines()]
     if any(words[:3] == ["Installing", "collected", "packages:"] for words in lines):
         return f"unpacking {max(0, unpacked)}/{total}"
     named = [Path(words[1]).name for words in lines if len(words) > 1 and words[0] in ("Collecting", "Processing")]
-    return f"fetching {len(named)}/{total} {named[-1]}" if named else "asking for packages"
+    return f"fetching {len(named)}/{total} {named[-1]}" if named else "looking packages up"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kimi_k2_serving.launch.install", description=__doc__)
-    parser.add_argument("--tests", action="store_true", help="the test tools and static checks as well")
+    parser.add_argument("--tests", action="store_true", help="install the test tools and static checks, too")
     options = parser.parse_args(argv)
     try:
         ensure(checkout(), Torch(), Progress(sys.stderr), tests=options.tests)

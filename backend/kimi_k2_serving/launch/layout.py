@@ -1,4 +1,4 @@
-"""Where things are: the checkout, and everything that `serve` makes, all of it under .venv and .cache."""
+"""The paths of the checkout and of everything that `serve` makes, which is all under .venv and .cache."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ class Layout:
 
 
 def checkout() -> Layout:
-    """The checkout this package is imported from (an editable install keeps it there)."""
+    """The checkout that this package is imported from; the installation is an editable one."""
     return Layout(Path(__file__).resolve().parents[3])

@@ -1,9 +1,9 @@
 """The lock: requirement files in which every line is `name==version` and the hashes of the files that may be installed.
 
-`read_pins` and `write_pins` are pure. `python -m kimi_k2_serving.launch.lock` (scripts/lock) writes the files anew from
-the `.in` lists: uv looks up each named version's files, and those that CPython 3.11 or 3.12 on x86_64 Linux can install
-are kept.
-No index, address or host gets into a lock. Nothing is resolved: the lists are the closure, held by a test.
+`read_pins` and `write_pins` are pure. `python -m kimi_k2_serving.launch.lock` (scripts/lock) rewrites the files from
+the `.in` lists: uv looks up the files of each version, and the lock keeps those that CPython 3.11 or 3.12 on x86_64
+Linux can install. A lock names no index, address or host. No dependency is resolved: the lists name every package that
+is needed, indirect ones too, and a test checks that.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 from kimi_k2_serving.launch.layout import checkout
 
 NAMES = ("serve-cpu", "torch-plain", "test", "clients", "agents", "serve-gpu")
-# The oldest Python of each; the image of the Dockerfile has 3.12 alone.
+# The oldest Python that installs each lock; the image of the Dockerfile has only 3.12.
 PYTHON = {name: "3.12" if name == "serve-gpu" else "3.11" for name in NAMES}
 INTERPRETERS = ("cp311", "cp312", "py3", "py2.py3", "py37", "py311", "py312")
-GLIBC_MINOR = 35  # the oldest C library that the launcher accepts is 2.35
+GLIBC_MINOR = 35  # the launcher accepts glibc 2.35 and later
 
-# The CPU builds of PyTorch are not in the registry that uv asks. Wheels for cp311 and cp312, manylinux_2_28_x86_64:
-# the first was hashed here; the second is what the PyTorch CPU index and several public lock files state.
+# uv's registry has no CPU builds of PyTorch. These are the wheels for cp311 and cp312, manylinux_2_28_x86_64. The first
+# hash was computed from the file; the second is the one in PyTorch's CPU index and in several public lock files.
 TORCH_CPU = (
     "torch",
     "2.13.0+cpu",
@@ -40,7 +40,7 @@ TORCH_CPU = (
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One distribution: `hashes` are the sha256 digests of its usable files, sorted."""
+    """One distribution. `hashes` are the sorted sha256 digests of its usable files."""
 
     name: str
     version: str
@@ -51,7 +51,7 @@ class Pin:
 
 
 def read_pins(text: str) -> list[Pin]:
-    """The pins of a lock file, in order. Raise ValueError for a line of any other form."""
+    """The pins of a lock file, in order. Raise ValueError for a line that is neither a pin nor a comment."""
     pins = []
     for line in text.splitlines():
         if not line or line.startswith("#"):
@@ -65,7 +65,7 @@ def read_pins(text: str) -> list[Pin]:
 
 
 def write_pins(pins: Iterable[Pin]) -> str:
-    """The lock file of `pins`, one a line, sorted by name."""
+    """The text of a lock file: `pins`, one per line, sorted by name."""
     lines = [str(pin) for pin in sorted(pins, key=lambda pin: pin.name)]
     return "\n".join(("# Written by scripts/lock. Install: pip install --require-hashes --no-deps -r FILE", *lines, ""))
 
@@ -92,7 +92,7 @@ def _runs_on_linux(platform: str) -> bool:
 
 
 def _pin(package: dict[str, Any]) -> Pin:
-    """One entry of uv's pylock.toml as a pin of its usable wheels."""
+    """Turn one entry of uv's pylock.toml into a pin of its usable wheels. Raise ValueError if it has none."""
     wheels = package.get("wheels", ())
     hashes = [wheel["hashes"]["sha256"] for wheel in wheels if usable(wheel["url"].rsplit("/", 1)[-1])]
     if not hashes:
@@ -101,7 +101,7 @@ def _pin(package: dict[str, Any]) -> Pin:
 
 
 def compile_lock(uv: str, source: Path, *, python: str) -> list[Pin]:
-    """Ask uv for the files of every version named in `source`. Raise CalledProcessError if it refuses."""
+    """Look up the files of every version in the list `source` with uv. Raise CalledProcessError if uv fails."""
     with tempfile.TemporaryDirectory() as directory:
         answer = Path(directory) / "pylock.toml"
         command = [uv, "pip", "compile", str(source), "--no-deps", "--universal", "--python-version", python, "--quiet"]
@@ -110,8 +110,8 @@ def compile_lock(uv: str, source: Path, *, python: str) -> list[Pin]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/lock", description="Write requirements/*.txt anew from *.in.")
-    parser.add_argument("--uv", default="uv", metavar="PATH", help="the uv to ask (pip install uv)")
+    parser = argparse.ArgumentParser(prog="scripts/lock", description="Rewrite requirements/*.txt from *.in.")
+    parser.add_argument("--uv", default="uv", metavar="PATH", help="the uv program (pip install uv)")
     options = parser.parse_args()
     folder = checkout().requirements
     for name in NAMES:

@@ -1,6 +1,6 @@
-"""What this machine is, observed once. Standard library only; nothing here judges, see preflight.py.
+"""The properties of this machine, observed once; preflight.py judges them. Standard library only.
 
-Sizes in bytes. Every path that is read is an argument's field, so that a test can be another machine.
+Sizes are in bytes. `observe` takes the paths of /proc and /dev, so that a test can describe another machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`libpython` is None if this Python has no shared library; `glibc` is (0, 0) on another C library."""
+    """`libpython` is None if this Python has no shared library; `glibc` is (0, 0) with another C library."""
 
     python: tuple[int, int]
     architecture: str
@@ -37,7 +37,7 @@ class Machine:
 
 
 def observe(root: Path, *, proc: Path = Path("/proc"), dev: Path = Path("/dev")) -> Machine:
-    """This machine as seen from `root`, the directory that will hold .venv and .cache."""
+    """Observe this machine. `root` is the directory that will hold .venv and .cache; its disk is measured."""
     nvidia = (proc / "driver/nvidia/version").exists() or (dev / "nvidia0").exists()
     return Machine(
         python=(sys.version_info.major, sys.version_info.minor),
@@ -69,17 +69,17 @@ def _glibc() -> tuple[int, int]:
 
 
 def libpython() -> Path | None:
-    """The shared library of the running Python, which Triton's Python stub links against."""
+    """The shared library of the running Python, which Triton's Python stub loads."""
     directory, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
     if not directory or not name or ".so" not in name:
         return None
-    # Debian keeps it one level deeper, in the directory of the architecture.
+    # Debian keeps it one level deeper, in a directory named after the architecture.
     folders = (Path(directory), Path(directory) / (sysconfig.get_config_var("MULTIARCH") or ""))
     return next((folder / name for folder in folders if (folder / name).exists()), None)
 
 
 def _gpus() -> tuple[Gpu, ...]:
-    """Names and memory from nvidia-smi; empty if it is missing or fails."""
+    """Names and memory as nvidia-smi reports them; empty if it is missing or fails."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -90,7 +90,7 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def port_is_free(host: str, port: int) -> bool:
-    """Whether `port` can be bound now; connections still in TIME_WAIT don't count as use."""
+    """Whether `port` can be bound now. Connections in TIME_WAIT do not count as use."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""Whether this machine and these flags can work, before anything is installed or started."""
+"""Checks whether the server can run on this machine with these flags, before anything is installed or started."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from kimi_k2_serving.launch.machine import Gpu, Machine
 from kimi_k2_serving.launch.refusal import Refusal
 
 PYTHONS = ((3, 11), (3, 12))
-GLIBC = (2, 35)  # nvidia-pytriton 0.7.0's tritonserver and stubs are built on Ubuntu 22.04
-INSTALL_BYTES = 6 * 10**9  # 3.3 GB installed, and pip's downloads beside it for a while
+GLIBC = (2, 35)  # the tritonserver and stubs of nvidia-pytriton 0.7.0 are built on Ubuntu 22.04
+INSTALL_BYTES = 6 * 10**9  # 3.3 GB installed, plus pip's downloads during the installation
 
 IMAGE = "kimi-k2-triton"  # docker build -t kimi-k2-triton .
 
-# Kimi-K2-Instruct-0905 in block fp8 weighs some 1,030 GB (958 GiB). What fits: (preset, GPUs, bytes each, machines).
+# Kimi-K2-Instruct-0905 in block fp8 takes ~1,030 GB (958 GiB). Rows: (preset, min GPUs, min bytes per GPU, machines).
 GPU_PRESETS = (
     ("b200-8", 8, 175 * 2**30, 1),
     ("h200-16", 8, 138 * 2**30, 2),
@@ -32,21 +32,21 @@ def check_machine(
     installed: bool,
     port_is_free: Callable[[str, int], bool],
 ) -> list[str]:
-    """Warnings to print, in order. Raise Refusal for the first thing that can't work."""
+    """Return the warnings to print, in order. Raise Refusal for the first obstacle found."""
     _check_gpu(options, machine)
     _check_machine(machine)
     _check_paths(options, layout)
     if not installed and machine.free_disk < INSTALL_BYTES:
         raise Refusal(
             f"{machine.free_disk / 1e9:.1f} GB free disk",
-            f"the installation needs {INSTALL_BYTES / 1e9:.0f} GB for a while",
-            "free some, or move the checkout to a larger disk",
+            f"the installation needs up to {INSTALL_BYTES / 1e9:.0f} GB while it runs",
+            "free some space, or move the checkout to a larger disk",
         )
     if options.starts:
         check_ports(options, port_is_free)
     if options.loopback or not options.insecure:
         return []
-    return [f"serve: warning: {options.host} can be reached from outside and Triton's own ports have no authentication"]
+    return [f"serve: warning: other machines can reach {options.host}, and Triton's own ports have no authentication"]
 
 
 def check_ports(options: Options, port_is_free: Callable[[str, int], bool]) -> None:
@@ -54,7 +54,7 @@ def check_ports(options: Options, port_is_free: Callable[[str, int], bool]) -> N
         host = options.host_of(flag)
         if not port_is_free(host, port):
             raise Refusal(
-                f"{flag} {port}", f"something else listens on it at {host}", f"choose another with {flag} PORT"
+                f"{flag} {port}", f"another process uses this port at {host}", f"choose another with {flag} PORT"
             )
 
 
@@ -86,7 +86,7 @@ def _check_paths(options: Options, layout: Layout) -> None:
         if not options.checkpoint.is_dir():
             raise Refusal(given, "no such directory", fix)
         if not (options.checkpoint / "config.json").is_file():
-            raise Refusal(given, "it holds no config.json", fix)
+            raise Refusal(given, "the directory has no config.json", fix)
     if options.preset is not None:
         known = sorted({*DEMO_PRESETS, *(path.stem for path in layout.presets.glob("*.yaml"))})
         if options.preset not in known:
@@ -94,16 +94,16 @@ def _check_paths(options: Options, layout: Layout) -> None:
     if options.api_key_file is not None:
         _check_key_file(options.api_key_file)
     if not (layout.model_repository / "kimi_k2" / "config.pbtxt").is_file():
-        raise Refusal("no model_repository/kimi_k2", "this is not a whole checkout", "clone the repository again")
+        raise Refusal("no model_repository/kimi_k2", "the checkout is incomplete", "clone the repository again")
 
 
 def _check_key_file(path: Path) -> None:
     if not path.is_file():
-        raise Refusal(f"--api-key-file {path}", "no such file", "write one key a line into it")
+        raise Refusal(f"--api-key-file {path}", "no such file", "write it with one key per line")
     if path.stat().st_mode & 0o077:
-        raise Refusal(f"--api-key-file {path}", "others on this machine can read it", f"chmod 600 {path}")
+        raise Refusal(f"--api-key-file {path}", "other users of this machine have access to it", f"chmod 600 {path}")
     if not path.read_text(encoding="utf-8").split():
-        raise Refusal(f"--api-key-file {path}", "it holds no key", "write one key a line into it")
+        raise Refusal(f"--api-key-file {path}", "the file has no key", "write one key per line into it")
 
 
 def _check_gpu(options: Options, machine: Machine) -> None:
@@ -114,18 +114,20 @@ def _check_gpu(options: Options, machine: Machine) -> None:
         f"docker run --gpus all --shm-size 32g -v DIR:/checkpoint:ro -p 127.0.0.1:8000-8002:8000-8002 "
         f"-e KIMI_K2_PRESET={preset} {IMAGE}"
     )
-    raise Refusal(f"NVIDIA GPU ({seen})", "this command installs the CPU stack", f"{run}; or add --cpu for the demo")
+    raise Refusal(
+        f"NVIDIA GPU ({seen})", "this command installs the CPU stack", f"use {run}; or add --cpu for the demo"
+    )
 
 
 def fitting_preset(gpus: Sequence[Gpu]) -> tuple[str, str]:
-    """(what was seen, the preset that fits it or NAME if none does)."""
+    """Return (a description of the GPUs, the preset that fits them or "NAME" if none does)."""
     if not gpus:
-        return "nvidia-smi says nothing about it", "NAME"
+        return "nvidia-smi gives no information", "NAME"
     memory = min(gpu.memory for gpu in gpus)
     seen = f"{len(gpus)} x {gpus[0].name}, {memory // 2**30} GiB each"
-    for preset, count, least, machines in GPU_PRESETS:
-        if len(gpus) >= count and memory >= least:
+    for preset, min_count, min_memory, machines in GPU_PRESETS:
+        if len(gpus) >= min_count and memory >= min_memory:
             return (
                 f"{seen}: preset {preset} fits" + (f", on {machines} such machines" if machines > 1 else "")
             ), preset
-    return f"{seen}: less than Kimi K2 needs, 8 x 141 GB on one machine or 16 x 80 GB on two", "NAME"
+    return f"{seen}: less than Kimi K2 needs, which is 8 x 141 GB on one machine or 16 x 80 GB on two", "NAME"

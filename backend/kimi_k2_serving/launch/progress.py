@@ -1,6 +1,6 @@
-"""What a waiting person sees: whole lines that stay, and a status that is rewritten in place on a terminal.
+"""What a waiting user sees: lines that stay, and a status line that is rewritten in place on a terminal.
 
-Where the output is no terminal, a status is written as a line, at most once every few seconds.
+If the output is not a terminal, a status is written as an ordinary line, at most once every few seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ERRORS, _CLOSING, _WIDTH = 8, 6, 400
 
 
 class Progress:
-    """Writes to `stream`; `clock` gives seconds and only ever grows; `age` is what had passed before, in seconds."""
+    """Writes to `stream`. `clock` is monotonic, in seconds; `age` is the time that had passed before, in seconds."""
 
     def __init__(self, stream: TextIO, *, age: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -42,7 +42,7 @@ class Progress:
             self._write(f"serve: {self.elapsed():5.1f} s  {text}\n")
 
     def plain(self, text: str) -> None:
-        """A line without the clock: warnings, errors."""
+        """Write a line without the elapsed time, for warnings and errors."""
         self._close()
         self._write(f"{text}\n")
 
@@ -57,28 +57,28 @@ class Progress:
 
 
 def read_from(path: Path, offset: int) -> str:
-    """What a log holds from a byte offset on."""
+    """The text of a log from a byte offset on."""
     with path.open("rb") as log:
         log.seek(offset)
         return log.read().decode("utf-8", errors="replace")
 
 
-def tail(path: Path, lines: int, *, most: int = 64 * 1024) -> str:
-    """The last `lines` lines within the last `most` bytes of a log; "" if it can't be read."""
-    return "\n".join(_last(path, most)[-lines:])
+def tail(path: Path, lines: int) -> str:
+    """The last `lines` lines within the last 64 KiB of a log; "" if it can't be read."""
+    return "\n".join(_last(path, 64 * 1024)[-lines:])
 
 
-def symptoms(path: Path, *, most: int = 1024 * 1024) -> str:
-    """What a Triton log says about an end: the last lines that report an error, then the last of all."""
-    lines = [line for line in _last(path, most) if line.strip() and not line.startswith(("+-", "| "))]
+def symptoms(path: Path) -> str:
+    """The lines in the last MiB of a Triton log that explain its end: the last error lines, then the last lines."""
+    lines = [line for line in _last(path, 1024 * 1024) if line.strip() and not line.startswith(("+-", "| "))]
     errors = [line for line in lines[:-_CLOSING] if line[:1] == "E" and line[1:5].isdecimal()]
     return "\n".join(line[:_WIDTH] for line in (*errors[-_ERRORS:], *lines[-_CLOSING:]))
 
 
-def _last(path: Path, most: int) -> list[str]:
+def _last(path: Path, max_bytes: int) -> list[str]:
     try:
         with path.open("rb") as log:
-            log.seek(max(0, log.seek(0, 2) - most))
+            log.seek(max(0, log.seek(0, 2) - max_bytes))
             return log.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []

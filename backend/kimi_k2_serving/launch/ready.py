@@ -1,4 +1,4 @@
-"""Whether the server answers, what it is doing until then, and the READY block."""
+"""Readiness checks over HTTP, the phase of a server that is still starting, and the READY block."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def reachable(host: str) -> str:
     return "127.0.0.1" if host == "0.0.0.0" else host
 
 
-def answers(host: str, port: int, path: str, *, timeout: float = 2.0) -> bool:
-    """Whether a GET of `path` is answered with 200."""
-    connection = http.client.HTTPConnection(reachable(host), port, timeout=timeout)
+def answers(host: str, port: int, path: str) -> bool:
+    """Whether a GET of `path` returns 200. The timeout is 2 s."""
+    connection = http.client.HTTPConnection(reachable(host), port, timeout=2.0)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == 200
@@ -36,7 +36,7 @@ def is_ready(host: str, port: int, model: str) -> bool:
 
 
 def phase(log: Path) -> str:
-    """What Triton is doing, from its log: the models it has begun and not finished loading."""
+    """Say what Triton is doing, judged by its log: the models that have begun to load and have not finished."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -46,12 +46,12 @@ def phase(log: Path) -> str:
     pending = [name for name in begun if name not in done]
     if pending:
         return f"loading {', '.join(pending)}"
-    return "Triton opens its ports" if begun else "starting Triton"
+    return "Triton is opening its ports" if begun else "starting Triton"
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a user needs to know. `context` in tokens, None if the checkpoint does not say; `seconds` to get here."""
+    """The content of the READY block. `context` is in tokens, None if not stated; `seconds` is the start's duration."""
 
     options: Options
     checkpoint: Path
@@ -93,7 +93,7 @@ class Ready:
         triton = f"HTTP {options.http_port}, gRPC {options.grpc_port}, metrics {options.metrics_port}"
         rows = (
             ("model", f"{MODEL} ({self.checkpoint})"),
-            ("context", f"{self.context:,} tokens" if self.context else "as the checkpoint says"),
+            ("context", f"{self.context:,} tokens" if self.context else "not stated by the checkpoint"),
             ("engine", self.engine),
             ("ports", f"{triton} at {options.triton_host}"),
             *self._apis(),

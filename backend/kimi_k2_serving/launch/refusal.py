@@ -1,7 +1,7 @@
-"""How the launcher ends when it can't go on: one line that says what, why and how to fix it.
+"""The errors that end the launcher. Each prints what is wrong, why, and how to fix it.
 
-A Refusal means that the request or the machine is wrong (exit code 2); a Failure, that work which should have
-succeeded did not (exit code 1).
+A Refusal means that the flags are wrong or the machine is unfit (exit code 2). A Failure means that something failed
+that should have worked (exit code 1).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The second stage of `scripts/serve`, inside the virtual environment: prepare, start, watch, stop.
 
-Exit codes: 0 stopped on request (or nothing was to be started), 1 something failed, 2 the request was wrong.
+Exit codes: 0 stopped on request (or only prepared or printed), 1 something failed, 2 the flags were wrong.
 """
 
 from __future__ import annotations
@@ -36,21 +36,20 @@ from kimi_k2_serving.launch.triton_process import Stopped, TritonProcess
 from kimi_k2_serving.settings import CHECKPOINT, PRESET, inherited, runtime_base
 
 _PHASE_SECONDS = 1.0
-_READY_SECONDS = 30.0  # between Triton's ports opening and the model being ready
+_READY_SECONDS = 30.0  # from Triton being ready until the model must be; also the limit for the frontend's start
 
 
 @dataclass(frozen=True, slots=True)
 class ServedCheckpoint:
-    """What is served: the checkpoint's directory, its context in tokens, the repository it is served from."""
+    """The checkpoint's directory, its context length in tokens (None: not stated), and the model repository."""
 
     checkpoint: Path
     context: int | None
     repository: Path
-    name: str = ready.MODEL
 
 
 def main(argv: Sequence[str]) -> int:
-    # The process began as scripts/serve: the time that the first stage took counts.
+    # This process began as scripts/serve, so the reported seconds include the first stage.
     progress = Progress(sys.stderr, age=time.time() - psutil.Process().create_time())
     try:
         return _run(argv, progress)
@@ -83,26 +82,26 @@ def _run(argv: Sequence[str], progress: Progress) -> int:
 
 
 def demo(options: Options, layout: Layout, progress: Progress) -> Path:
-    """Build the demo checkpoint of the preset if it is not there, and return its directory."""
+    """Build the preset's demo checkpoint if it is missing, and return its directory."""
     name = options.preset if options.preset in DEMO_PRESETS else None
     if options.preset is not None and name is None:
-        raise Refusal(f"--preset {options.preset}", "it is for a real checkpoint", "add --checkpoint DIR")
+        raise Refusal(f"--preset {options.preset}", "this preset needs a real checkpoint", "add --checkpoint DIR")
     target = layout.checkpoints / (name or DEMO_PRESETS[0])
-    line = [sys.executable, "-m", "kimi_k2_serving.demo", "--output", str(target)]
+    command = [sys.executable, "-m", "kimi_k2_serving.demo", "--output", str(target)]
     with subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=linux.die_with_parent
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=linux.die_with_parent
     ) as builder:
         assert builder.stdout is not None
-        said = ""
-        for said in builder.stdout:
-            progress.status(said.strip())
+        line = ""
+        for line in builder.stdout:
+            progress.status(line.strip())
     if builder.returncode:
-        raise Failure(f"the demo checkpoint could not be built: {said.strip()}")
+        raise Failure(f"the demo checkpoint could not be built: {line.strip()}")
     return target
 
 
 def read_context_length(checkpoint: Path) -> int | None:
-    """The context length in tokens, None if it does not say. Raise Refusal if this is no K2 checkpoint."""
+    """The context length in tokens, None if the checkpoint does not state it. Raise Refusal if it is not Kimi K2's."""
     try:
         found = engine_checkpoint.inspect_checkpoint(checkpoint)
         engine_checkpoint.require_k2(found)
@@ -114,8 +113,8 @@ def read_context_length(checkpoint: Path) -> int | None:
 
 
 def check_template(model: ServedCheckpoint, options: Options) -> None:
-    """Raise Refusal for a chat template of other prompts. Preprocess refuses it at load, but Triton ends only when the
-    engine has loaded, too, and a large checkpoint takes minutes.
+    """Raise Refusal if the checkpoint's chat template makes other prompts than this server. Preprocess checks it, too,
+    but then Triton ends only after the engine has loaded, which takes minutes with a large checkpoint.
     """
     environ = {**inherited(), CHECKPOINT: str(model.checkpoint), **({PRESET: options.preset} if options.preset else {})}
     try:
@@ -131,7 +130,7 @@ def build_command(options: Options, layout: Layout, model: ServedCheckpoint, *, 
     library = machine.libpython()
     if library is None:
         raise Refusal(
-            "this Python has no libpython", "Triton's stub needs it", "install libpython3.11 and remove .venv"
+            "this Python has no libpython", "Triton's Python stub loads it", "install libpython3.11 and remove .venv"
         )
     wheel = backends.wheel()
     argv = triton_command.triton_arguments(
@@ -155,7 +154,7 @@ def build_command(options: Options, layout: Layout, model: ServedCheckpoint, *, 
 
 
 def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Progress) -> int:
-    """Start Triton, announce it, watch it until it ends or a signal comes. Nothing is left behind in any case."""
+    """Start Triton, print the READY block, watch until Triton ends or a signal comes, and always clean up."""
     runtime_dir = triton_process.make_runtime_dir(runtime_base())
     log = layout.logs / f"tritonserver-{options.http_port}.log"
     command = build_command(options, layout, model, runtime_dir=runtime_dir)
@@ -169,7 +168,7 @@ def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Pro
     frontend = build_frontend(options, layout, model, command.merged(inherited()))
     try:
         triton.start(inherited())
-        _wait_ready(triton, options, model, log, progress)
+        _wait_ready(triton, options, log, progress)
         stubs = Stubs(triton.pid)
         stubs.dead()
         if options.frontend:
@@ -185,12 +184,12 @@ def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Pro
         stopping = time.monotonic()
         frontend.end()
         removed = triton.stop()
-        left = f", {len(removed)} left in /dev/shm removed" if removed else ""
-        progress.line(f"stopped in {time.monotonic() - stopping:.1f} s{left}")
+        leftovers = f", {len(removed)} leftovers removed from /dev/shm" if removed else ""
+        progress.line(f"stopped in {time.monotonic() - stopping:.1f} s{leftovers}")
 
 
 def watch(triton: TritonProcess, stubs: Stubs, frontend: Frontend, progress: Progress, runtime_dir: Path) -> Failure:
-    """Return when Triton, a model of it or its engine has ended for good, and why. Raise Stopped for a stop signal."""
+    """Return why Triton, a model or the engine ended for good. Restart a dead frontend. Raise Stopped for a signal."""
     while (status := triton.wait(1.0)) is None:
         try:
             if frontend.tend():
@@ -199,9 +198,9 @@ def watch(triton: TritonProcess, stubs: Stubs, frontend: Frontend, progress: Pro
             progress.line(f"the frontend died and could not be started yet: {error.strerror}")
         if (model := given_up.given_up_model(runtime_dir)) is not None:
             return Failure(f"the engine of {model} keeps dying and was given up")
-        # A Triton that is ending takes its stubs along.
+        # Stubs also die when Triton itself ends, so a dead stub counts only if Triton still runs a second later.
         if (instance := stubs.dead()) is not None and (status := triton.wait(1.0)) is None:
-            return Failure(f"the process of {instance} died, and Triton never starts it again")
+            return Failure(f"the process of {instance} died, and Triton does not restart it")
         if status is not None:
             break
     return triton_process.why_triton_ended(status)
@@ -211,13 +210,13 @@ def build_frontend(options: Options, layout: Layout, model: ServedCheckpoint, en
     command = frontend_process.frontend_arguments(
         options, python=Path(sys.executable), checkpoint=model.checkpoint, repository=model.repository
     )
-    # Triton's libraries are for its stubs alone.
+    # Only Triton's stubs need the libraries of LD_LIBRARY_PATH.
     own = {name: value for name, value in environment.items() if name != "LD_LIBRARY_PATH"}
     return Frontend(command, own, layout.logs / f"frontend-{options.frontend_port}.log")
 
 
 def _wait_frontend(triton: TritonProcess, frontend: Frontend, options: Options, progress: Progress) -> None:
-    """Return when the frontend is ready. Raise Failure if it or Triton is not to be had."""
+    """Return when the frontend is ready. Raise Failure if it or Triton ends first, or after _READY_SECONDS."""
     begun = time.monotonic()
     while not ready.answers(options.host, options.frontend_port, "/health/ready"):
         progress.status("starting the frontend")
@@ -227,21 +226,19 @@ def _wait_frontend(triton: TritonProcess, frontend: Frontend, options: Options, 
             raise Failure(f"the frontend did not start; {frontend.log} says:\n{symptoms(frontend.log)}")
 
 
-def _wait_ready(
-    triton: TritonProcess, options: Options, model: ServedCheckpoint, log: Path, progress: Progress
-) -> None:
-    """Return when the model is ready. Raise Failure if Triton ends first."""
-    opened: float | None = None
-    while not ready.is_ready(options.triton_host, options.http_port, model.name):
+def _wait_ready(triton: TritonProcess, options: Options, log: Path, progress: Progress) -> None:
+    """Return when the model is ready. Raise Failure if Triton ends first, or is ready long before the model is."""
+    triton_ready: float | None = None
+    while not ready.is_ready(options.triton_host, options.http_port, ready.MODEL):
         if (status := triton.wait(_PHASE_SECONDS)) is not None:
             raise Failure(
                 f"Triton did not start: {triton_process.why_triton_ended(status).detail}; {log} says:\n{symptoms(log)}"
             )
         progress.status(ready.phase(log))
         if ready.answers(options.triton_host, options.http_port, "/v2/health/ready"):
-            opened = opened or time.monotonic()
-            if time.monotonic() - opened > _READY_SECONDS:
-                raise Failure(f"Triton is up but {model.name} is not ready; {log} says:\n{symptoms(log)}")
+            triton_ready = triton_ready or time.monotonic()
+            if time.monotonic() - triton_ready > _READY_SECONDS:
+                raise Failure(f"Triton is ready but {ready.MODEL} is not; {log} says:\n{symptoms(log)}")
 
 
 def _announce(block: ready.Ready) -> None:

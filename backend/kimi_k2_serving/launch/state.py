@@ -1,4 +1,4 @@
-"""What a running `serve` would have to clean up, on disk, so that the next one can if this one is killed outright.
+"""The state file of a running `serve`: a list of what must be cleaned up. If SIGKILL ends it, the next `serve` does so.
 
 One file per `serve`, `.cache/run/serve-PID.json`, replaced atomically and removed at a clean end.
 """
@@ -21,7 +21,7 @@ RUNTIME_PREFIX = "kimi-k2-"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`boot` is the kernel's boot id: after another boot every process is gone and /dev/shm is new."""
+    """`boot` is the kernel's boot id: after a reboot no process of the file exists, and /dev/shm is new."""
 
     boot: str
     owner: Ident
@@ -30,8 +30,8 @@ class State:
     entries: tuple[Entry, ...]
 
 
-def boot_id(*, proc: Path = Path("/proc")) -> str:
-    return (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def path_of(folder: Path, pid: int) -> Path:
@@ -57,7 +57,7 @@ def save(folder: Path, state: State) -> None:
 
 
 def load_state(path: Path) -> State | None:
-    """None if the file is not one of ours, whole."""
+    """Read a state file; None if it is unreadable, incomplete or not one of ours."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return State(
@@ -72,7 +72,7 @@ def load_state(path: Path) -> State | None:
 
 
 def remove_runtime_dir(path: Path) -> None:
-    """Remove a runtime directory that this user made; anything else is left alone."""
+    """Remove a runtime directory that belongs to this user. Do nothing for any other path."""
     try:
         status = path.lstat()
     except OSError:
@@ -82,7 +82,7 @@ def remove_runtime_dir(path: Path) -> None:
 
 
 def clean_leftovers(folder: Path) -> list[str]:
-    """Clean up after every `serve` that was killed, a line for each; one that still has processes is left alone."""
+    """Clean up after every `serve` that was killed, unless processes of it still run. Return a line about each."""
     lines = []
     for path in sorted(folder.glob("serve-*.json")):
         state = load_state(path)
@@ -95,10 +95,10 @@ def clean_leftovers(folder: Path) -> list[str]:
         alive = [process for process in state.processes if process.alive()] if same_boot else []
         if alive:
             pids = " ".join(str(process.pid) for process in alive)
-            lines.append(f"an earlier server (pid {state.owner.pid}) was killed and left processes: kill {pids}")
+            lines.append(f"an earlier server (pid {state.owner.pid}) was killed but its processes run: kill {pids}")
             continue
         removed = shared_memory.remove(state.entries) if same_boot else []
         remove_runtime_dir(state.runtime_dir)
         path.unlink(missing_ok=True)
-        lines.append(f"cleaned up after an earlier server (pid {state.owner.pid}): {len(removed)} in /dev/shm")
+        lines.append(f"cleaned up after an earlier server (pid {state.owner.pid}): {len(removed)} files in /dev/shm")
     return lines

@@ -1,7 +1,7 @@
-"""Triton's Python models as processes: which of them has died while Triton lives on.
+"""Finds a Python model whose stub process has died while Triton itself still runs.
 
-Triton starts a stub process per model instance and never starts one again; 24.10 goes on calling the model ready while
-every request to it fails. One look reads the command line of each of Triton's children that was not there before.
+Triton starts one stub process per model instance and never restarts it. Triton 24.10 still reports the model as ready
+then, although every request to it fails. A call costs one read of a command line for each new child of Triton.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _NAME = "triton_python_b"
 
 
 class Stubs:
-    """Those of the Triton with process id `triton`."""
+    """The stubs of the Triton process with the id `triton`."""
 
     def __init__(self, triton: int) -> None:
         self._triton = triton
         self._instances: dict[Ident, str] = {}
 
     def dead(self) -> str | None:
-        """The model instance of a stub that an earlier call has seen and that is gone; None if there is none."""
+        """The model instance of a stub that this or an earlier call has seen and that has ended; None without one."""
         with suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self._triton).children():
                 with suppress(psutil.NoSuchProcess):
@@ -35,5 +35,5 @@ class Stubs:
 
 
 def instance(command: list[str]) -> str:
-    """The name that Triton gives the instance, the last but one of a stub's arguments."""
+    """The name of the model instance, which Triton passes as the last but one argument of the stub."""
     return command[-2] if len(command) > 2 else "unknown"

@@ -1,9 +1,8 @@
-"""What a server leaves on the machine while it runs: its processes, and the /dev/shm entries they made.
+"""Records what a running server has on the machine: its processes, and the /dev/shm entries that they made.
 
-Both are observed, never guessed. Processes: every descendant of the watching process, by pid and start time; it is a
-subreaper, so a descendant stays one even if its parent dies. Entries: names that a descendant maps or holds open and
-that were not there before.
-One look costs a read of /proc/PID/maps per process, some milliseconds.
+Both are observed, not guessed. Processes are all descendants of the watching process, by pid and start time; it is a
+subreaper, so a descendant stays its descendant even if the parent dies. Entries are the ones that a descendant maps or
+has open and that did not exist before the start. A look reads /proc/PID/maps and fd of each process: some milliseconds.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from kimi_k2_serving.engine.shared_memory import Entry, listed, mapped_entries
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ident:
-    """A process that can't be confused with a later one of the same pid; `started` in seconds since the epoch."""
+    """A process. `started`, in seconds since the epoch, tells it from a later process with the same pid."""
 
     pid: int
     started: float
 
     def alive(self) -> bool:
-        """Whether it still runs; a zombie does not."""
+        """Whether the process still runs. A zombie does not count."""
         try:
             process = psutil.Process(self.pid)
-            # The kernel counts from boot in ticks: a corrected clock moves the result by less than this.
+            # The kernel stores ticks since boot; a correction of the clock shifts the result by less than a second.
             same = abs(process.create_time() - self.started) < 1.0
             return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
@@ -43,7 +42,7 @@ def identify(pid: int) -> Ident | None:
 
 @dataclass(slots=True)
 class Traces:
-    """What was seen so far, only ever added to; `foreign` are the inodes of others' entries."""
+    """Everything seen so far; nothing is ever removed. `foreign` are the inodes of entries that others made."""
 
     foreign: frozenset[int]
     processes: set[Ident] = field(default_factory=set)
@@ -51,11 +50,11 @@ class Traces:
 
     @classmethod
     def begin(cls) -> Traces:
-        """Everything in /dev/shm at this moment is somebody else's."""
+        """Start recording. Every entry that is in /dev/shm now belongs to others."""
         return cls(foreign=frozenset(entry.inode for entry in listed()))
 
     def look(self, root: int) -> bool:
-        """Note the descendants of `root` and their entries; True if there was anything new."""
+        """Record the descendants of `root` and their entries. Return whether any of them is new."""
         before = len(self.processes) + len(self.entries)
         for process in psutil.Process(root).children(recursive=True):
             with suppress(psutil.NoSuchProcess):

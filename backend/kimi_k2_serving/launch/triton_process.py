@@ -1,8 +1,8 @@
-"""One Triton process from its start to the moment when nothing of it is left.
+"""One Triton process, from its start until nothing of it is left.
 
-`wait` watches until something is to be done, `stop` ends everything. The signals that ask this process to stop are
-blocked and taken from the kernel one at a time, so nothing here runs inside a signal handler. A stop takes `grace`
-seconds for requests in flight and at most 4 more; a second signal ends it at once.
+`wait` watches it, `stop` ends it and all its descendants. Stop signals are blocked and read with sigtimedwait(2), so no
+code here runs in a signal handler. A stop takes up to `grace` seconds for requests in flight, plus at most 4 seconds;
+a second stop signal makes it immediate.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from kimi_k2_serving.launch.traces import Ident, Traces
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 _WATCHED = STOP_SIGNALS | {signal.SIGCHLD}
 _LOOK_SECONDS = 1.0
-_UNWIND_SECONDS = 3.0  # what Triton may take beyond the grace: unloading models, ending stubs
-_ECHO_SECONDS = 0.5  # timeout(1) sends its signal twice, to the process and to its group: that is one request
-_TERM_SECONDS = 1.0  # what a process that outlived Triton gets before it is killed
+_UNLOAD_SECONDS = 3.0  # Triton's time beyond the grace, to unload models and end stubs
+_ECHO_SECONDS = 0.5  # timeout(1) sends its signal to the process and to its group: two signals this close are one
+_TERM_SECONDS = 1.0  # from SIGTERM to SIGKILL for a process that has outlived Triton
 
 
 class Stopped(Exception):
@@ -39,7 +39,7 @@ class Stopped(Exception):
 
 
 class TritonProcess:
-    """`command` runs in its own session with `log` as its output; `run` is the folder of the state file."""
+    """`command` runs in a session of its own and writes to `log`; `run` is the folder of the state file."""
 
     def __init__(self, command: Command, *, log: Path, run: Path, runtime_dir: Path, grace: int) -> None:
         self._command = command
@@ -78,7 +78,7 @@ class TritonProcess:
         return self._process.pid
 
     def wait(self, seconds: float) -> int | None:
-        """Watch for `seconds`: Triton's exit status if it ended, else None. Raise Stopped for a stop signal."""
+        """Watch for `seconds`. Return Triton's exit status if it ended, else None. Raise Stopped for a stop signal."""
         deadline = time.monotonic() + seconds
         while True:
             if (status := self._poll()) is not None:
@@ -93,12 +93,12 @@ class TritonProcess:
                 raise Stopped(taken.si_signo)
 
     def stop(self) -> list[str]:
-        """End every process, remove what they left; the /dev/shm names that had to be removed. Never raises Stopped."""
+        """End all processes, remove their files, and return the names removed from /dev/shm. Never raises Stopped."""
         hurried = False
         self._look()
         if self._poll() is None:
             self._signal([self._process.pid] if self._process else [], signal.SIGTERM)
-            hurried = not self._until(lambda: self._poll() is not None, self._grace + _UNWIND_SECONDS)
+            hurried = not self._until(lambda: self._poll() is not None, self._grace + _UNLOAD_SECONDS)
         if not hurried:
             self._signal(self._pids(), signal.SIGTERM)
             self._until(lambda: not self._alive(), _TERM_SECONDS)
@@ -123,7 +123,7 @@ class TritonProcess:
         state.save(self._run, state.snapshot(self._owner, self._runtime_dir, self._traces))
 
     def _alive(self) -> list[Ident]:
-        """What still runs, after collecting the exit status of orphans that became ours."""
+        """The recorded processes that still run. Reaps orphans, whose parent this process has become."""
         self._look()
         for process in self._traces.processes:
             if self._process is None or process.pid != self._process.pid:
@@ -143,20 +143,20 @@ class TritonProcess:
 
     @staticmethod
     def _until(done: Callable[[], bool], seconds: float) -> bool:
-        """Wait for `done`; False if a further stop signal came or the time ran out."""
+        """Wait for `done`. Return False if another stop signal came or the time ran out."""
         begun = time.monotonic()
         while not done():
             taken = signal.sigtimedwait(_WATCHED, 0.1)
-            passed = time.monotonic() - begun
-            again = taken is not None and taken.si_signo in STOP_SIGNALS and passed > _ECHO_SECONDS
-            if again or passed >= seconds:
+            elapsed = time.monotonic() - begun
+            again = taken is not None and taken.si_signo in STOP_SIGNALS and elapsed > _ECHO_SECONDS
+            if again or elapsed >= seconds:
                 return False
         return True
 
 
 def in_child() -> None:
-    """Between fork and exec: usual signals, an orderly end if the launcher is killed, and files that only this user
-    reads: requests lie in /dev/shm, and Triton makes its files there readable by all but for the umask.
+    """Runs between fork and exec: unblock the signals, have the kernel end this child if the launcher is killed, and
+    keep its files private by a umask: those in /dev/shm hold requests.
     """
     linux.keep_private()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
@@ -164,16 +164,16 @@ def in_child() -> None:
 
 
 def make_runtime_dir(base: Path) -> Path:
-    """A new directory (0700) for unix sockets, under /tmp if `base` would leave no room for a socket's name."""
+    """Make a directory (0700) for unix sockets; under /tmp if the path of a socket under `base` would be too long."""
     path = Path(tempfile.mkdtemp(prefix=state.RUNTIME_PREFIX, dir=base))
-    if len(str(path)) > 60:  # a unix socket's address holds 107 bytes
+    if len(str(path)) > 60:  # the path of a unix socket has at most 107 bytes
         path.rmdir()
         return Path(tempfile.mkdtemp(prefix=state.RUNTIME_PREFIX, dir="/tmp"))
     return path
 
 
 def why_triton_ended(status: int) -> Failure:
-    """Why Triton is gone, from its exit status."""
+    """Explain Triton's exit status; a negative one is a signal's number."""
     if status < 0:
         return Failure(f"Triton was ended by {signal.Signals(-status).name}")
     return Failure(f"Triton ended by itself with exit code {status}")
