@@ -5,7 +5,7 @@ KIMI_K2_CHECKPOINT and may set the others. Unknown names are ignored, and an emp
 
     KIMI_K2_CHECKPOINT   directory of the model's checkpoint
     KIMI_K2_PRESET       name of an engine preset (presets/NAME.yaml); unset: the engine chooses
-    KIMI_K2_RUNTIME_DIR  directory (0700) for unix sockets, removed by whoever made it; unset: the backend makes its own
+    KIMI_K2_RUNTIME_DIR  directory (0700) for unix sockets, removed by its maker; unset: the backend makes its own
     KIMI_K2_CACHE        directory for derived files such as tokenizer.json; unset: kimi-k2 in the user's cache
 """
 
@@ -24,7 +24,7 @@ CACHE = "KIMI_K2_CACHE"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Paths are as given, not resolved and not checked: whoever uses one says what is wrong with it."""
+    """Paths are as given, not resolved and not checked: the code that uses one reports what is wrong with it."""
 
     checkpoint: Path | None
     preset: str | None

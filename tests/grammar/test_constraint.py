@@ -139,7 +139,7 @@ def test_properties_come_in_the_order_that_the_prompt_shows(prover: Prover) -> N
 
 def test_an_object_that_nothing_satisfies_is_refused_by_its_path(prover: Prover) -> None:
     with pytest.raises(InvalidSchema) as caught:
-        prover.constraint(request(NOW, tool({"type": "string"})))
+        prover.constraint(request(NOW, tool({"type": "string"}, insists=True)))
     assert caught.value.field == "tools[1].function.parameters"
 
 
@@ -256,8 +256,9 @@ def test_a_match_may_stand_anywhere_and_is_counted(
 
 def test_fewer_matches_at_most_than_at_least_satisfy_nothing(prover: Prover) -> None:
     items = {"type": "array", "contains": {"const": 7}, "minContains": 3, "maxContains": 1}
+    parameters = {"type": "object", "properties": {"v": items}, "required": ["v"]}
     with pytest.raises(InvalidSchema):
-        prover.constraint(request(tool({"type": "object", "properties": {"v": items}, "required": ["v"]})))
+        prover.constraint(request(tool(parameters, insists=True)))
 
 
 UNEVALUATED: list[tuple[dict[str, Any], list[str], list[str]]] = [

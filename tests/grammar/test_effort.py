@@ -11,7 +11,7 @@ import pytest
 
 from kimi_k2_serving.core.errors import InvalidSchema
 from kimi_k2_serving.grammar.constraint import Effort, constrain
-from kimi_k2_serving.json_schema import pattern
+from kimi_k2_serving.json_schema import code_points
 from kimi_k2_serving.json_schema.bounds import Bounds
 from kimi_k2_serving.json_schema.ebnf import Interval
 from kimi_k2_serving.json_schema.strings import every_text_but, passes
@@ -102,11 +102,11 @@ def test_less_effort_is_what_the_worker_asks_for(prover: Prover) -> None:
 @pytest.mark.parametrize(
     ("found", "test"),
     [
-        (lambda: pattern._unicode("d"), str.isdecimal),
-        (lambda: pattern._unicode("w"), lambda c: c.isalnum() or c == "_"),
-        (lambda: pattern._unicode("s"), lambda c: c.isspace() or c == "\ufeff"),
-        (lambda: pattern._category("L"), lambda c: unicodedata.category(c)[0] == "L"),
-        (lambda: pattern._category("Lu"), lambda c: unicodedata.category(c) == "Lu"),
+        (lambda: code_points.unicode_class("d"), str.isdecimal),
+        (lambda: code_points.unicode_class("w"), lambda c: c.isalnum() or c == "_"),
+        (lambda: code_points.unicode_class("s"), lambda c: c.isspace() or c == "\ufeff"),
+        (lambda: code_points.category("L"), lambda c: unicodedata.category(c)[0] == "L"),
+        (lambda: code_points.category("Lu"), lambda c: unicodedata.category(c) == "Lu"),
     ],
 )
 def test_classes_of_characters_are_python_s(

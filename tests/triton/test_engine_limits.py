@@ -31,7 +31,7 @@ def test_over_the_limit_a_request_is_refused_at_once_and_with_room_again_it_is_n
         time.sleep(0.05)
         begin = time.monotonic()
         message, code = error(ask(running, input_ids=[1]))
-        assert time.monotonic() - begin < 0.05
+        assert time.monotonic() - begin < 0.5
         assert (message.split(":")[0], code) == ("overloaded", triton.TritonError.UNAVAILABLE)
         assert "retry in" in message
         working.cancelled = True

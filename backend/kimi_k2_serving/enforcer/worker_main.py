@@ -39,7 +39,7 @@ from kimi_k2_serving.enforcer.worker_client import READY, TAKEN
 from kimi_k2_serving.grammar import job, lanes
 from kimi_k2_serving.grammar.constraint import Constraint, Effort, constrain
 from kimi_k2_serving.grammar.yielding import step_back
-from kimi_k2_serving.json_schema import pattern
+from kimi_k2_serving.json_schema import code_points
 from kimi_k2_serving.json_schema.strings import PASSES
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Compiler:
         from kimi_k2_serving.grammar import xgrammar_vocabulary
 
         # A child would spend an eighth of its budget on this table.
-        pattern.categories()
+        code_points.categories()
         return cls(vocabulary, xgrammar_vocabulary.compiler(xgrammar_vocabulary.token_info(vocabulary)))
 
     def compile(self, given: bytes, header: dict[str, Any]) -> Constraint:

@@ -8,65 +8,26 @@ lookaround except at the very start have no automaton here: they raise NotRegula
 from __future__ import annotations
 
 import functools
-import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain, groupby
 
 from kimi_k2_serving.json_schema import automaton, ebnf
 from kimi_k2_serving.json_schema.automaton import Automaton
+from kimi_k2_serving.json_schema.code_points import (
+    ANY,
+    ASCII_CLASSES,
+    CATEGORIES,
+    category,
+    complement,
+    holds,
+    merged,
+    unicode_class,
+)
 from kimi_k2_serving.json_schema.ebnf import EMPTY, Expression, Interval, OneOf, Repeat, Seq, Terminal, alt
 
-ANY: tuple[Interval, ...] = ((0, ebnf.MAX_CODE_POINT),)
 _ANYTHING = Repeat(OneOf(ANY), 0, None)
 _LINE_ENDS = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 _CONTROL = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0x00, "a": 0x07}
-_ASCII = {"d": ((0x30, 0x39),), "w": ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)), "s": ((9, 13), (32, 32))}
 _REPEATS = 1_000
-# The long names of Unicode's general categories, and their short ones.
-_CATEGORIES = {
-    "Letter": "L",
-    "Uppercase_Letter": "Lu",
-    "Lowercase_Letter": "Ll",
-    "Titlecase_Letter": "Lt",
-    "Modifier_Letter": "Lm",
-    "Other_Letter": "Lo",
-    "Mark": "M",
-    "Nonspacing_Mark": "Mn",
-    "Spacing_Mark": "Mc",
-    "Enclosing_Mark": "Me",
-    "Number": "N",
-    "Decimal_Number": "Nd",
-    "digit": "Nd",
-    "Letter_Number": "Nl",
-    "Other_Number": "No",
-    "Punctuation": "P",
-    "punct": "P",
-    "Connector_Punctuation": "Pc",
-    "Dash_Punctuation": "Pd",
-    "Open_Punctuation": "Ps",
-    "Close_Punctuation": "Pe",
-    "Initial_Punctuation": "Pi",
-    "Final_Punctuation": "Pf",
-    "Other_Punctuation": "Po",
-    "Symbol": "S",
-    "Math_Symbol": "Sm",
-    "Currency_Symbol": "Sc",
-    "Modifier_Symbol": "Sk",
-    "Other_Symbol": "So",
-    "Separator": "Z",
-    "Space_Separator": "Zs",
-    "Line_Separator": "Zl",
-    "Paragraph_Separator": "Zp",
-    "Other": "C",
-    "Control": "Cc",
-    "cntrl": "Cc",
-    "Format": "Cf",
-    "Private_Use": "Co",
-    "Unassigned": "Cn",
-    "Combining_Mark": "M",
-}
-_KNOWN = frozenset(_CATEGORIES.values())
 
 
 class NotRegular(Exception):
@@ -92,60 +53,11 @@ def _matching(pattern: str, *, narrow: bool) -> Automaton:
     reader = _Reader(pattern, narrow=narrow)
     guards = reader.guards()
     found = automaton.build_automaton(reader.whole())
-    for holds, body in guards:
+    for wanted, body in guards:
         # A negative lookahead removes texts, so its body was read the other way: not narrow if the rest is narrow.
         other = automaton.build_automaton(body)
-        found = automaton.intersect(found, other) if holds else automaton.subtract(found, other)
+        found = automaton.intersect(found, other) if wanted else automaton.subtract(found, other)
     return found
-
-
-def complement(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
-    found: list[Interval] = []
-    at = 0
-    for low, high in sorted(intervals):
-        if low > at:
-            found.append((at, low - 1))
-        at = max(at, high + 1)
-    if at <= ebnf.MAX_CODE_POINT:
-        found.append((at, ebnf.MAX_CODE_POINT))
-    return tuple(found)
-
-
-def _merged(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
-    """The same code points in as few intervals as possible, in order."""
-    return complement(complement(intervals))
-
-
-@functools.cache
-def categories() -> dict[str, tuple[Interval, ...]]:
-    """Unicode's general categories, as `Lu`. Takes a quarter of a second the first time."""
-    found: dict[str, list[Interval]] = {}
-    at = 0
-    for name, run in groupby(map(unicodedata.category, map(chr, range(ebnf.MAX_CODE_POINT + 1)))):
-        end = at + sum(1 for _ in run)
-        found.setdefault(name, []).append((at, end - 1))
-        at = end
-    return {name: tuple(intervals) for name, intervals in found.items()}
-
-
-def _category(prefix: str) -> tuple[Interval, ...]:
-    """A general category such as `Lu`, or all that begin with `L`."""
-    return _merged(chain.from_iterable(runs for name, runs in categories().items() if name.startswith(prefix)))
-
-
-def _unicode(letter: str) -> tuple[Interval, ...]:
-    """What `\\d`, `\\w` and `\\s` match in a validator that reads them as Unicode classes."""
-    match letter:
-        case "d":
-            return _category("Nd")
-        case "w":
-            return _merged((*_category("L"), *_category("N"), (0x5F, 0x5F)))
-        case _:
-            return _merged((*_category("Z"), (0x9, 0xD), (0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF)))
-
-
-def _holds(intervals: Iterable[Interval], code: int) -> bool:
-    return any(low <= code <= high for low, high in intervals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +167,8 @@ class _Reader:
                 if max(low, first) <= min(high, last):
                     both.append((max(low, first) + step, min(high, last) + step))
         if not self.narrow:
-            both += [(0x17F, 0x17F)] if _holds(both, 0x73) else []
-            both += [(0x212A, 0x212A)] if _holds(both, 0x6B) else []
+            both += [(0x17F, 0x17F)] if holds(both, 0x73) else []
+            both += [(0x212A, 0x212A)] if holds(both, 0x6B) else []
             if any(high > 0x7F for _, high in intervals):
                 raise NotRegular
         return tuple(both)
@@ -310,10 +222,10 @@ class _Reader:
     def _escape(self) -> tuple[Interval, ...]:
         letter = self._next()
         if letter in "dws":
-            return _ASCII[letter] if self.narrow else _unicode(letter)
+            return ASCII_CLASSES[letter] if self.narrow else unicode_class(letter)
         if letter in "DWS":
             name = letter.lower()
-            return complement(_unicode(name) if self.narrow else _ASCII[name])
+            return complement(unicode_class(name) if self.narrow else ASCII_CLASSES[name])
         if letter in "pP":
             return self._property(negated=letter == "P")
         if letter in "xu":
@@ -334,11 +246,11 @@ class _Reader:
         name = self.text[self.at + 1 : end]
         for prefix in ("General_Category=", "gc="):
             name = name.removeprefix(prefix)
-        name = _CATEGORIES.get(name, name)
-        if not self.text.startswith("{", self.at) or name not in _KNOWN or self.folds:
+        name = CATEGORIES.get(name, name)
+        if not self.text.startswith("{", self.at) or name not in CATEGORIES.values() or self.folds:
             raise NotRegular
         self.at = end + 1
-        return complement(_category(name)) if negated else _category(name)
+        return complement(category(name)) if negated else category(name)
 
     def _code(self, digits: int) -> tuple[Interval, ...]:
         if self._take("{"):
@@ -371,7 +283,7 @@ class _Reader:
                     raise NotRegular
             found.extend(self._folded(tuple(low)))
         self.narrow = narrow
-        return complement(found) if negated else complement(complement(found))
+        return complement(found) if negated else merged(found)
 
     def _member(self) -> tuple[Interval, ...]:
         character = self._next()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from kimi_k2_serving.json_schema import automaton, pattern
 from kimi_k2_serving.json_schema.automaton import Automaton, Edge, TooLarge
+from kimi_k2_serving.json_schema.code_points import ANY, complement
 from kimi_k2_serving.json_schema.ebnf import (
     MAX_CODE_POINT,
     Expression,
@@ -67,7 +68,7 @@ UNICODE = alt(
 )
 _ESCAPED = OneOf(tuple((ord(c), ord(c)) for c in sorted('"/\\bfnrt')))
 
-EVERYTHING = automaton.build_automaton(Repeat(OneOf(pattern.ANY), 0, None))
+EVERYTHING = automaton.build_automaton(Repeat(OneOf(ANY), 0, None))
 
 
 def any_character(following: Expression) -> list[Expression]:
@@ -216,7 +217,7 @@ def every_text_but(texts: frozenset[str], most: float = _NAME_PASSES) -> Automat
     characters of names from there on. If that takes too much, it must depart from these within its first characters,
     and in the end begin with a character of names that none of these begins with.
     """
-    for alphabet, rest in ((pattern.ANY, pattern.ANY), (_ASCII, pattern.ANY), (_NAME, _NAME)):
+    for alphabet, rest in ((ANY, ANY), (_ASCII, ANY), (_NAME, _NAME)):
         found = _leaving(texts, alphabet, rest)
         if passes(found) <= most:
             return found
@@ -237,8 +238,8 @@ def every_text_but(texts: frozenset[str], most: float = _NAME_PASSES) -> Automat
 def _beginning_elsewhere(texts: frozenset[str]) -> Automaton:
     """Every text that begins with a character of names, but with none that one of `texts` begins with."""
     begun = tuple((ord(text[0]), ord(text[0])) for text in texts if text)
-    first = pattern.complement((*begun, *pattern.complement(_NAME)))
-    return automaton.build_automaton(Seq((OneOf(first), Repeat(OneOf(pattern.ANY), 0, None))) if first else alt(()))
+    first = complement((*begun, *complement(_NAME)))
+    return automaton.build_automaton(Seq((OneOf(first), Repeat(OneOf(ANY), 0, None))) if first else alt(()))
 
 
 def _leaving(texts: frozenset[str], alphabet: tuple[Interval, ...], rest: tuple[Interval, ...]) -> Automaton:
@@ -251,14 +252,14 @@ def _leaving(texts: frozenset[str], alphabet: tuple[Interval, ...], rest: tuple[
         tuple(sorted((*known, *((low, high, free + bool(state)) for low, high in _left(known, alphabet, state)))))
         for state, known in enumerate(known_texts.edges)
     ]
-    edges += [tuple((low, high, free + i) for low, high in after) for i, after in enumerate((pattern.ANY, rest))]
+    edges += [tuple((low, high, free + i) for low, high in after) for i, after in enumerate((ANY, rest))]
     return automaton.reduce(Automaton(tuple(edges), frozenset(range(free + 2)) - known_texts.accepting))
 
 
 def _left(known: tuple[Edge, ...], alphabet: tuple[Interval, ...], state: int) -> Iterator[Interval]:
     """The characters that no edge in `known` takes; after the first character only those of `alphabet`."""
-    outside = pattern.complement(alphabet if state else pattern.ANY)
-    return iter(pattern.complement((*((low, high) for low, high, _ in known), *outside)))
+    outside = complement(alphabet if state else ANY)
+    return iter(complement((*((low, high) for low, high, _ in known), *outside)))
 
 
 def _beginning(found: Automaton) -> Automaton:
