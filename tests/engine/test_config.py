@@ -40,10 +40,24 @@ def test_engine_yaml_wins_over_the_presets_admission_key_by_key(tmp_path: Path) 
         ("admission: {requests: 0}", "invalid_value: admission.requests: must be a whole number, at least 1"),
         ("admission: {queue: -1}", "invalid_value: admission.queue: must be a whole number, at least 0"),
         ("admission: {tokens: 1}", "unknown_field: admission.tokens: "),
+        ("admission: {requests: true}", "invalid_value: admission.requests: must be a whole number, at least 1"),
+        ("admission: {queue: false}", "invalid_value: admission.queue: must be a whole number, at least 0"),
         ("admission: [1]", "invalid_type: engine.yaml.admission: "),
+        ("checkpoint: 5", "invalid_type: engine.yaml.checkpoint: must be text"),
+        ("preset: [demo]", "invalid_type: engine.yaml.preset: must be text"),
+        ("engine: {a: [}", "invalid_value: engine.yaml: is not YAML in line 3"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused_by_name(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(ServingError) as caught:
         load_engine_config(engine_yaml(tmp_path, text), ENVIRON)
     assert str(caught.value).startswith(expected)
+
+
+def test_an_engine_yaml_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "engine.yaml"
+    with pytest.raises(ServingError, match="cannot be read: No such file"):
+        load_engine_config(path, ENVIRON)
+    path.write_bytes(b"checkpoint: \xff")
+    with pytest.raises(ServingError, match="must be UTF-8"):
+        load_engine_config(path, ENVIRON)

@@ -102,11 +102,14 @@ def load_preset(name: str, environ: Mapping[str, str]) -> Preset:
 
 def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
     """Read an engine.yaml and the preset that it names."""
-    data = mapping(yaml.safe_load(path.read_text("utf-8")), "engine.yaml")
+    data = mapping(_parsed(path), "engine.yaml")
     check_keys(data, ENGINE_KEYS, "engine.yaml")
     data = expand(data, environ, "engine.yaml")
     if not data.get("checkpoint"):
         raise MissingField("set it to the checkpoint's directory", field="engine.yaml.checkpoint")
+    for key in ("checkpoint", "preset"):
+        if not isinstance(data.get(key) or "", str):
+            raise InvalidType("must be text", field=f"engine.yaml.{key}")
     preset = load_preset(data.get("preset") or CPU_PRESET, environ)
     parse_special, strict_template = data.get("parse_special", False), data.get("strict_template", True)
     for key, value in (("parse_special", parse_special), ("strict_template", strict_template)):
@@ -124,6 +127,18 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
     )
 
 
+def _parsed(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise InvalidValue(f"cannot be read: {error.strerror}", field="engine.yaml") from None
+    except UnicodeDecodeError:
+        raise InvalidValue("must be UTF-8", field="engine.yaml") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise InvalidValue(f"is not YAML{f' in line {mark.line + 1}' if mark else ''}", field="engine.yaml") from None
+
+
 def engine_of_preset(checkpoint: Path, preset: str, environ: Mapping[str, str]) -> EngineConfig:
     """The configuration of an engine.yaml that has only these two keys."""
     found = load_preset(preset, environ)
@@ -134,7 +149,7 @@ def read_capacity(given: Mapping[str, Any]) -> Capacity:
     check_keys(given, ADMISSION_KEYS, "admission")
     for key in ADMISSION_KEYS:
         minimum = 0 if key == "queue" else 1
-        if not isinstance(given.get(key), int) or given[key] < minimum:
+        if type(given.get(key)) is not int or given[key] < minimum:
             raise InvalidValue(f"must be a whole number, at least {minimum}", field=f"admission.{key}")
     return Capacity(given["requests"], given["prompt_tokens"], given["queue"], float(given["queue_seconds"]))
 

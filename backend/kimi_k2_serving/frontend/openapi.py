@@ -189,6 +189,7 @@ STATUSES = {
     "408": "the body did not arrive in time, or the request timed out",
     "413": "the body is too large",
     "415": "the body is not JSON",
+    "421": "the Host header names another server",
     "429": "too many requests; retry after Retry-After seconds",
     "500": "a defect of the server",
     "503": "the engine is down or stopping; retry after Retry-After seconds",
