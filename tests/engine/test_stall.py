@@ -63,7 +63,7 @@ def test_cpu_time_is_movement_where_it_is_told_but_not_an_idle_processs_trickle(
     assert stalled(trickle, 15)
 
 
-def told(silence: SilenceDetector, until: float, *, queued: int = 0, since: float = 0.0) -> list[str]:
+def problems_until(silence: SilenceDetector, until: float, *, queued: int = 0, since: float = 0.0) -> list[str]:
     """Asked four times a second, as it is."""
     found = []
     for quarter in range(int(since * 4) + 1, int(until * 4) + 1):
@@ -74,21 +74,21 @@ def told(silence: SilenceDetector, until: float, *, queued: int = 0, since: floa
 def test_a_request_without_output_for_so_long_is_told_once() -> None:
     silence = SilenceDetector(10, 0)
     silence.begin("a")
-    assert told(silence, 9.75) == []
-    assert told(silence, 30, since=9.75) == ["a"]
+    assert problems_until(silence, 9.75) == []
+    assert problems_until(silence, 30, since=9.75) == ["a"]
 
 
 def test_outputs_ends_and_a_queue_in_the_engine_keep_a_request_from_being_told() -> None:
     silence = SilenceDetector(10, 0)
     for uid in ("a", "b", "c"):
         silence.begin(uid)
-    assert told(silence, 100, queued=1) == []
-    assert told(silence, 109, since=100) == []
+    assert problems_until(silence, 100, queued=1) == []
+    assert problems_until(silence, 109, since=100) == []
     silence.output("a")
     silence.end("b")
-    assert told(silence, 111, since=109) == ["c"]
-    assert told(silence, 118.75, since=111) == []
-    assert told(silence, 119.25, since=118.75) == ["a"]
+    assert problems_until(silence, 111, since=109) == ["c"]
+    assert problems_until(silence, 118.75, since=111) == []
+    assert problems_until(silence, 119.25, since=118.75) == ["a"]
 
 
 def test_time_in_which_nobody_asked_is_not_counted() -> None:

@@ -94,6 +94,6 @@ async def test_a_whole_answer_that_takes_long_is_waited_for(monkeypatch: pytest.
 
 
 def test_pings_come_no_sooner_than_triton_takes_them_and_find_out_in_less_than_six_minutes() -> None:
-    told = dict(CHANNEL)
-    assert told["grpc.keepalive_time_ms"] > 300_000
-    assert told["grpc.keepalive_time_ms"] + told["grpc.http2.ping_timeout_ms"] < 360_000
+    options = dict(CHANNEL)
+    assert options["grpc.keepalive_time_ms"] > 300_000
+    assert options["grpc.keepalive_time_ms"] + options["grpc.http2.ping_timeout_ms"] < 360_000

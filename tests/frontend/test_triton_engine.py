@@ -214,7 +214,7 @@ async def test_health_is_the_engines_own_word_and_costs_no_generation() -> None:
         assert not (await engine.health()).ready
 
 
-async def told(engine: TritonEngine, found: list[Chunk], *, pause: float = 0.0) -> None:
+async def collect_into(engine: TritonEngine, found: list[Chunk], *, pause: float = 0.0) -> None:
     async for chunk in engine.generate(run()):
         found.append(chunk)
         await asyncio.sleep(pause)
@@ -225,7 +225,7 @@ async def test_two_missing_beats_are_the_end_of_the_engine() -> None:
         engine._beat = 0.2
         found: list[Chunk] = []
         with pytest.raises(errors.EngineLost):
-            await told(engine, found)
+            await collect_into(engine, found)
         assert [chunk.ids for chunk in found] == [(7,)]
         assert servicer.asked[-1]["heartbeat_ms"] == [200]
 
@@ -237,14 +237,14 @@ async def test_beats_are_no_chunks_and_a_slow_reader_is_no_silence() -> None:
     async with triton(beat, {"output_ids": [7]}, beat, 0.6, beat, 0.6, last) as (engine, _):
         engine._beat = 0.4
         found: list[Chunk] = []
-        await told(engine, found, pause=1.5)
+        await collect_into(engine, found, pause=1.5)
         assert [chunk.ids for chunk in found] == [(7,), (8,)]
 
 
 async def test_a_channel_that_closes_under_a_generation_is_a_lost_engine() -> None:
     async with triton({"output_ids": [7]}, 30.0) as (engine, _):
         found: list[Chunk] = []
-        telling = asyncio.create_task(told(engine, found))
+        telling = asyncio.create_task(collect_into(engine, found))
         await asyncio.sleep(0.5)
         await engine.close()
         with pytest.raises(errors.EngineLost):

@@ -25,7 +25,7 @@ class Origin(Notices):
     def place(self, ours: str, theirs: str) -> None:
         self.places[ours] = theirs
 
-    def told(self, path: str) -> str:
+    def client_path(self, path: str) -> str:
         """`path` with its longest known prefix replaced by the client's path. An unknown path stays as it is."""
         end = len(path)
         while end > 0:
@@ -35,9 +35,9 @@ class Origin(Notices):
         return path
 
     def place_of(self, line: str) -> str:
-        """A line `path: what` with its path translated by `told`."""
+        """A line `path: what` with its path translated by `client_path`."""
         path, separator, rest = line.partition(": ")
-        return f"{self.told(path)}{separator}{rest}"
+        return f"{self.client_path(path)}{separator}{rest}"
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -46,7 +46,7 @@ class Origin(Notices):
             yield
         except ServingError as error:
             if self.translated:
-                error.field = self.told(error.field)
+                error.field = self.client_path(error.field)
             raise
 
     def written(self) -> list[Any]:

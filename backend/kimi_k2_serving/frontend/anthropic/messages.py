@@ -180,7 +180,7 @@ def closing(step: Step, origin: Origin) -> Object:
     }
 
 
-def told_id(id_: str) -> str:
+def block_id(id_: str) -> str:
     """A call's id, with only those characters that Anthropic's clients accept. Its number makes it unique in a
     conversation. It is read back like an id that a client made (rules H1 to H8).
     """
@@ -200,7 +200,7 @@ class BlockWriter:
                 opened = [] if self._open == "text" else self._start("text", {"type": "text", "text": ""})
                 return [*opened, self._delta({"type": "text_delta", "text": text})]
             case ToolCallStart(_, id_, name):
-                block: Object = {"type": "tool_use", "id": told_id(id_), "name": name, "input": {}}
+                block: Object = {"type": "tool_use", "id": block_id(id_), "name": name, "input": {}}
                 return self._start("tool_use", block)
             case ArgumentsDelta(_, fragment):
                 return [self._delta({"type": "input_json_delta", "partial_json": fragment})]
