@@ -1,6 +1,6 @@
-"""A minute budget per suite: the whole run stays inside what CI has, and whoever exceeds it hears so by name.
+"""A time budget for each suite: if a suite exceeds it, the run names the suite and fails, so that CI stays in its time.
 
-On two cores with nothing else running; KIMI_K2_BUDGETS=off for a machine that does other things at the same time.
+The budgets are for two cores with nothing else running. Set KIMI_K2_BUDGETS=off on a busy machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# Minutes; a suite without one has 1.
+# In minutes. The default is 1.
 BUDGETS = {
     "bench": 1,
     "ci": 1,

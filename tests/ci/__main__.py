@@ -1,8 +1,8 @@
-"""`.ci/run` once everything is installed: the steps in order, whatever became of those before, and what they ran.
+"""`.ci/run` after the installation: runs all steps in order, also after a failed one, and counts what they ran.
 
-Each step says its minutes and its count. The last line of all is `N passed, N failed` (and `, N skipped`), whatever
-happened; the exit code is 0 if nothing failed. A step that ends badly, hangs, or has a suite that ran nothing and
-may not be skipped, has failed at least once.
+Each step prints its minutes and its count. The last line is always `N passed, N failed` (and `, N skipped`); the exit
+code is 0 if nothing failed. A step counts at least one failure if it fails, hangs, or has a suite that ran no test and
+may not be skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.ci.steps import ROOT, STEPS, Step
 from tests.support import tally
 from tests.support.tally import Count
 
-# A step that takes this many times its minutes hangs.
+# A step that takes this many times its minutes counts as hung.
 PATIENCE = 3
 END_SECONDS = 30.0
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str], steps: Sequence[Step] = STEPS) -> int:
     try:
         for step in steps:
             if not wanted or step.name in wanted:
-                counts.append(Count(step.name, failed=1))  # until it has ended
+                counts.append(Count(step.name, failed=1))  # counts if the run is interrupted
                 counts[-1] = perform(step)
     except KeyboardInterrupt:
         print("\ninterrupted", flush=True)
@@ -70,13 +70,13 @@ def command(words: Sequence[str], step: Step, report: Path) -> list[str]:
 
 
 def suite_of(test_class: str) -> str:
-    """tests.core.test_chat is one of core's."""
+    """The suite of a test class: `core` for `tests.core.test_chat`."""
     parts = test_class.split(".")
     return parts[1] if len(parts) > 1 else test_class
 
 
 def run(words: Sequence[str], lines: Path, seconds: float) -> bool:
-    """Whether it ended well. Whatever it started ends with it if it does not end in time."""
+    """Run a command and return whether it succeeded in time. After a timeout its whole process group is ended."""
     environment = {**os.environ, tally.VARIABLE: str(lines)}
     process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True)
     try:
@@ -89,7 +89,7 @@ def run(words: Sequence[str], lines: Path, seconds: float) -> bool:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """A no-op for one that has ended."""
+    """End the process group of a process that still runs, with SIGTERM, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is None:
             os.killpg(process.pid, number)
@@ -100,7 +100,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def judged(step: Step, ended: bool, found: Sequence[Count]) -> Count:
-    """What was found, and a failure more for each suite that ran nothing; at least one where the step ended badly."""
+    """The step's count: the counts found, plus a failure for each suite that ran no test; at least one if it failed."""
     if not step.suites:
         return Count(step.name, passed=int(ended), failed=int(not ended))
     ran = {count.suite for count in found if count.ran or (count.skipped and count.suite in step.skippable)}

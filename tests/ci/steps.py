@@ -1,4 +1,4 @@
-"""What every change must pass, in order, and the minutes that each may take on two cores, as CONTRIBUTING says."""
+"""The steps that every change must pass, in order, with their maximum minutes on two cores, as in CONTRIBUTING.md."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Command = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Commands one after the other. `suites` have to run something each; they record it themselves, or (`pytest`) leave
-    it in a report, or there are none and the step is one check. Those in `skippable` may record a skip instead.
+    """Commands that run one after the other. Each of `suites` must run a test, or skip if it is in `skippable`. Suites
+    record their counts themselves or, with `pytest`, in a report. A step without suites is one check.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Step:
 
 
 def own_suites(tests: Path = ROOT / "tests") -> tuple[str, ...]:
-    """The folders of `tests` that pytest finds something in."""
+    """The folders of `tests` in which pytest finds tests."""
     return tuple(
         sorted(
             each.name
@@ -41,14 +41,14 @@ def python(*words: str) -> Command:
     return (PYTHON, "-m", *words)
 
 
-# Where there is no Node.
+# These suites need Node.
 FROM_NPM = ("codex-scripted", "claude-code-scripted")
 
 STEPS = (
     Step("ruff", 1, (python("ruff", "check", "."), python("ruff", "format", "--check", "."))),
     Step("mypy", 2, (python("mypy"),)),
     Step("tests", 25, (python("pytest"),), own_suites(), pytest=True),
-    # Every line and branch of core, by core's own tests.
+    # The core's own tests must cover every line and branch of core.
     Step("coverage", 2, (python("coverage", "run", "-m", "pytest", "-q", "tests/core"), python("coverage", "report"))),
     Step(
         "parser fuzz",

@@ -1,4 +1,4 @@
-"""`.ci/run` ends with one line that says what ran, and fails if a suite ran nothing."""
+"""`.ci/run` ends with one line that says what ran, and fails if a suite ran no test."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_the_last_line_counts_all_suites_and_checks(capfd: pytest.CaptureFixture
         (Step("bad", 1, (program("raise SystemExit(1)"),)), "1 passed, 1 failed"),
         (Step("bad", 1, (program("raise SystemExit(1)"), recording()), ("a",)), "1 passed, 1 failed"),
         (Step("bad", 1, (recording(Count("a", 5, 2), code=1),), ("a",)), "6 passed, 2 failed"),
-        # It failed in a way that it did not count.
+        # A failure that the step did not count.
         (Step("bad", 1, (recording(Count("a", 5), code=1),), ("a",)), "6 passed, 1 failed"),
-        # It counted a failure and ended well all the same.
+        # A failure that was counted, but the exit code is 0.
         (Step("bad", 1, (recording(Count("a", 5, 1)),), ("a",)), "6 passed, 1 failed"),
     ],
 )

@@ -1,1 +1,1 @@
-"""What the tree promises as a whole: which way dependencies point, how big things are, that documents are true."""
+"""Checks of the whole tree: the directions of dependencies, sizes, and the truth of documents."""

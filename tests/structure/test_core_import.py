@@ -1,4 +1,4 @@
-"""core is light: it can be imported anywhere, at once, with the standard library and tiktoken."""
+"""core is light: its import is fast and needs only the standard library and tiktoken."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(json.dumps([seconds, sorted(new - set(sys.stdlib_module_names))]))
 
 
 def probe(names: list[str]) -> tuple[float, list[str]]:
-    """Seconds, and the packages outside the standard library that importing `names` brought in."""
+    """Import `names` in a new process. Return the seconds and the imported packages outside the standard library."""
     command = [sys.executable, "-I", "-c", PROBE, str(ROOT / "backend"), *names]
     seconds, packages = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return seconds, packages
@@ -48,7 +48,7 @@ def test_core_needs_only_the_standard_library_and_tiktoken(imported: tuple[float
 
 
 def _brought_in_by(package: str) -> set[str]:
-    """What the package imports for itself, so that only our own imports are judged."""
+    """The packages that `package` itself imports; they are not our own imports."""
     return set(probe([package])[1])
 
 

@@ -1,4 +1,4 @@
-"""Which part may use which: the picture of docs/architecture.md, held against every import in the tree."""
+"""Every import in the tree follows the rules of docs/architecture.md on which part may use which."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 
 from tests.structure.tree import PACKAGE, PRODUCTION, Module, modules, third_party
 
-# part -> the parts of the package that it may use besides itself
+# part -> the other parts of the package that it may use
 USES = {
     "settings": (),
     "core": (),
@@ -25,7 +25,7 @@ USES = {
     "kimi_k2_client": ("core",),
     "kimi_k2_cli": ("core", "json_schema", "grammar", "enforcer", "engine", "settings"),
 }
-# What a client may know of core: the types that appear in its own answers.
+# The modules of core that the client may use: they hold the types that appear in its own answers.
 PUBLIC = ("core.errors", "core.events", "core.messages")
 # part -> the installed packages that it may use; a package needed by nothing else is named once
 INSTALLED = {
@@ -46,7 +46,7 @@ INSTALLED = {
     "kimi_k2_client": ("grpc", "httpx", "numpy", "tritonclient"),
     "kimi_k2_cli": ("kimi_k2_client", "numpy", "xgrammar"),
 }
-# Runs what it reads, or takes time that grows faster than what it reads.
+# Modules and calls that run code from their input, and modules that can take more than linear time for it.
 DANGEROUS_MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "cloudpickle"}
 DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__"}
 BACKTRACKING = {"re", "regex"}
@@ -54,7 +54,7 @@ SETTINGS = f"{PACKAGE}.settings"
 
 
 def parts(module: Module) -> set[str]:
-    """Dotted names inside the package, below its root: `core.errors`."""
+    """Dotted names of imported modules of this package, without its own name: `core.errors`."""
     return {name.removeprefix(f"{PACKAGE}.") for name in module.imports() if name.startswith(f"{PACKAGE}.")}
 
 

@@ -1,4 +1,4 @@
-"""The image, as far as it can be judged without building it: what it copies, pins, and starts."""
+"""The image, as far as it can be checked without a build: the files that it copies, its pins, and its server script."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from kimi_k2_serving.launch.refusal import Refusal
 from tests.structure.tree import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
-# In the image Triton is the base.
+# The base image already has Triton.
 NOT_INSTALLED = {"nvidia-pytriton"}
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Path:
-    """A directory with the image's server script and a `tritonserver` that prints its arguments, one a line."""
+    """A directory with the image's server script and a `tritonserver` that prints its arguments, one per line."""
     script = re.search(r"<<'EOF' /opt/kimi-k2/bin/kimi-k2-server\n(.*?)^EOF$", DOCKERFILE, re.DOTALL | re.MULTILINE)
     assert script
     for name, text in (("kimi-k2-server", script[1]), ("tritonserver", '#!/bin/sh\nprintf "%s\\n" "$@"\n')):
@@ -103,7 +103,7 @@ def test_without_a_preset_it_says_so_and_does_not_start(server: Path) -> None:
 
 
 def test_the_launcher_s_docker_line_fits_the_image() -> None:
-    """On a machine with GPUs `scripts/serve` says how to run the image: preset by environment, no flag of its own."""
+    """On a machine with GPUs `scripts/serve` prints how to run the image: the preset is an environment variable."""
     machine = Machine(
         python=(3, 11),
         architecture="x86_64",

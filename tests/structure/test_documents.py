@@ -1,4 +1,4 @@
-"""Documents are true where a machine can tell: links lead somewhere, parts are named, no foreign host is mentioned."""
+"""Documents are correct, as far as a test can tell: links work, all parts are named, no foreign host is mentioned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.structure.tree import PACKAGE, ROOT, TEXT, files, modules
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 HOST = re.compile(r"\b(?:https?|grpc|ssh|git)://(?:[^\s/@]*@)?([A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z]{2,})", re.ASCII)
-# Addresses that a reader needs: standards, licences, where images, models and CPU builds of PyTorch come from.
+# Hosts that a reader needs: standards, licences, and the sources of images, models and CPU builds of PyTorch.
 HOSTS = {
     "download.pytorch.org",
     "github.com",
@@ -23,7 +23,7 @@ HOSTS = {
     "www.apache.org",
 }
 RESERVED = ("example.com", "example.net", "example.org", ".example", ".invalid", ".test")
-# Directories of the machine that somebody worked on say nothing to anybody else.
+# Directories of a developer's machine mean nothing to other readers.
 FOREIGN_PATHS = re.compile(r"(?<![\w./])/(?:work|root|opt/(?!tritonserver|nvidia|kimi-k2)\w+)/\w")
 
 

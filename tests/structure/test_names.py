@@ -1,4 +1,4 @@
-"""One noun, one thing: a public class name stands for one thing in the whole package."""
+"""Names are unambiguous: a public class name occurs once in the whole package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from tests.structure.tree import PRODUCTION, modules
 
 _MIRROR = "what the client raises for the server's error of that name"
-# name -> why it stands in several modules
+# name -> why several modules have it
 EXCEPTIONS = {
     "TritonPythonModel": "Triton looks for this name in each model.py",
     "Cancelled": _MIRROR,
@@ -17,7 +17,7 @@ EXCEPTIONS = {
     "NotFound": _MIRROR,
     "Unavailable": _MIRROR,
 }
-# They say nothing of what is in them.
+# Module names that do not describe their content.
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "manager", "managers", "common", "misc"}
 
 
@@ -32,7 +32,7 @@ def test_a_public_class_name_occurs_once() -> None:
 
 
 def test_a_public_function_is_not_called_just_read() -> None:
-    """`read_job` says what it does without its module; `read` does not."""
+    """`read_job` is clear without its module's name; `read` is not."""
     bare = {"read", "write", "build", "check", "encode", "decode", "load", "inspect", "parse", "convert"}
     found = {
         f"{module}: {node.name}"

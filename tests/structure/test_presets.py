@@ -1,4 +1,4 @@
-"""Presets load, and the arithmetic in their comments is right: recomputed from K2's published configuration."""
+"""Presets load, and the arithmetic in their comments is correct: it is recomputed from K2's published configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FP8, BF16 = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Kimi-K2-Instruct-0905's config.json: the figures that decide sizes."""
+    """The values of Kimi-K2-Instruct-0905's config.json that determine sizes."""
 
     hidden: int = 7168
     layers: int = 61
@@ -183,5 +183,5 @@ def test_the_launcher_suggests_presets_as_they_are() -> None:
     for name, gpus, least, nodes in GPU_PRESETS:
         machine = load_preset(name, ENVIRONMENT).hardware
         assert (gpus, nodes) == (machine["gpus"], machine["nodes"])
-        # Makers count in GB; what a driver reports is a little less, in GiB.
+        # Vendors count in GB; drivers report a little less, in GiB.
         assert 0.9 * machine["gpu_memory_gb"] * 2**30 <= least <= machine["gpu_memory_gb"] * 2**30

@@ -1,4 +1,4 @@
-"""A reader holds a module in the head: budgets for files, functions and the adaptors that Triton loads."""
+"""Size budgets for files, functions and the adaptors that Triton loads: a reader can keep a whole module in mind."""
 
 from __future__ import annotations
 

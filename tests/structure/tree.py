@@ -1,4 +1,4 @@
-"""The tree as data: its files, its modules, and what each module imports. Reads sources, imports nothing."""
+"""The source tree as data: its files, its modules, and the imports of each module. Sources are parsed, not imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_OURS = {".venv", ".cache", ".git", ".hypothesis", ".mypy_cache", ".pytest_ca
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A source file. `name` is dotted as it is imported; a Triton model.py is named by its directories."""
+    """A source file. `name` is its dotted import name; the name of a Triton model.py is made of its directories."""
 
     path: Path
     name: str
@@ -26,12 +26,12 @@ class Module:
 
     @property
     def group(self) -> str:
-        """The part of the package it belongs to, such as `core`; elsewhere its top-level package."""
+        """The part of the package that it belongs to, such as `core`; for other modules their top-level package."""
         first, *rest = self.name.split(".")
         return rest[0] if first == PACKAGE and rest else first
 
     def imports(self) -> Iterator[str]:
-        """Dotted names as far as they can be told from the source; what comes `from a import b` is `a.b`."""
+        """The dotted names of its imports; `from a import b` yields `a.b`."""
         for node in ast.walk(self.tree):
             match node:
                 case ast.Import(names=names):
@@ -46,7 +46,7 @@ class Module:
 
 
 def files() -> Iterator[Path]:
-    """Every file of the project, built and cached ones left out."""
+    """Every file of the project except built and cached ones."""
     for top in sorted(ROOT.iterdir()):
         if top.name in NOT_OURS or top.name.endswith(".egg-info") or top.name == "build":
             continue

@@ -59,12 +59,12 @@ class _Body(enum.Enum):
 class CallMachine:
     """`tools` are the declared names; `first_index` is the number of earlier calls in the conversation."""
 
-    __slots__ = ("_body", "_calls", "_content", "_first_index", "_header", "_most_calls", "_object", "_state", "_tools")
+    __slots__ = ("_body", "_calls", "_content", "_first_index", "_header", "_max_calls", "_object", "_state", "_tools")
 
     def __init__(self, *, tools: Collection[str], first_index: int, parallel: bool, stops: Sequence[str]) -> None:
         self._tools = frozenset(tools)
         self._first_index = first_index
-        self._most_calls = TOOL_CALLS_PER_ANSWER.value if parallel else 1
+        self._max_calls = TOOL_CALLS_PER_ANSWER.value if parallel else 1
         self._content = Content(stops)
         self._state = _State.CONTENT
         self._header: list[str] = []
@@ -135,7 +135,7 @@ class CallMachine:
         if isinstance(name, Rejection):
             self._body = _Body.CONTENT
             return [CallRejected(name), *(self._content.text(header) if header else ())]
-        if self._calls == self._most_calls:
+        if self._calls == self._max_calls:
             self._body = _Body.NOWHERE
             return [CallRejected(Rejection.TOO_MANY_CALLS)]
         self._body = _Body.CALL
@@ -151,8 +151,8 @@ class CallMachine:
                 return []
         used = scanner.feed(text)
         if not scanner.closed:
-            return self._passed(text)
-        events = [*self._passed(text[:used]), *self._close(complete=scanner.valid)]
+            return self._emit(text)
+        events = [*self._emit(text[:used]), *self._close(complete=scanner.valid)]
         if not self.stopped:
             # The call ends where its object ends. The end marker that follows has no special meaning then.
             self._state = _State.CONTENT
@@ -161,7 +161,7 @@ class CallMachine:
                 events += self._content.text(text[used:])
         return events
 
-    def _passed(self, text: str) -> Sequence[Event]:
+    def _emit(self, text: str) -> Sequence[Event]:
         if self._body is _Body.CALL:
             return [ArgumentsDelta(self._calls - 1, text)]
         return self._content.text(text) if self._body is _Body.CONTENT else []
@@ -178,5 +178,5 @@ class CallMachine:
         if self._state is not _State.ARGUMENTS:
             return []
         if ended_by_marker and not self._object.started:
-            return [*self._passed("{}"), *self._close(complete=True)] if self._body is _Body.CALL else []
+            return [*self._emit("{}"), *self._close(complete=True)] if self._body is _Body.CALL else []
         return self._close(complete=False)

@@ -75,7 +75,7 @@ class ObjectScanner:
     started: a character was seen; closed: the last bracket was; valid: no fault so far; in_string: inside a string.
     """
 
-    __slots__ = ("_escape", "_lost", "_open", "_state", "closed", "in_string", "started", "valid")
+    __slots__ = ("_broken", "_escape", "_open", "_state", "closed", "in_string", "started", "valid")
 
     def __init__(self) -> None:
         self.started = False
@@ -85,7 +85,7 @@ class ObjectScanner:
         self._state = "start"
         self._escape = _NO_ESCAPE
         self._open: list[str] = []
-        self._lost = False
+        self._broken = False
 
     def feed(self, text: str) -> int:
         """Return how many characters of `text` belong to the object: all, unless it closes. Not for use after that."""
@@ -96,7 +96,7 @@ class ObjectScanner:
             return end
         self.started = self.started or end > 0
         while position < end and not self.closed:
-            if self._lost:
+            if self._broken:
                 return end
             position = self._in_string(text, position) if self.in_string else self._outside(text, position)
         return position
@@ -110,7 +110,7 @@ class ObjectScanner:
             if step in _TABLE:
                 state = step
             elif step is None or not self._take(step, character):
-                self.valid, self._lost = False, True
+                self.valid, self._broken = False, True
                 return len(text)
             elif self.in_string or self.closed:
                 return place + 1

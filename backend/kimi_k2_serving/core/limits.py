@@ -62,5 +62,3 @@ BODY_SECONDS = Limit("body_seconds", 60, "seconds", "a large, slow body takes a 
 STALLED_SECONDS = Limit("stalled_seconds", 120, "seconds", "a client that stops reading keeps its generation alive")
 READ_SECONDS = Limit("read_seconds", 60, "seconds", "a request that is slow to parse delays the next such request")
 READING_BYTES = Limit("reading_bytes", 256 * 2**20, "bytes", "requests that wait for parsing are held in memory")
-
-TABLE: tuple[Limit, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, Limit))

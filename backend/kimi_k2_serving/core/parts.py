@@ -84,7 +84,7 @@ def tool_part(part: Json, path: str) -> tuple[str, bool]:
 
 
 def joined(pieces: Iterator[tuple[str, bool]]) -> str:
-    """Join the pieces without a separator, as the template does, but put those of another kind on their own lines."""
+    """Join the pieces without a separator, as the template does; those with a true flag get lines of their own."""
     written: list[str] = []
     apart = False
     for text, alone in pieces:

@@ -33,24 +33,24 @@ class Content:
             if text.isspace():
                 self._blank.append(text)
                 return []
-            text = self._opened(text)
-        return self._passed(text)
+            text = self._open_run(text)
+        return self._emit(text)
 
     def marker(self) -> list[TextDelta]:
         """A marker ends the run: drop it if it is only whitespace, else release the text held back."""
         self._blank.clear()
         self._open = False
         self._after_marker = True
-        return self._released()
+        return self._release()
 
     def finish(self) -> list[TextDelta]:
         """The answer ends. A run of only whitespace is kept if it is the whole answer."""
         deltas: list[TextDelta] = []
         if self._blank and not self._after_marker:
-            deltas = self._passed(self._opened(""))
-        return deltas + self._released()
+            deltas = self._emit(self._open_run(""))
+        return deltas + self._release()
 
-    def _opened(self, text: str) -> str:
+    def _open_run(self, text: str) -> str:
         self._open = True
         if not self._blank:
             return text
@@ -59,7 +59,7 @@ class Content:
         self._blank.clear()
         return text
 
-    def _passed(self, text: str) -> list[TextDelta]:
+    def _emit(self, text: str) -> list[TextDelta]:
         if self._scanner is None:
             return [TextDelta(text)]
         if self.stop is not None:
@@ -67,6 +67,6 @@ class Content:
         settled, self.stop, _ = self._scanner.scan(text)
         return [TextDelta(settled)] if settled else []
 
-    def _released(self) -> list[TextDelta]:
+    def _release(self) -> list[TextDelta]:
         held = "" if self._scanner is None else self._scanner.release()
         return [TextDelta(held)] if held else []

@@ -25,7 +25,7 @@ examples:
 The first start installs a pinned Python stack into .venv (some 3 GB, a few minutes); later starts take seconds.
 Ctrl-C stops everything and leaves nothing behind. Logs are in .cache/logs.
 
-exit codes: 0 stopped on request; 1 something failed; 2 the flags or this machine can't work, and the line says why.
+exit codes: 0 stopped on request; 1 something failed; 2 wrong flags or an unsuitable machine, and the line says why.
 """
 
 

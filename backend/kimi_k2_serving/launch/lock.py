@@ -23,7 +23,7 @@ from kimi_k2_serving.launch.layout import checkout
 NAMES = ("serve-cpu", "torch-plain", "test", "clients", "agents", "serve-gpu")
 # The oldest Python that installs each lock; the image of the Dockerfile has only 3.12.
 PYTHON = {name: "3.12" if name == "serve-gpu" else "3.11" for name in NAMES}
-INTERPRETERS = ("cp311", "cp312", "py3", "py2.py3", "py37", "py311", "py312")
+INTERPRETERS = frozenset({"cp311", "cp312", "py3", "py37", "py311", "py312"})
 GLIBC_MINOR = 35  # the launcher accepts glibc 2.35 and later
 
 # uv's registry has no CPU builds of PyTorch. These are the wheels for cp311 and cp312, manylinux_2_28_x86_64. The first
@@ -74,7 +74,7 @@ def usable(filename: str) -> bool:
     """Whether CPython 3.11 or 3.12 on x86_64 Linux with the oldest accepted glibc can install this wheel."""
     interpreters, abi, platforms = filename.removesuffix(".whl").split("-")[-3:]
     stable = "abi3" in abi.split(".")
-    if not stable and interpreters not in INTERPRETERS and not set(interpreters.split(".")) & set(INTERPRETERS):
+    if not stable and INTERPRETERS.isdisjoint(interpreters.split(".")):
         return False
     if stable and int(interpreters.split(".")[-1].removeprefix("cp3") or 0) > 12:
         return False

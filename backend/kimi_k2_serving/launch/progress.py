@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 _QUIET_SECONDS = 5.0
-_ERRORS, _CLOSING, _WIDTH = 8, 6, 400
+_ERRORS, _CLOSING, _WIDTH = 8, 6, 400  # error lines, last lines, characters of a line
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""The state file of a running `serve`: a list of what must be cleaned up. If SIGKILL ends it, the next `serve` does so.
+"""The state file of a running `serve` lists what must be cleaned up. If SIGKILL ends this one, the next one does it.
 
 One file per `serve`, `.cache/run/serve-PID.json`, replaced atomically and removed at a clean end.
 """
