@@ -39,8 +39,7 @@ def archive() -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
-def suite() -> dict[str, list[dict[str, Any]]]:
+def read_suite() -> dict[str, list[dict[str, Any]]]:
     """Cases by `draft/file`."""
     cases: dict[str, list[dict[str, Any]]] = {}
     with tarfile.open(archive()) as packed:
@@ -51,6 +50,11 @@ def suite() -> dict[str, list[dict[str, Any]]]:
                 assert content is not None
                 cases[f"{draft}/{name.removesuffix('.json')}"] = json.load(content)
     return cases
+
+
+@pytest.fixture(scope="module")
+def suite() -> dict[str, list[dict[str, Any]]]:
+    return read_suite()
 
 
 def accepts(grammar: CompiledGrammar, text: str, stop: int) -> bool:
