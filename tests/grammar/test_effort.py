@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kimi_k2_serving.core.errors import InvalidSchema
+from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat
 from kimi_k2_serving.grammar.constraint import Effort, constrain
 from kimi_k2_serving.json_schema import code_points
 from kimi_k2_serving.json_schema.bounds import Bounds
@@ -17,6 +18,7 @@ from kimi_k2_serving.json_schema.ebnf import Interval
 from kimi_k2_serving.json_schema.strings import every_text_but, passes
 from kimi_k2_serving.json_schema.writer import RuleWriter
 from tests.grammar.prover import Prover, request, tool
+from tests.grammar.test_json_schema_suite import accepts
 
 LARGEST_DOUBLE = sys.float_info.max
 OPEN = {"additionalProperties": {"type": "string"}}
@@ -88,6 +90,17 @@ def test_a_tool_whose_schema_admits_no_object_takes_any_and_says_so(prover: Prov
         with pytest.raises(InvalidSchema, match="admits no object") as caught:
             prover.constraint(request(tool(parameters, insists=True)))
         assert caught.value.field == "tools[0].function.parameters"
+
+
+def test_an_answer_whose_schema_is_given_up_is_still_an_object(prover: Prover) -> None:
+    wanted = ResponseFormat(FormatKind.JSON_SCHEMA, {"type": "object", "properties": {"a": {"type": "integer"}}})
+    conversation = Conversation((), response_format=wanted)
+    given_up = Effort(free=frozenset({"response_format.json_schema.schema"}))
+    constraint = constrain(conversation, prover.vocabulary, bounds=Bounds.production(), effort=given_up)
+    assert constraint.relaxed == ("response_format.json_schema.schema: schema",)
+    grammar = prover.grammars.compile_structural_tag(str(constraint.structural_tag))
+    stop = prover.vocabulary.stop_ids[0]
+    assert [accepts(grammar, text, stop) for text in ('{"a":"b"}', "{}", "true", "[]")] == [True, True, False, False]
 
 
 def test_less_effort_is_what_the_worker_asks_for(prover: Prover) -> None:

@@ -34,6 +34,14 @@ PATTERNS = [
     r"^\.\*\+$",
     r"^[\w.-]+@[\w-]+\.[a-z]{2,3}$",
     "^$",
+    "(^a$)|(^b$)",
+    "(^$|^https?://.+)",
+    "^(?:$|x)",
+    "(?:^ab$)",
+    "^(foo$|bar)",
+    "(^|,)x(,|$)",
+    "(^a|(b|(^x)))?z",
+    "^(^a|b)$",
 ]
 
 
@@ -68,7 +76,7 @@ def test_a_wide_pattern_admits_all_that_python_finds(source: str, text: str) -> 
 
 
 @pytest.mark.parametrize(
-    "source", [r"(a)\1", r"\bword", "a(?=b)", "(", "a{3,2}", "[z-a]", "*", "(?<=a)b", "a++", r"\q"]
+    "source", [r"(a)\1", r"\bword", "a(?=b)", "(", "a{3,2}", "[z-a]", "*", "(?<=a)b", "a++", r"\q", "(^a)+", "a(^b)"]
 )
 def test_what_is_not_regular_is_said_so(source: str) -> None:
     with pytest.raises(pattern.NotRegular):

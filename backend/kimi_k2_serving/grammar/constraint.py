@@ -114,6 +114,8 @@ def _content(conversation: Conversation, vocabulary: Vocabulary, writer: RuleWri
             elif answer.insists:
                 raise InvalidSchema(TOO_LONG, field=job.FORMAT)
             writer.give_up(f"{job.FORMAT}: {job.WHOLE}")
+            if isinstance(schema, Mapping) and schema.get("type") == "object":
+                return writer.any_object()
             return writer.value(True, job.FORMAT, ordered=False)
 
 

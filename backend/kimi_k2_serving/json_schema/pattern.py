@@ -8,6 +8,7 @@ lookaround except at the very start have no automaton here: they raise NotRegula
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kimi_k2_serving.json_schema import automaton, ebnf
@@ -28,6 +29,8 @@ _ANYTHING = Repeat(OneOf(ANY), 0, None)
 _LINE_ENDS = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 _CONTROL = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0x00, "a": 0x07}
 _REPEATS = 1_000
+# How many combinations of the alternatives of groups with anchors are written out.
+_MAX_COMBINATIONS = 64
 
 
 class NotRegular(Exception):
@@ -62,9 +65,19 @@ def _matching(pattern: str, *, narrow: bool) -> Automaton:
 
 @dataclass(frozen=True, slots=True)
 class _Anchor:
-    """`^` or `$`; supported only at the ends of an alternative at the top level."""
+    """`^` or `$`; supported only at the ends of an alternative, once groups are multiplied out."""
 
     at_start: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _AnchoredGroup:
+    """A group with an anchor inside, as in `(^|,)x`: its alternatives, to be multiplied out."""
+
+    options: tuple[tuple[_Part, ...], ...]
+
+
+_Part = Expression | _Anchor | _AnchoredGroup
 
 
 class _Reader:
@@ -105,14 +118,15 @@ class _Reader:
         """The top level: each alternative may be anchored at either end, and may stand anywhere otherwise."""
         options = []
         while True:
-            parts = self._parts()
-            start = bool(parts) and parts[0] == _Anchor(True)
-            end = bool(parts) and parts[-1] == _Anchor(False)
-            inner = parts[1 if start else 0 : -1 if end else None]
-            body = _sequence(inner)
-            options.append(
-                Seq((EMPTY if start or anchored_start else _ANYTHING, body, self._end() if end else _ANYTHING))
-            )
+            for parts in _multiplied(self._parts()):
+                first, last = 0, len(parts)
+                while first < last and parts[first] == _Anchor(True):
+                    first += 1
+                while first < last and parts[last - 1] == _Anchor(False):
+                    last -= 1
+                before = EMPTY if first or anchored_start else _ANYTHING
+                after = self._end() if last < len(parts) else _ANYTHING
+                options.append(Seq((before, _sequence(parts[first:last]), after)))
             if not self._take("|"):
                 return alt(options)
 
@@ -120,21 +134,26 @@ class _Reader:
         """Some validators let `$` match before a last line break."""
         return EMPTY if self.narrow else Repeat(Terminal("\n"), 0, 1)
 
-    def _group(self) -> Expression:
-        """The alternatives of a group. An anchor inside a group raises NotRegular."""
-        options = [_sequence(self._parts())]
+    def _group(self) -> Expression | _AnchoredGroup:
+        options = [tuple(self._parts())]
         while self._take("|"):
-            options.append(_sequence(self._parts()))
-        return alt(options)
+            options.append(tuple(self._parts()))
+        if any(isinstance(part, _Anchor | _AnchoredGroup) for option in options for part in option):
+            return _AnchoredGroup(tuple(options))
+        return alt(map(_sequence, options))
 
-    def _parts(self) -> list[Expression | _Anchor]:
-        parts: list[Expression | _Anchor] = []
+    def _parts(self) -> list[_Part]:
+        parts: list[_Part] = []
         while self.at < len(self.text) and self.text[self.at] not in "|)":
             atom = self._atom()
-            parts.extend([atom] if isinstance(atom, _Anchor) else [self._quantified(atom)])
+            if isinstance(atom, _AnchoredGroup) and self._take("?"):
+                atom = _AnchoredGroup(((), *atom.options))
+            if isinstance(atom, _AnchoredGroup) and self.text.startswith(("*", "+", "?", "{"), self.at):
+                raise NotRegular
+            parts.append(atom if isinstance(atom, _Anchor | _AnchoredGroup) else self._quantified(atom))
         return parts
 
-    def _atom(self) -> Expression | _Anchor:
+    def _atom(self) -> _Part:
         character = self._next()
         match character:
             case "^":
@@ -309,8 +328,24 @@ class _Reader:
             raise NotRegular
 
 
-def _sequence(parts: list[Expression | _Anchor]) -> Expression:
+def _multiplied(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """The alternatives of a sequence: one for each combination of the alternatives of its groups with anchors."""
+    lines: list[list[_Part]] = [[]]
+    for part in parts:
+        options = [[part]]
+        if isinstance(part, _AnchoredGroup):
+            options = [line for option in part.options for line in _multiplied(option)]
+        lines = [[*line, *more] for line in lines for more in options]
+        if len(lines) > _MAX_COMBINATIONS:
+            raise NotRegular
+    return lines
+
+
+def _sequence(parts: Sequence[_Part]) -> Expression:
     """Raises NotRegular for an anchor: an automaton of characters cannot express one inside a sequence."""
-    if any(isinstance(part, _Anchor) for part in parts):
-        raise NotRegular
-    return Seq(tuple(part for part in parts if not isinstance(part, _Anchor)))
+    body: list[Expression] = []
+    for part in parts:
+        if isinstance(part, _Anchor | _AnchoredGroup):
+            raise NotRegular
+        body.append(part)
+    return Seq(tuple(body))
