@@ -88,6 +88,13 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(check: Check) -> None
         check("--preset", "nonsense")
 
 
+def test_a_preset_for_gpus_needs_a_checkpoint_before_anything_is_installed(check: Check, layout: Layout) -> None:
+    layout.presets.mkdir(parents=True, exist_ok=True)
+    (layout.presets / "b200-8.yaml").touch()
+    with pytest.raises(Refusal, match="this preset needs a real checkpoint; add --checkpoint DIR"):
+        check("--preset", "b200-8")
+
+
 def test_a_key_file_must_exist_be_private_and_not_empty(check: Check, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     argv = ("--host", "0.0.0.0", "--api-key-file", str(keys))
@@ -98,6 +105,9 @@ def test_a_key_file_must_exist_be_private_and_not_empty(check: Check, tmp_path: 
         check(*argv)
     keys.chmod(0o600)
     with pytest.raises(Refusal, match="the file has no key"):
+        check(*argv)
+    keys.write_bytes(b"\xff")
+    with pytest.raises(Refusal, match="cannot be read: it is not UTF-8 text"):
         check(*argv)
     keys.write_text("secret\n")
     assert check(*argv) == []

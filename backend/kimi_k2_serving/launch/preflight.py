@@ -91,6 +91,8 @@ def _check_paths(options: Options, layout: Layout) -> None:
         known = sorted({*DEMO_PRESETS, *(path.stem for path in layout.presets.glob("*.yaml"))})
         if options.preset not in known:
             raise Refusal(f"--preset {options.preset}", "no such preset", f"one of: {', '.join(known)}")
+        if options.preset not in DEMO_PRESETS and options.checkpoint is None:
+            raise Refusal(f"--preset {options.preset}", "this preset needs a real checkpoint", "add --checkpoint DIR")
     if options.api_key_file is not None:
         _check_key_file(options.api_key_file)
     if not (layout.model_repository / "kimi_k2" / "config.pbtxt").is_file():
@@ -102,7 +104,12 @@ def _check_key_file(path: Path) -> None:
         raise Refusal(f"--api-key-file {path}", "no such file", "write it with one key per line")
     if path.stat().st_mode & 0o077:
         raise Refusal(f"--api-key-file {path}", "other users of this machine have access to it", f"chmod 600 {path}")
-    if not path.read_text(encoding="utf-8").split():
+    try:
+        keys = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise Refusal(f"--api-key-file {path}", f"it cannot be read: {why}", "write one key per line into it") from None
+    if not keys:
         raise Refusal(f"--api-key-file {path}", "the file has no key", "write one key per line into it")
 
 

@@ -83,10 +83,7 @@ def _run(argv: Sequence[str], progress: Progress) -> int:
 
 def demo(options: Options, layout: Layout, progress: Progress) -> Path:
     """Build the preset's demo checkpoint if it is missing, and return its directory."""
-    name = options.preset if options.preset in DEMO_PRESETS else None
-    if options.preset is not None and name is None:
-        raise Refusal(f"--preset {options.preset}", "this preset needs a real checkpoint", "add --checkpoint DIR")
-    target = layout.checkpoints / (name or DEMO_PRESETS[0])
+    target = layout.checkpoints / (options.preset or DEMO_PRESETS[0])
     command = [sys.executable, "-m", "kimi_k2_serving.demo", "--output", str(target)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=linux.die_with_parent
@@ -172,8 +169,11 @@ def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Pro
         stubs = Stubs(triton.pid)
         stubs.dead()
         if options.frontend:
-            frontend.start()
-            _wait_frontend(triton, frontend, options, progress)
+            try:
+                frontend.start()
+                _wait_frontend(triton, frontend, options, progress)
+            except OSError as error:
+                raise Failure(f"the frontend could not be started: {error.strerror}") from None
         _announce(ready.Ready(options, model.checkpoint, model.context, _engine(), log, progress.elapsed()))
         end = watch(triton, stubs, frontend, progress, runtime_dir)
         raise Failure(f"{end.detail}; {log} says:\n{symptoms(log)}")
