@@ -86,6 +86,7 @@ def test_indices_and_bounds_are_those_of_ids() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["<|im_end|>", "<", "<|tool_call_", "a<|im_end|>"])
 def test_time_is_linear_in_one_piece(unit: str) -> None:
     started = time.process_time()

@@ -100,6 +100,7 @@ def test_a_file_at_the_output_path_is_never_touched(tmp_path: Path) -> None:
     assert (tmp_path / "demo").read_text() == "dear"
 
 
+@pytest.mark.slow
 def test_a_build_that_fails_leaves_the_old_checkpoint_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_build_that_fails_leaves_the_old_checkpoint_and_nothing_else(
     assert [entry.name for entry in tmp_path.iterdir()] == ["demo"]
 
 
+@pytest.mark.slow
 def test_of_two_concurrent_builders_the_second_keeps_the_result_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

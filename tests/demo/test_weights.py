@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from safetensors import safe_open
 
 from kimi_k2_serving.demo import weights
 from kimi_k2_serving.demo.architecture import Architecture
 from kimi_k2_serving.demo.weights import LOGIT_STD, WeightTensor
+
+if TYPE_CHECKING:
+    import torch
 
 SHAPE = Architecture()
 
@@ -26,6 +29,8 @@ def loaded(demo: Path) -> dict[str, torch.Tensor]:
 
 
 def test_every_declared_tensor_is_in_the_file_with_its_shape_and_type(loaded: dict[str, torch.Tensor]) -> None:
+    import torch
+
     types = {"BF16": torch.bfloat16, "F32": torch.float32}
     declared = {tensor.name: (tensor.shape, types[tensor.dtype]) for tensor in weights.tensors(SHAPE)}
     assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in loaded.items()} == declared
@@ -45,6 +50,8 @@ def test_the_first_layer_is_dense_and_the_others_have_all_experts_a_shared_one_a
 
 
 def test_the_scales_give_logits_of_the_stated_spread(loaded: dict[str, torch.Tensor]) -> None:
+    import torch
+
     head = loaded["lm_head.weight"].float()
     hidden = torch.ones(SHAPE.hidden)  # a mean square of 1, like the output of the last norm
     assert float((head @ hidden).std()) == pytest.approx(LOGIT_STD, rel=0.05)
@@ -53,6 +60,8 @@ def test_the_scales_give_logits_of_the_stated_spread(loaded: dict[str, torch.Ten
 
 
 def test_values_are_rounded_to_bfloat16_as_torch_rounds_them(tmp_path: Path) -> None:
+    import torch
+
     same = [WeightTensor("x", (4096,), 1.0, mean=0.1, dtype=dtype) for dtype in ("F32", "BF16")]
     for number, tensor in enumerate(same):
         weights.write_weights(tmp_path / str(number), [tensor], seed=7)

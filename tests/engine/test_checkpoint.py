@@ -150,6 +150,7 @@ def test_conversion_writes_into_the_cache_only_and_once(published: Path, tmp_pat
     assert snapshot(published) == before
 
 
+@pytest.mark.slow
 def test_the_converted_tokenizer_loads_without_remote_code_and_keeps_the_flags(published: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer  # takes 4 s
 

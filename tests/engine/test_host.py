@@ -30,6 +30,7 @@ def version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("multiprocessing.resource_tracker.register", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_a_parent_that_hangs_when_its_server_is_gone_is_ended_with_the_engine() -> None:
     """As Triton's stub, in a call to a Triton that was killed."""
     watch = "import sys; from kimi_k2_serving.engine import host; host.end_with_server(*map(int, sys.argv[1:]))"

@@ -91,6 +91,7 @@ def test_killers_of_ever_new_content_never_put_the_engine_down_for_good(tmp_path
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_those_who_wait_for_their_turn_can_be_aborted_or_left_and_learn_of_a_death(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path, step=0.02, kill_after=0.5) as started:

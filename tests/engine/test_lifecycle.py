@@ -125,7 +125,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=300, stateful_step_count=30)
+TestLife.settings = settings(max_examples=100, stateful_step_count=30)
 
 
 def test_a_life_without_incident_is_submitted_delivered_and_finished() -> None:

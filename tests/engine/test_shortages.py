@@ -165,6 +165,7 @@ def test_an_unforeseen_end_of_the_supervisor_is_logged_and_known(
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_watch_that_fails_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with running(tmp_path, worker=True, step=0.02) as started:

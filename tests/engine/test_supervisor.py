@@ -114,6 +114,7 @@ def test_killing_the_host_ends_everything_in_flight_once_and_the_engine_comes_ba
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 @pytest.mark.parametrize("whose", ["host", "worker"])
 def test_any_process_lost_or_stopped_ends_everything_in_flight_and_the_engine_comes_back(
@@ -139,6 +140,7 @@ def test_any_process_lost_or_stopped_ends_everything_in_flight_and_the_engine_co
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_an_idle_engine_is_not_stalled(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as started:

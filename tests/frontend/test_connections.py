@@ -109,6 +109,7 @@ def test_a_head_that_does_not_come_ends_its_connection(tmp_path: Path) -> None:
                 assert each.recv(1 << 16) == b""
 
 
+@pytest.mark.slow
 def test_a_connection_that_asks_no_more_is_closed_and_one_that_does_is_kept(tmp_path: Path) -> None:
     first = "import dataclasses, kimi_k2_serving.core.limits as l; "
     first += "l.IDLE_SECONDS = dataclasses.replace(l.IDLE_SECONDS, value=2)"

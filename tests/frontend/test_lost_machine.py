@@ -73,6 +73,7 @@ async def far_away(monkeypatch: pytest.MonkeyPatch, *answers: Answer) -> AsyncIt
             await cable.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pings", [0, 5])
 async def test_a_whole_answer_of_a_machine_that_is_gone_ends(monkeypatch: pytest.MonkeyPatch, pings: int) -> None:
     """Also when it goes after a long while in which nothing but pings was said."""
@@ -87,6 +88,7 @@ async def test_a_whole_answer_of_a_machine_that_is_gone_ends(monkeypatch: pytest
         assert time.monotonic() - begin < 10
 
 
+@pytest.mark.slow
 async def test_a_whole_answer_that_takes_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async with far_away(monkeypatch, 3.0, {"output_ids": [8], "finish_reason": "stop"}) as (engine, _):
         (chunk,) = await chunks(engine, run(stream=False))

@@ -122,6 +122,7 @@ def test_past_the_budget_a_schema_that_the_client_insists_on_is_refused(enforcer
     assert caught.value.field == "tools[1].function.parameters"
 
 
+@pytest.mark.slow
 def test_past_the_budget_a_format_is_given_up_and_one_that_the_client_insists_on_is_refused(enforcer: Enforcer) -> None:
     wanted = ResponseFormat(FormatKind.JSON_SCHEMA, ENDLESS)
     assert constraint_of(enforcer, Conversation((), response_format=wanted)).relaxed == (f"{jobs.FORMAT}: schema",)
@@ -145,6 +146,7 @@ def test_a_defect_of_ours_counts_as_a_death_of_the_job_and_is_logged(
     assert "a defect" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_thousand_properties_that_may_be_missing_stay_within_the_budget(enforcer: Enforcer) -> None:
     """In K2's vocabulary they would take minutes."""
     schema = {"type": "object", "properties": {f"property_{i}": {"type": "string"} for i in range(2_000)}}

@@ -143,6 +143,7 @@ def test_a_wrong_hash_is_not_reported_as_a_missing_torch(checkout: Layout) -> No
     assert len((checkout.python.parent / "calls").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_plain_wheel_takes_the_place_of_the_cpu_build_and_stays(checkout: Layout) -> None:
     ensure(checkout, Torch(plain=True))
     assert {pin.name for pin in lock.read_pins((checkout.run / "torch.txt").read_text())} == {"torch", "nvidia-cublas"}

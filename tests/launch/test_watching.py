@@ -179,6 +179,7 @@ def test_the_exit_status_of_a_server_that_ends_by_itself_is_reported(start: Star
     assert watched.nothing_is_left()
 
 
+@pytest.mark.slow
 def test_the_next_start_cleans_up_after_a_killed_one(start: Start) -> None:
     watched = start("obedient")
     assert state.clean_leftovers(watched.folder) == []  # it still runs, so nothing is cleaned up

@@ -42,6 +42,7 @@ def imported() -> tuple[float, list[str]]:
     return min(seconds for seconds, _ in runs), runs[0][1]
 
 
+@pytest.mark.slow
 def test_core_needs_only_the_standard_library_and_tiktoken(imported: tuple[float, list[str]]) -> None:
     allowed = {"kimi_k2_serving", "tiktoken", "tiktoken_ext", "regex", "requests"}
     assert set(imported[1]) - allowed - _brought_in_by("tiktoken") == set()

@@ -10,7 +10,7 @@ FILE_LINES = 400
 FUNCTION_LINES = 50
 ADAPTOR_LINES = 70
 
-EVERYWHERE = modules(*PRODUCTION, "tests")
+EVERYWHERE = (*PRODUCTION, "tests")
 
 
 def lines(module: Module) -> int:
@@ -18,13 +18,13 @@ def lines(module: Module) -> int:
 
 
 def test_no_file_is_over_its_budget() -> None:
-    assert {str(module): lines(module) for module in EVERYWHERE if lines(module) > FILE_LINES} == {}
+    assert {str(module): lines(module) for module in modules(*EVERYWHERE) if lines(module) > FILE_LINES} == {}
 
 
 def test_no_function_is_over_its_budget() -> None:
     long = {
         f"{module}: {node.name}": length
-        for module in EVERYWHERE
+        for module in modules(*EVERYWHERE)
         for node in ast.walk(module.tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES

@@ -286,6 +286,7 @@ def a_triton(exit_seconds: float) -> Iterator[tuple[Http, TritonServer]]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_while_the_server_stops_new_requests_are_refused_and_live_ones_get_its_grace(tmp_path: Path) -> None:
     with (
         a_triton(2.0) as (http, server),

@@ -141,6 +141,7 @@ def test_a_tensor_of_very_many_elements_is_refused_before_it_is_read(step: Prepr
     assert code == TritonError.INVALID_ARG
 
 
+@pytest.mark.slow
 def test_a_reader_that_dies_fails_its_request_alone_and_is_replaced(step: Preprocess, lanes: LoopedLanes) -> None:
     answer(ask(step, messages=USER + LARGE))
     first = reader(lanes)
@@ -157,6 +158,7 @@ def test_a_reader_that_dies_fails_its_request_alone_and_is_replaced(step: Prepro
     assert reader(lanes).pid != first.pid
 
 
+@pytest.mark.slow
 def test_a_stop_answers_whoever_is_being_read_at_once_and_leaves_nothing(
     model: ChatModel, small_checkpoint: Path
 ) -> None:
