@@ -11,8 +11,7 @@ from kimi_k2_serving.core.typed_json import closed, is_whole
 
 @pytest.mark.parametrize(
     ("value", "whole"),
-    [(0, True), (-(2**63), True), (2.0**63, True), (-1e25, True), (1.0, False), (2.0**62, False), (True, False)]
-    + [(None, False), ("1", False), ([1], False)],
+    [(0, True), (-(2**63), True), (2.0**63, True), (-1e25, True), (1.0, False), (2.0**62, False), (True, False)],
 )
 def test_an_integer_beyond_64_bits_is_whole_and_a_smaller_double_is_not(value: Json, whole: bool) -> None:
     assert is_whole(value) == whole

@@ -11,7 +11,7 @@ import json
 from kimi_k2_serving.chat import below
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.parts import absent, result_text
+from kimi_k2_serving.core.parts import absent, is_known, part_text, result_text
 from kimi_k2_serving.core.typed_json import Object, as_list, as_object, as_string, one_of, required
 from kimi_k2_serving.frontend.openai.responses_tools import full_name
 from kimi_k2_serving.frontend.origin import Origin
@@ -19,7 +19,10 @@ from kimi_k2_serving.frontend.origin import Origin
 NOTHING_STORED = "this server stores nothing (AI SDK: set store: false)"
 ROLES = ("user", "assistant", "system", "developer")
 # Items without a place in the prompt: reasoning, and the bookkeeping of other servers.
-DROPPED = frozenset({"reasoning", "compaction", "compaction_summary", "mcp_list_tools", "mcp_approval_request"})
+DROPPED = frozenset({"reasoning", "mcp_list_tools", "mcp_approval_request"})
+# Parts of the conversation that only the server which wrote them can read.
+SEALED = frozenset({"compaction", "compaction_summary"})
+UNSEALED = "left out: only the server that wrote it can read it; send the items that it replaces"
 MESSAGE = frozenset(
     {"type", "role", "content", "id", "status", "phase", "end_turn", "internal_chat_message_metadata_passthrough"}
 )
@@ -58,6 +61,8 @@ class _Reader:
             raise InvalidType("must be a string", field=f"{path}.type")
         elif kind in DROPPED:
             pass
+        elif kind in SEALED:
+            self._origin.leave_out(path, UNSEALED)
         elif kind == "item_reference":
             detail = f"{NOTHING_STORED}; send the items themselves instead of references"
             raise Unsupported(detail, field=f"{path}.type")
@@ -65,10 +70,10 @@ class _Reader:
             self._call(source, kind, path)
         elif kind.endswith("_output") and (kind == "function_call_output" or "call_id" in source):
             self._output(source, path)
-        elif kind.endswith(("_call", "_output", "_response")):
-            self._push({"role": "assistant", "content": absent(kind)}, path)
+        elif is_known(source):
+            raise Unsupported("this is a part, not an item; put it into the content of a message", field=f"{path}.type")
         else:
-            raise Unsupported("items of this type are not supported; remove it", field=f"{path}.type")
+            self._push({"role": "assistant", "content": part_text(source)[0]}, path)
 
     def _push(self, message: Json, path: str) -> str:
         """Append the message. Returns its path in the chat request."""
@@ -80,9 +85,7 @@ class _Reader:
     def _message(self, source: Object, path: str) -> None:
         self._origin.ignore(source, path, MESSAGE)
         role = one_of(required(source, "role", path), ROLES, f"{path}.role")
-        content = required(source, "content", path)
-        if content is not None and not isinstance(content, str | list):
-            raise InvalidType("must be a string, an array of parts, or null", field=f"{path}.content")
+        content = source.get("content") if role == "assistant" else required(source, "content", path)
         below.check_part_fields(content, f"{path}.content", self._origin)
         self._push({"role": role, "content": content}, path)
 
@@ -116,6 +119,7 @@ class _Reader:
         self._origin.ignore(source, path, OUTPUT)
         output = source.get("output")
         known = output is not None or source["type"] in ("function_call_output", "custom_tool_call_output")
-        text = result_text(output, f"{path}.output") if known else absent("")
+        below.check_part_fields(output, f"{path}.output", self._origin)
+        text = result_text(output) if known else absent("")
         ours = self._push({"role": "tool", "tool_call_id": required(source, "call_id", path), "content": text}, path)
         self._origin.place(f"{ours}.tool_call_id", f"{path}.call_id")
