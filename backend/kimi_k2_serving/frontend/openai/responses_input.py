@@ -13,7 +13,7 @@ from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField,
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.parts import absent, is_known, part_text, result_text
 from kimi_k2_serving.core.typed_json import Object, as_list, as_object, as_string, one_of, required
-from kimi_k2_serving.frontend.openai.responses_tools import full_name
+from kimi_k2_serving.frontend.openai.responses_tools import Tools
 from kimi_k2_serving.frontend.origin import Origin
 
 NOTHING_STORED = "this server stores nothing (AI SDK: set store: false)"
@@ -30,7 +30,7 @@ CALL = frozenset({"type", "call_id", "id", "status", "name", "namespace", "argum
 OUTPUT = frozenset({"type", "call_id", "id", "status", "output", "name", "caller"})
 
 
-def read_input(value: Json, origin: Origin, first: int) -> list[Json]:
+def read_input(value: Json, tools: Tools, origin: Origin, first: int) -> list[Json]:
     """`first`: the number of messages before these."""
     if value is None:
         raise MissingField("is required", field="input")
@@ -39,15 +39,16 @@ def read_input(value: Json, origin: Origin, first: int) -> list[Json]:
     items = as_list(value, "input")
     if not items:
         raise InvalidValue("must have at least one item", field="input")
-    reader = _Reader(origin, first)
+    reader = _Reader(tools, origin, first)
     for i, item in enumerate(items):
         reader.add(as_object(item, f"input[{i}]"), f"input[{i}]")
     return reader.messages or [{"role": "user", "content": ""}]
 
 
 class _Reader:
-    def __init__(self, origin: Origin, first: int) -> None:
+    def __init__(self, tools: Tools, origin: Origin, first: int) -> None:
         self.messages: list[Json] = []
+        self._tools = tools
         self._origin = origin
         self._first = first
 
@@ -101,7 +102,7 @@ class _Reader:
             kept = {key: source[key] for key in ("arguments", "input", "action") if source.get(key) is not None}
             given = json.dumps(kept, ensure_ascii=False)
         if isinstance(source.get("namespace"), str):
-            name = full_name(str(source["namespace"]), name)
+            name = self._tools.full_name(str(source["namespace"]), name)
         last = self.messages[-1] if self.messages else None
         if not isinstance(last, dict) or last["role"] != "assistant":
             last = {"role": "assistant", "content": None}
