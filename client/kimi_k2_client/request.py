@@ -2,7 +2,8 @@
 
 A request is a model's name and a list of one-dimensional tensors. JSON values are sent as JSON text in a string tensor,
 because Triton's `generate` accepts no objects. Values that Triton would change silently (an int outside its tensor's
-range) or can't handle (NaN, a lone surrogate) are refused with InvalidRequest before anything is sent.
+range) or can't handle (NaN, a lone surrogate) are refused with InvalidRequest before anything is sent. In a JSON value,
+which may have a tool's text, a lone surrogate is sent escaped: the server reads it as U+FFFD.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def _document(name: str, value: object) -> InputTensor:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         raise InvalidRequest("invalid_json", "can't be encoded as JSON", field=name, status=400) from None
-    return _scalar(name, Datatype.BYTES, text)
+    return _scalar(name, Datatype.BYTES, text if _is_encodable(text) else json.dumps(value))
 
 
 def _scalar(name: str, datatype: Datatype, value: Scalar) -> InputTensor:
@@ -170,11 +171,17 @@ def _checked(field: str, datatype: Datatype, value: Scalar) -> Scalar:
 
 
 def _text(field: str, value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest("invalid_value", "must not contain a lone surrogate", field=field, status=400) from None
+    if not _is_encodable(value):
+        raise InvalidRequest("invalid_value", "must not contain a lone surrogate", field=field, status=400)
     return value
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _integer(field: str, value: int, low: int, high: int) -> int:

@@ -57,6 +57,13 @@ def test_messages_arrive_as_they_were_given(messages: list[dict[str, Any]]) -> N
     assert json.loads(body(chat_request(messages, model="m", stream=False))["messages"]) == messages
 
 
+def test_half_a_character_in_a_tools_text_is_sent_escaped() -> None:
+    messages = [{"role": "tool", "content": "é \ud83d"}]
+    sent = body(chat_request(messages, model="m", stream=False))["messages"]
+    assert sent.isascii()
+    assert json.loads(sent) == messages
+
+
 @pytest.mark.parametrize(
     ("options", "code", "field"),
     [

@@ -89,7 +89,7 @@ def test_every_bound_has_its_own_name_a_unit_and_a_reason() -> None:
 # The bounds, written down a second time, because clients and operators rely on them.
 BOUNDS = {
     "json_bytes": 16_777_216,
-    "json_depth": 64,
+    "json_depth": 128,
     "json_nodes": 500_000,
     "messages": 20_000,
     "tools": 512,

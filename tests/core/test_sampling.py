@@ -154,6 +154,13 @@ def test_ranges_include_their_bounds(name: str, least: float, most: float, too_l
         assert ("at least " in detail) != ("more than " in detail)
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "seed", "top_k", "stop_token_ids"])
+@pytest.mark.parametrize("wide", [2.0**64, -(2.0**63), 1e25])
+def test_an_integer_beyond_64_bits_is_refused_by_the_range_of_its_field(name: str, wide: float) -> None:
+    """`strict_json` reads it as a double."""
+    refused(name, [wide] if name == "stop_token_ids" else wide, InvalidValue)
+
+
 @pytest.mark.parametrize("name", ["json_schema", "regex", "ebnf", "structural_tag"])
 def test_an_empty_grammar_is_refused(name: str) -> None:
     """SGLang would read it as no grammar and not constrain the answer."""

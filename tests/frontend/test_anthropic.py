@@ -230,8 +230,15 @@ async def test_tool_choices_mean_what_openais_do(
 async def test_temperature_is_scaled_as_the_policy_says(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     await post(http, messages("say ab", temperature=0.5))
     assert engine.runs[0].sampling["temperature"] == pytest.approx(0.3)
-    error = (await post(http, messages("say ab", temperature=1.5), 400))["error"]
-    assert "temperature" in error["message"]
+    for beyond in (1.5, -1, 3, 1e30):
+        error = (await post(http, messages("say ab", temperature=beyond), 400))["error"]
+        assert error["message"] == "temperature: must be between 0 and 1"
+
+
+@pytest.mark.parametrize("schema", [{}, {"input_schema": None}])
+async def test_a_tool_without_a_schema_takes_no_arguments(http: httpx.AsyncClient, schema: dict[str, Any]) -> None:
+    answer = await post(http, messages("call now {}", tools=[{"name": "now", **schema}]))
+    assert answer["content"][0]["input"] == {}
 
 
 async def test_an_output_format_constrains_the_engine(http: httpx.AsyncClient, engine: ScriptedEngine) -> None:

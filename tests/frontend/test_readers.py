@@ -59,6 +59,7 @@ async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
 
 LOOSE: dict[str, Any] = {"type": "object", "$comment": "loose", "properties": {"city": {"type": "string"}}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+WIDE = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**64, "default": 10**25}}}
 ASKED: list[tuple[str, Any]] = [
     ("/v1/chat/completions", chat("say é\u2028 done", n=2, seed=2**63 - 1)),
     ("/v1/chat/completions", chat('call look {"city":"Bonn"}', tools=[LOOK], stream=True)),
@@ -67,6 +68,11 @@ ASKED: list[tuple[str, Any]] = [
         "/v1/chat/completions",
         chat('call l {"city":3}', tools=[{"type": "function", "function": {"name": "l", "parameters": LOOSE}}]),
     ),
+    (
+        "/v1/chat/completions",
+        chat("say a", tools=[{"type": "function", "function": {"name": "l", "parameters": WIDE}}]),
+    ),
+    ("/v1/responses", {"model": "kimi_k2", "input": "say \ud83d", "tools": [{**FLAT_LOOK, "parameters": WIDE}]}),
     ("/v1/chat/completions/render", chat("say é", tools=[LOOK], temperature=0.25)),
     ("/v1/completions", {"model": "kimi_k2", "prompt": ["say a", [5, 6]], "stop": ["x"]}),
     ("/v1/responses", {"model": "kimi_k2", "input": 'call look {"city":"Bonn"}', "tools": [FLAT_LOOK]}),

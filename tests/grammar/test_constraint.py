@@ -13,10 +13,13 @@ import pytest
 from xgrammar import GrammarMatcher
 
 from kimi_k2_cli.draw import draw
+from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import InvalidSchema
+from kimi_k2_serving.core.limits import JSON_DEPTH
 from kimi_k2_serving.core.messages import FormatKind, ResponseFormat, ToolMode
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.enforcer.inspection import Relaxed
+from kimi_k2_serving.grammar import job
 from kimi_k2_serving.grammar.constraint import Bounds
 from kimi_k2_serving.grammar.xgrammar_vocabulary import compiler, token_info
 from kimi_k2_serving.json_schema.validate import validate_answer
@@ -162,6 +165,33 @@ def test_a_tool_whose_schema_cannot_be_read_takes_any_object(
     with pytest.raises(InvalidSchema) as caught:
         prover.constraint(request(NOW, insisting))
     assert caught.value.field == f"tools[1].function.parameters{place}"
+
+
+@pytest.mark.parametrize("word", ["properties", "items", "anyOf", "not", "allOf", "$defs"])
+def test_a_schema_as_deep_as_a_body_may_be_is_unreadable_for_its_tool_alone(prover: Prover, word: str) -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(JSON_DEPTH.value // 2 - 4):
+        inner = {"a": schema} if word in ("properties", "$defs") else [schema] if word.endswith("Of") else schema
+        schema = {word: inner}
+    constraint = prover.constraint(request(NOW, tool({"type": "object", "properties": {"a": schema}}, "deep")))
+    assert constraint.relaxed
+    assert all(line.startswith("tools[1].") and line.endswith(": unreadable") for line in constraint.relaxed)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        {"maximum": 18446744073709551616, "minimum": -(10**30)},
+        {"default": 10**25, "examples": [10**25]},
+        {"multipleOf": 10**25},
+        {"enum": [10**25, 1]},
+        {"const": 10**20},
+    ],
+)
+def test_a_schema_may_have_numbers_beyond_64_bits(prover: Prover, number: dict[str, Any]) -> None:
+    text = json.dumps({"type": "object", "properties": {"n": {"type": "integer", **number}}, "required": ["n"]})
+    asked = request(tool(strict_json.loads(text, field="tools"), insists=True))  # type: ignore[arg-type]
+    assert prover.draw(job.decode_job(job.encode_job(asked, Bounds.demo()))[0], answers=5)
 
 
 def test_what_is_given_up_is_named(prover: Prover) -> None:

@@ -152,6 +152,21 @@ def test_what_has_no_effect_goes_along(step: Preprocess) -> None:
     assert novelty == "messages[0].novelty: ignored"
 
 
+def test_what_a_tool_wrote_is_read_as_javascript_reads_it(step: Preprocess) -> None:
+    """Half a surrogate pair, a number beyond 64 bits, in a tensor of messages and one of tools."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"n": 10**25}}}
+    history: list[Any] = [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]
+    wide = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**64}}}
+    prompts = []
+    for half in ("\ud83d", "\ufffd"):
+        result = {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": half}, None]}
+        found = answer(
+            ask(step, text_input="", messages=json.dumps([*history, result]), tools=tools("f", parameters=wide))
+        )
+        prompts.append(list(found["input_ids"]))
+    assert prompts[0] == prompts[1]
+
+
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -161,6 +176,11 @@ def test_what_has_no_effect_goes_along(step: Preprocess) -> None:
             {"tools": tools("f", parameters={"type": "int"}, strict=True)},
             "invalid_schema: tools[0].function.parameters.type: ",
         ),
+        (
+            {"sampling_parameters": '{"seed": 18446744073709551616}'},
+            "invalid_value: seed: must be at least 0 and at most",
+        ),
+        ({"sampling_parameters": '{"top_k": 1e400}'}, "invalid_json: sampling_parameters: a number is too large"),
         ({"sampling_parameters": '{"regex": "a"}'}, "invalid_value: sampling_parameters.regex: "),
         ({"response_format": '{"type": "text", "x": 1}'}, "unknown_field: response_format.x: "),
     ],

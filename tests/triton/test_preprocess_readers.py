@@ -34,6 +34,7 @@ SEAL = Seal(b"k" * 32)
 PADDING = " " * SMALL_BYTES
 LARGE = " " * USUAL_BYTES
 USER = '[{"role":"user","content":"hi"}]'
+HALF = r'[{"role":"user","content":"hi \ud83d"}]'
 
 
 @pytest.fixture
@@ -102,6 +103,7 @@ ASKED: list[dict[str, Any]] = [
     {"messages": USER, "response_format": '{"type":"json_object"}', "temperature": 0.25, "seed": 3},
     {"messages": USER, "sampling_parameters": '{"top_k":5,"logit_bias":{"7":1}}', "stop_token_ids": [5, 6]},
     {"messages": USER, "request_priority": 3, "timeout_ms": 500},
+    {"messages": HALF, "tools": tools(properties={"n": {"type": "integer", "maximum": 2**64, "default": 10**25}})},
     {"messages": USER, "max_tokens": 0},
     {"messages": USER, "tools": "[3]"},
     {"messages": USER, "sampling_parameters": '{"regex": "a"}'},

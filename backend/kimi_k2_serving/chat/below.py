@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from kimi_k2_serving.chat.notices import Notices
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.parts import TEXTS
+from kimi_k2_serving.core.parts import TEXTS, known_parts
 from kimi_k2_serving.core.typed_json import Object, closed
 
 # Keys of a message that core/chat reads, that it refuses if they have an effect, or that have no place in the prompt.
@@ -56,9 +56,17 @@ def _message(message: Object, path: str, notices: Notices) -> None:
 
 def check_part_fields(content: Json, path: str, notices: Notices) -> None:
     """Report unknown keys of text parts. Of any other part much is lost anyway, and the prompt says so."""
+    if inner := known_parts(content):
+        content, path = inner, f"{path}.content"
+    if isinstance(content, dict):
+        _part(content, path, notices)
     for i, part in enumerate(content if isinstance(content, list) else ()):
-        if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind in TEXTS:
-            notices.ignore(part, f"{path}[{i}]", PART)
+        _part(part, f"{path}[{i}]", notices)
+
+
+def _part(part: Json, path: str, notices: Notices) -> None:
+    if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind in TEXTS:
+        notices.ignore(part, path, PART)
 
 
 def _steering(value: Json, path: str, known: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from kimi_k2_serving.core.chat_tools import NAME_CHARACTERS, read_tool_choice, r
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
 from kimi_k2_serving.core.limits import MESSAGES, NAME_BYTES, TOOL_CALLS_PER_MESSAGE
 from kimi_k2_serving.core.messages import Conversation, FormatKind, Json, Message, ResponseFormat, Role, ToolCall
-from kimi_k2_serving.core.parts import TEXTS, joined, result_text, tool_part, tool_text
+from kimi_k2_serving.core.parts import TEXTS, content_text, joined, part_text, result_text
 from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, one_of, required
 
 _ROLES = {
@@ -108,9 +108,9 @@ def _id(value: Json, path: str) -> str | None:
 def _content(value: Json, path: str, role: Role, *, from_tools: bool) -> str:
     """Assistant messages and tool results are history, so no kind of content is refused there."""
     if role is Role.TOOL:
-        return result_text(value, path)
+        return result_text(value)
     if role is Role.ASSISTANT or (from_tools and role is Role.USER):
-        return tool_text(value, path)
+        return content_text(value)
     if value is None:
         return ""
     if isinstance(value, str):
@@ -125,7 +125,8 @@ def _part(value: Json, path: str) -> tuple[str, bool]:
     kind = as_string(required(source, "type", path), f"{path}.type")
     if kind not in TEXTS:
         raise Unsupported("this model reads text only; send parts of type text", field=f"{path}.type")
-    return tool_part(source, path)
+    as_string(required(source, TEXTS[kind], path), f"{path}.{TEXTS[kind]}")
+    return part_text(source)
 
 
 def _tool_calls(value: Json, path: str) -> tuple[ToolCall, ...]:

@@ -28,7 +28,7 @@ class Limit:
 
 
 JSON_BYTES = Limit("json_bytes", 16 * 2**20, "bytes", "a decoded document takes several times its size in memory")
-JSON_DEPTH = Limit("json_depth", 64, "levels", "nested arrays exhaust the interpreter's stack")
+JSON_DEPTH = Limit("json_depth", 128, "levels", "nested arrays exhaust the interpreter's stack")
 JSON_NODES = Limit("json_nodes", 500_000, "values", "small text can decode to a very large object")
 MESSAGES = Limit("messages", 20_000, "messages", "each message costs work, however short it is")
 TOOLS = Limit("tools", 512, "tools", "each tool adds an alternative to the grammar")

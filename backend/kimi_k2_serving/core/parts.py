@@ -1,17 +1,17 @@
 """Content of tool results and other history, as text. The client can't take it back, so no kind of content is refused.
 
-The text of every known kind of part is used as it is; a part without text becomes one sentence. Knows the parts of all
-dialects, because gateways mix them. Linear. Rule P14 of docs/kimi_k2_format.md.
+Raises no error. The text of every known kind of part is used as it is; a part without text becomes one sentence. What
+is no part stays JSON text, but the parts beside it do not: an image as JSON text is a prompt of 100,000 tokens. Knows
+the parts of all dialects, because gateways mix them. Linear. Rule P14 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from kimi_k2_serving.core.errors import InvalidType
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.typed_json import Object, as_object, as_string, required
+from kimi_k2_serving.core.typed_json import Object
 
 # Part type -> the key of its text.
 TEXTS = {
@@ -39,7 +39,10 @@ _NAMES = {
 
 
 # All types of parts. An object of any other type is not a part but a tool's result in JSON.
-_KNOWN = frozenset({*TEXTS, *_NAMES, "search_result", "resource", "resource_link"})
+KNOWN = frozenset({*TEXTS, *_NAMES, "search_result", "resource", "resource_link"})
+# Keys of an MCP server's result beside its `content`: for the client, or a second copy of a text in the content.
+_HIDDEN = ("_meta",)
+_COPY = "structuredContent"
 
 
 def absent(kind: str) -> str:
@@ -47,43 +50,73 @@ def absent(kind: str) -> str:
     return f"[{_NAMES.get(kind, 'something')} was here; this model reads text only]"
 
 
-def result_text(value: Json, path: str) -> str:
-    """A tool's result as text. It is content as in `tool_text`, a single part, or other JSON, which stays JSON text."""
-    if isinstance(value, dict) and (value.get("type") in _KNOWN):
-        value = [value]
-    elif not (value is None or isinstance(value, str) or (isinstance(value, list) and all(map(_is_part, value)))):
-        return json.dumps(value, ensure_ascii=False)
-    return tool_text(value, path)
+def result_text(value: Json) -> str:
+    """A tool's result as text: content as in `content_text`, or other JSON, which stays JSON text."""
+    if isinstance(value, list) and not (all(map(_is_part, value)) or any(map(_has_parts, value))):
+        return _json(value)
+    return content_text(value)
+
+
+def content_text(value: Json) -> str:
+    """Content of history: a string, null, parts, one part, or an MCP server's result; others as JSON text."""
+    if isinstance(value, list):
+        return joined(map(_item_text, value))
+    if isinstance(value, dict) and not _has_parts(value):
+        return _json(value)
+    return _item_text(value)[0]
+
+
+def part_text(part: Json) -> tuple[str, bool]:
+    """Return (the part's text, whether it goes on a line of its own)."""
+    if part is None or isinstance(part, str):
+        return part or "", False
+    if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
+        return _json(part), True
+    if kind in TEXTS:
+        text = part.get(TEXTS[kind])
+        return text if isinstance(text, str) else "" if text is None else _json(text), False
+    texts = list(_texts(part))
+    return ("\n".join(texts), True) if texts else (absent(kind), True)
+
+
+def is_known(value: Json) -> bool:
+    """Whether `value` is a part for sure, and not a tool's JSON that has a `type`, too."""
+    return isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind in KNOWN
+
+
+def known_parts(value: Json) -> list[Json]:
+    """The `content` of an MCP server's result if it has parts, else nothing."""
+    content = value.get("content") if isinstance(value, dict) and not is_known(value) else None
+    return content if isinstance(content, list) and any(map(is_known, content)) else []
 
 
 def _is_part(value: Json) -> bool:
     return isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("type"), str))
 
 
-def tool_text(value: Json, path: str) -> str:
-    """Content of history: a string, null, or a list of parts. Raises InvalidType or MissingField for anything else."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise InvalidType("must be a string, an array of parts, or null", field=path)
-    return joined(tool_part(part, f"{path}[{i}]") for i, part in enumerate(value))
+def _has_parts(value: Json) -> bool:
+    return is_known(value) or bool(known_parts(value))
 
 
-def tool_part(part: Json, path: str) -> tuple[str, bool]:
-    """Return (the part's text, whether it goes on a line of its own)."""
-    if isinstance(part, str):
-        return part, False
-    source = as_object(part, path)
-    kind = as_string(required(source, "type", path), f"{path}.type")
-    if kind in TEXTS:
-        return as_string(required(source, TEXTS[kind], path), f"{path}.{TEXTS[kind]}"), False
-    texts = list(_texts(source))
-    return ("\n".join(texts), True) if texts else (absent(kind), True)
+def _item_text(value: Json) -> tuple[str, bool]:
+    """A part, or an MCP server's result. What such a result has beside its content follows as JSON text."""
+    content = known_parts(value)
+    if not content or not isinstance(value, dict):
+        return part_text(value)
+    has_text = any(isinstance(part, dict) and part.get("type") == "text" for part in content)
+    skipped = {"content", *_HIDDEN, *((_COPY,) if has_text else ())}
+    rest: Object = {
+        key: each for key, each in value.items() if key not in skipped and each is not None and each is not False
+    }
+    pieces = [*map(part_text, content), *([(_json(rest), True)] if rest else ())]
+    return joined(pieces), True
 
 
-def joined(pieces: Iterator[tuple[str, bool]]) -> str:
+def _json(value: Json) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def joined(pieces: Iterable[tuple[str, bool]]) -> str:
     """Join the pieces without a separator, as the template does; those with a true flag get lines of their own."""
     written: list[str] = []
     apart = False
@@ -120,8 +153,9 @@ def _inner(source: Object) -> Iterator[str]:
         if isinstance(content, str):
             yield content
         for each in content if isinstance(content, list) else ():
-            if isinstance(each, dict) and each.get("type") in TEXTS:
-                found = each.get(TEXTS[str(each["type"])])
+            kind = each.get("type") if isinstance(each, dict) else None
+            if isinstance(each, dict) and isinstance(kind, str) and kind in TEXTS:
+                found = each.get(TEXTS[kind])
                 if isinstance(found, str) and found:
                     yield found
             elif isinstance(each, dict):

@@ -16,6 +16,7 @@ from typing import Any
 
 from kimi_k2_serving.core import limits
 from kimi_k2_serving.core.errors import ContextLengthExceeded, InvalidType, InvalidValue, UnknownField, Unsupported
+from kimi_k2_serving.core.typed_json import is_whole
 
 # SGLang stores a seed as int64.
 SEED_MAXIMUM = 2**63 - 1
@@ -161,7 +162,7 @@ def _in_vocabulary(token_id: int, room: Room, where: str) -> None:
 
 
 def _integer(value: Any, field: Field, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole(value):
         raise InvalidType(f"must be {field.kind.value}", field=where)
     return int(_in_range(value, field, where))
 
@@ -211,7 +212,7 @@ def _strings(value: Any, field: Field, where: str) -> list[str] | None:
 
 
 def _ids(value: Any, field: Field, where: str) -> list[int]:
-    if not isinstance(value, list) or not all(isinstance(each, int) and not isinstance(each, bool) for each in value):
+    if not isinstance(value, list) or not all(map(is_whole, value)):
         raise InvalidType(f"must be {field.kind.value}", field=where)
     limits.STOP_TOKEN_IDS.check(len(value), field=where)
     if any(each < 0 or each > TOKENS_MAXIMUM for each in value):

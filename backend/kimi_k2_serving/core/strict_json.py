@@ -1,8 +1,9 @@
 """Decodes JSON from a client, or raises one error that names its field.
 
 Promises: bounds on bytes, depth and number of values are checked before anything is decoded. The result has no NaN, no
-infinity, no integer beyond 64 bits and no lone surrogate; a repeated key in an object is refused. Linear in the
-document. Does not know what the document means.
+infinity, no integer beyond 64 bits and no lone surrogate; a repeated key in an object is refused. A tool's output may
+have such an integer or surrogate, and no client can take it back, so these are read as JavaScript reads them: as the
+nearest double, and as U+FFFD. Linear in the document. Does not know what the document means.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kimi_k2_serving.core.limits import JSON_BYTES, JSON_DEPTH, JSON_NODES
 from kimi_k2_serving.core.messages import Json
 
 _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**64 - 1
-# A 64-bit integer has at most 20 characters. Longer ones are refused, because int() takes quadratic time.
+# A 64-bit integer has at most 20 characters. Longer ones become doubles, because int() takes quadratic time.
 _INTEGER_CHARACTERS = 20
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -39,7 +40,7 @@ def loads(text: str | bytes, *, field: str) -> Json:
         raise InvalidJson(refused.reason, field=field) from None
     # _both_forms refuses raw surrogates, so a surrogate can only come from an escape.
     if b"\\ud" in data or b"\\uD" in data:
-        _check_surrogates(value, field)
+        return _without_surrogates(value)
     return value
 
 
@@ -69,13 +70,15 @@ def _check_shape(data: bytes, field: str) -> None:
     JSON_DEPTH.check(max(accumulate(steps), default=0), field=field)
 
 
-def _check_surrogates(value: Json, field: str) -> None:
+def _without_surrogates(value: Json) -> Json:
+    """`value` with U+FFFD for each half of a surrogate pair. If that makes two keys equal, the last one counts."""
+    text = json.dumps(value, ensure_ascii=False)
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise InvalidJson(
-            "an escape is half of a surrogate pair; escape both halves or send UTF-8", field=field
-        ) from None
+        mended = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return cast(Json, json.loads(mended))
+    return value
 
 
 class _Refused(Exception):
@@ -90,17 +93,16 @@ def _constant(_: str) -> NoReturn:
     raise _Refused("NaN and Infinity are not JSON")
 
 
-def _integer(digits: str) -> int:
-    value = int(digits) if len(digits) <= _INTEGER_CHARACTERS else _INTEGER_MAX + 1
-    if not _INTEGER_MIN <= value <= _INTEGER_MAX:
-        raise _Refused("an integer does not fit into 64 bits")
-    return value
+def _integer(digits: str) -> int | float:
+    if len(digits) <= _INTEGER_CHARACTERS and _INTEGER_MIN <= (value := int(digits)) <= _INTEGER_MAX:
+        return value
+    return _float(digits)
 
 
 def _float(digits: str) -> float:
     value = float(digits)
     if value in (float("inf"), float("-inf")):
-        raise _Refused("a number is too large for a double")
+        raise _Refused("a number is too large for a double; send it as a string")
     return value
 
 

@@ -12,6 +12,8 @@ from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField,
 from kimi_k2_serving.core.messages import Json
 
 Object = dict[str, Json]
+# No double of this size or above has a fraction.
+_BEYOND = 2.0**63
 
 
 def as_object(value: Json, path: str) -> Object:
@@ -39,6 +41,13 @@ def as_flag(value: Json, path: str, *, default: bool) -> bool:
     if not isinstance(value, bool):
         raise InvalidType("must be true or false", field=path)
     return value
+
+
+def is_whole(value: Json) -> bool:
+    """Whether `value` is an integer. One beyond 64 bits counts, which `strict_json` reads as a double: so the range of
+    its field refuses it, and not its type.
+    """
+    return type(value) is int or (type(value) is float and abs(value) >= _BEYOND)
 
 
 def required(parent: Object, key: str, path: str) -> Json:

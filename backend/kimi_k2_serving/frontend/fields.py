@@ -12,7 +12,7 @@ from kimi_k2_serving.core import sampling
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, UnknownField, Unsupported
 from kimi_k2_serving.core.limits import CHOICES, TOP_LOGPROBS
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.typed_json import Object, as_flag, as_object
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_object, is_whole
 
 # Sampling parameters under the names that OpenAI's clients and SGLang's extras use.
 SAMPLING = (
@@ -57,11 +57,11 @@ def read_sampling(body: Object, names: Collection[str] = SAMPLING) -> dict[str, 
 def integer(value: Json, path: str, *, minimum: int, default: int | None = None) -> int | None:
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_whole(value):
         raise InvalidType("must be an integer", field=path)
     if value < minimum:
         raise InvalidValue(f"must be at least {minimum}", field=path)
-    return value
+    return int(value)
 
 
 def read_choices(value: Json) -> int:

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kimi_k2_serving.chat import below
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, Unsupported
 from kimi_k2_serving.core.messages import Conversation, Json, Role
-from kimi_k2_serving.core.parts import joined, result_text, tool_part
+from kimi_k2_serving.core.parts import content_text, joined, part_text, result_text
 from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, closed, one_of, required
 from kimi_k2_serving.frontend import fields
 from kimi_k2_serving.frontend.anthropic.tools import NAME_CHARACTERS, read_tool_choice, read_tools
@@ -99,10 +100,11 @@ def read_sampling(source: Object, scale: float) -> dict[str, Any]:
     stops = given.get("stop")
     if stops is not None and not isinstance(stops, list):
         raise InvalidType("must be an array of strings", field="stop_sequences")
+    heat = given.get("temperature")
+    if isinstance(heat, int | float) and not isinstance(heat, bool) and not 0 <= heat <= 1:
+        raise InvalidValue("must be between 0 and 1", field="temperature")
     sampling = fields.read_sampling(given)
     if "temperature" in sampling:
-        if sampling["temperature"] > 1:
-            raise InvalidValue("must be between 0 and 1", field="temperature")
         sampling["temperature"] *= scale
     return sampling
 
@@ -160,10 +162,12 @@ def read_messages(value: Json, origin: Origin, first: int) -> list[Json]:
         path = f"messages[{i}]"
         source = as_object(item, path)
         role = ROLES[one_of(required(source, "role", path), ROLES, f"{path}.role")]
-        content = required(source, "content", path)
+        content = source.get("content") if role == "assistant" else required(source, "content", path)
         content = "" if content is None else content
         origin.ignore(source, path, MESSAGE)
         from_tools = role != "assistant" and (from_tools or (role == "user" and _has_result(content)))
+        if not isinstance(content, list) and (role == "assistant" or (from_tools and role == "user")):
+            content = content_text(content)
         if isinstance(content, str):
             add({"role": role, "content": content}, path)
         elif role == "assistant":
@@ -187,8 +191,8 @@ def assistant(blocks: list[Json], path: str, add: Add, origin: Origin) -> None:
     ours = add(message, path)
     for i, block in enumerate(blocks):
         where = f"{path}.content[{i}]"
-        source = as_object(block, where)
-        kind = as_string(required(source, "type", where), f"{where}.type")
+        source = block if isinstance(block, dict) else {}
+        kind = source.get("type")
         if kind == "tool_use":
             given = source.get("input")
             if not isinstance(given, str):
@@ -204,7 +208,8 @@ def assistant(blocks: list[Json], path: str, add: Add, origin: Origin) -> None:
             origin.place(f"{ours}.tool_calls[{len(calls)}].function", where)
             calls.append({"id": id_, "type": "function", "function": function})
         elif kind not in DROPPED:
-            texts.append(tool_part(source, where))
+            texts.append(part_text(block))
+    below.check_part_fields(blocks, f"{path}.content", origin)
     message |= {"content": joined(iter(texts)), "tool_calls": calls or None}
 
 
@@ -214,13 +219,16 @@ def read_user_blocks(role: str, blocks: list[Json], path: str, add: Add, origin:
     added = False
     for i, block in enumerate(blocks):
         where = f"{path}.content[{i}]"
+        if from_tools and role == "user" and not is_block(block):
+            texts.append(part_text(block)[0])
+            continue
         source = as_object(block, where)
         kind = as_string(required(source, "type", where), f"{where}.type")
         if kind in DROPPED:
             continue
         if kind != "tool_result" or role != "user":
             readable = from_tools and role == "user"
-            texts.append(tool_part(source, where)[0] if readable else source_text(source, kind, where))
+            texts.append(part_text(source)[0] if readable else source_text(source, kind, where))
             if kind == "text":
                 origin.ignore(source, where, TEXT)
             continue
@@ -230,12 +238,17 @@ def read_user_blocks(role: str, blocks: list[Json], path: str, add: Add, origin:
         id_ = as_string(required(source, "tool_use_id", where), f"{where}.tool_use_id")
         origin.ignore(source, where, TOOL_RESULT)
         failed = as_flag(source.get("is_error"), f"{where}.is_error", default=False)
-        content = (FAILED if failed else "") + result_text(source.get("content"), f"{where}.content")
+        below.check_part_fields(source.get("content"), f"{where}.content", origin)
+        content = (FAILED if failed else "") + result_text(source.get("content"))
         added = True
         ours = add({"role": "tool", "tool_call_id": id_, "content": content}, where)
         origin.place(f"{ours}.tool_call_id", f"{where}.tool_use_id")
     if texts or not added:
         add({"role": role, "content": "\n\n".join(texts)}, path)
+
+
+def is_block(value: Json) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("type"), str)
 
 
 def source_text(source: Object, kind: str, path: str) -> str:

@@ -45,7 +45,8 @@ def _tool(source: Object, path: str, origin: Origin) -> Json:
     function: Object = {"name": required(source, "name", path)}
     if source.get("description") is not None:
         function["description"] = source["description"]
-    function["parameters"] = required(source, "input_schema", path)
+    # Gateways leave out the schema of a tool without arguments.
+    function["parameters"] = source.get("input_schema")
     if source.get("strict") is not None:
         function["strict"] = source["strict"]
     return {"type": "function", "function": function}

@@ -11,7 +11,7 @@ from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
 from kimi_k2_serving.core.events import TextDelta
 from kimi_k2_serving.core.limits import CHOICES, TOP_LOGPROBS
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.typed_json import Object, as_flag, as_object, required
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_object, is_whole, required
 from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.answer import Question, Step, Whole, gather_answer
 from kimi_k2_serving.frontend.exchange import EventStream, LargeDocument, Reply
@@ -76,14 +76,14 @@ def read_prompts(service: Reader, value: Json) -> list[list[int]]:
         return [service.model.vocabulary.encode(value)]
     if not isinstance(value, list) or not value:
         raise InvalidType("must be a string, token ids, or a non-empty list of either", field="prompt")
-    if all(isinstance(each, int) and not isinstance(each, bool) for each in value):
+    if all(map(is_whole, value)):
         return [list(value)]  # type: ignore[arg-type]
     CHOICES.check(len(value), field="prompt")
     prompts = []
     for i, each in enumerate(value):
         if isinstance(each, str):
             prompts.append(service.model.vocabulary.encode(each))
-        elif isinstance(each, list) and all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in each):
+        elif isinstance(each, list) and all(map(is_whole, each)):
             prompts.append(list(each))  # type: ignore[arg-type]
         else:
             raise InvalidType("must be a string or token ids", field=f"prompt[{i}]")

@@ -11,15 +11,18 @@ import json
 from kimi_k2_serving.chat import below
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
 from kimi_k2_serving.core.messages import Json
-from kimi_k2_serving.core.parts import absent, result_text
+from kimi_k2_serving.core.parts import absent, is_known, part_text, result_text
 from kimi_k2_serving.core.typed_json import Object, as_list, as_object, as_string, one_of, required
-from kimi_k2_serving.frontend.openai.responses_tools import full_name
+from kimi_k2_serving.frontend.openai.responses_tools import Tools
 from kimi_k2_serving.frontend.origin import Origin
 
 NOTHING_STORED = "this server stores nothing (AI SDK: set store: false)"
 ROLES = ("user", "assistant", "system", "developer")
 # Items without a place in the prompt: reasoning, and the bookkeeping of other servers.
-DROPPED = frozenset({"reasoning", "compaction", "compaction_summary", "mcp_list_tools", "mcp_approval_request"})
+DROPPED = frozenset({"reasoning", "mcp_list_tools", "mcp_approval_request"})
+# Parts of the conversation that only the server which wrote them can read.
+SEALED = frozenset({"compaction", "compaction_summary"})
+UNSEALED = "left out: only the server that wrote it can read it; send the items that it replaces"
 MESSAGE = frozenset(
     {"type", "role", "content", "id", "status", "phase", "end_turn", "internal_chat_message_metadata_passthrough"}
 )
@@ -27,7 +30,7 @@ CALL = frozenset({"type", "call_id", "id", "status", "name", "namespace", "argum
 OUTPUT = frozenset({"type", "call_id", "id", "status", "output", "name", "caller"})
 
 
-def read_input(value: Json, origin: Origin, first: int) -> list[Json]:
+def read_input(value: Json, tools: Tools, origin: Origin, first: int) -> list[Json]:
     """`first`: the number of messages before these."""
     if value is None:
         raise MissingField("is required", field="input")
@@ -36,15 +39,16 @@ def read_input(value: Json, origin: Origin, first: int) -> list[Json]:
     items = as_list(value, "input")
     if not items:
         raise InvalidValue("must have at least one item", field="input")
-    reader = _Reader(origin, first)
+    reader = _Reader(tools, origin, first)
     for i, item in enumerate(items):
         reader.add(as_object(item, f"input[{i}]"), f"input[{i}]")
     return reader.messages or [{"role": "user", "content": ""}]
 
 
 class _Reader:
-    def __init__(self, origin: Origin, first: int) -> None:
+    def __init__(self, tools: Tools, origin: Origin, first: int) -> None:
         self.messages: list[Json] = []
+        self._tools = tools
         self._origin = origin
         self._first = first
 
@@ -58,6 +62,8 @@ class _Reader:
             raise InvalidType("must be a string", field=f"{path}.type")
         elif kind in DROPPED:
             pass
+        elif kind in SEALED:
+            self._origin.leave_out(path, UNSEALED)
         elif kind == "item_reference":
             detail = f"{NOTHING_STORED}; send the items themselves instead of references"
             raise Unsupported(detail, field=f"{path}.type")
@@ -65,10 +71,10 @@ class _Reader:
             self._call(source, kind, path)
         elif kind.endswith("_output") and (kind == "function_call_output" or "call_id" in source):
             self._output(source, path)
-        elif kind.endswith(("_call", "_output", "_response")):
-            self._push({"role": "assistant", "content": absent(kind)}, path)
+        elif is_known(source):
+            raise Unsupported("this is a part, not an item; put it into the content of a message", field=f"{path}.type")
         else:
-            raise Unsupported("items of this type are not supported; remove it", field=f"{path}.type")
+            self._push({"role": "assistant", "content": part_text(source)[0]}, path)
 
     def _push(self, message: Json, path: str) -> str:
         """Append the message. Returns its path in the chat request."""
@@ -80,9 +86,7 @@ class _Reader:
     def _message(self, source: Object, path: str) -> None:
         self._origin.ignore(source, path, MESSAGE)
         role = one_of(required(source, "role", path), ROLES, f"{path}.role")
-        content = required(source, "content", path)
-        if content is not None and not isinstance(content, str | list):
-            raise InvalidType("must be a string, an array of parts, or null", field=f"{path}.content")
+        content = source.get("content") if role == "assistant" else required(source, "content", path)
         below.check_part_fields(content, f"{path}.content", self._origin)
         self._push({"role": role, "content": content}, path)
 
@@ -98,7 +102,7 @@ class _Reader:
             kept = {key: source[key] for key in ("arguments", "input", "action") if source.get(key) is not None}
             given = json.dumps(kept, ensure_ascii=False)
         if isinstance(source.get("namespace"), str):
-            name = full_name(str(source["namespace"]), name)
+            name = self._tools.full_name(str(source["namespace"]), name)
         last = self.messages[-1] if self.messages else None
         if not isinstance(last, dict) or last["role"] != "assistant":
             last = {"role": "assistant", "content": None}
@@ -116,6 +120,7 @@ class _Reader:
         self._origin.ignore(source, path, OUTPUT)
         output = source.get("output")
         known = output is not None or source["type"] in ("function_call_output", "custom_tool_call_output")
-        text = result_text(output, f"{path}.output") if known else absent("")
+        below.check_part_fields(output, f"{path}.output", self._origin)
+        text = result_text(output) if known else absent("")
         ours = self._push({"role": "tool", "tool_call_id": required(source, "call_id", path), "content": text}, path)
         self._origin.place(f"{ours}.tool_call_id", f"{path}.call_id")

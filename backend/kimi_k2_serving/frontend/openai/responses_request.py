@@ -86,9 +86,9 @@ def read_responses_request(service: Reader, body: Json, origin: Origin) -> Respo
     given["max_tokens"] = fields.integer(source.get("max_output_tokens"), "max_output_tokens", minimum=1)
     tools = read_tools(source.get("tools"), origin)
     parts: dict[str, Any] = {
-        "messages": system + read_input(source.get("input"), origin, len(system)),
+        "messages": system + read_input(source.get("input"), tools, origin, len(system)),
         "tools": tools.declared,
-        "tool_choice": read_tool_choice(source.get("tool_choice"), origin),
+        "tool_choice": read_tool_choice(source.get("tool_choice"), tools, origin),
         "response_format": read_format(source.get("text")),
     }
     parallel = as_flag(source.get("parallel_tool_calls"), "parallel_tool_calls", default=True)

@@ -6,7 +6,7 @@ from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
-from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string
+from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, is_whole
 from kimi_k2_serving.frontend import fields, sse
 from kimi_k2_serving.frontend.exchange import JsonDocument, LargeDocument, Reply
 from kimi_k2_serving.frontend.openai.envelope import token_text
@@ -80,11 +80,11 @@ def detokenizing(service: Reader, body: Json) -> Read:
         raise MissingField("is required", field="tokens")
     ids: list[int] = []
     for i, token in enumerate(as_list(source["tokens"], "tokens")):
-        if isinstance(token, bool) or not isinstance(token, int):
+        if isinstance(token, bool) or not isinstance(token, int | float) or not is_whole(token):
             raise InvalidType("must be an integer", field=f"tokens[{i}]")
         if not 0 <= token < vocabulary.size:
             raise InvalidValue(f"must be between 0 and {vocabulary.size - 1}", field=f"tokens[{i}]")
-        ids.append(token)
+        ids.append(int(token))
     hidden = as_flag(source.get("skip_special_tokens"), "skip_special_tokens", default=False)
     text = _text(vocabulary, ids, hidden=hidden)
     return Read(echo={"document": sse.encode_json({"prompt": text, "text": text})})
