@@ -11,7 +11,8 @@ import pytest
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.core.render import Form
 from kimi_k2_serving.engine import template_child
-from kimi_k2_serving.engine.template_probe import PROBES, ask_template, form_of, read_template
+from kimi_k2_serving.engine.template_file import Template, read_template
+from kimi_k2_serving.engine.template_probe import PROBES, ask_template, form_of
 from tests.support.template import NO_BREAK, SORTED, TEMPLATE, change
 from tests.support.vocabulary import reference_directory
 
@@ -52,7 +53,7 @@ def test_a_template_may_stand_in_the_tokenizers_settings(checkpoint: Path, named
     (checkpoint / "chat_template.jinja").unlink()
     given = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": text}] if named else text
     (checkpoint / "tokenizer_config.json").write_text(json.dumps({"chat_template": given}))
-    assert read_template(checkpoint) == text
+    assert read_template(checkpoint) == Template(text, "tokenizer_config.json")
     assert form_of(checkpoint, sorts=False) == Form(line_break=False)
 
 

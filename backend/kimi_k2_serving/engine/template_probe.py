@@ -24,12 +24,10 @@ from kimi_k2_serving.core.errors import InvalidValue, NotFound
 from kimi_k2_serving.core.messages import Json
 from kimi_k2_serving.core.render import Form
 from kimi_k2_serving.engine import template_child
+from kimi_k2_serving.engine.template_file import read_template
 
 logger = logging.getLogger(__name__)
 
-TEMPLATE = "chat_template.jinja"
-SETTINGS = "tokenizer_config.json"
-TEMPLATE_BYTES = 1 << 20
 # Wall-clock time, generous for a busy machine: the child itself is limited in CPU time.
 CHILD_SECONDS = 60.0
 SHOWN = 60
@@ -100,9 +98,9 @@ def form_of(checkpoint: Path, *, sorts: bool, strict: bool = True, python: str =
     if template is None:
         return Form(sort_tool_keys=sorts)
     if find_spec("jinja2") is None:
-        raise NotFound("can't be compared with this server's prompt without jinja2; install it", field=TEMPLATE)
+        raise NotFound("can't be compared with this server's prompt without jinja2; install it", field=template.source)
     forms = [Form(line_break, sort) for line_break, sort in itertools.product((True, False), (sorts, not sorts))]
-    theirs = ask_template(template, sorts, python)
+    theirs = ask_template(template.text, sorts, python)
     found = [(form, _difference(form, theirs)) for form in forms]
     for form, difference in found:
         if difference is None:
@@ -112,30 +110,9 @@ def form_of(checkpoint: Path, *, sorts: bool, strict: bool = True, python: str =
     assert difference is not None
     if strict:
         detail = f"{difference[1]}; take another template, or set strict_template: false in engine.yaml"
-        raise InvalidValue(detail, field=TEMPLATE)
-    logger.warning("%s: %s; accepted by strict_template: false", TEMPLATE, difference[1])
+        raise InvalidValue(detail, field=template.source)
+    logger.warning("%s: %s; accepted by strict_template: false", template.source, difference[1])
     return form
-
-
-def read_template(checkpoint: Path) -> str | None:
-    """The template in chat_template.jinja, else the one in tokenizer_config.json; None if there is neither."""
-    try:
-        if (checkpoint / TEMPLATE).is_file():
-            with (checkpoint / TEMPLATE).open("rb") as file:
-                data = file.read(TEMPLATE_BYTES + 1)
-            if len(data) > TEMPLATE_BYTES:
-                raise InvalidValue(f"has more than {TEMPLATE_BYTES} bytes", field=TEMPLATE)
-            return data.decode("utf-8")
-        settings = json.loads((checkpoint / SETTINGS).read_bytes()) if (checkpoint / SETTINGS).is_file() else {}
-    except OSError:
-        raise NotFound("cannot be read; check the checkpoint's permissions", field=TEMPLATE) from None
-    except ValueError:
-        raise InvalidValue("is not valid UTF-8 or JSON; copy the file again", field=TEMPLATE) from None
-    found = settings.get("chat_template") if isinstance(settings, dict) else None
-    if isinstance(found, list):
-        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
 
 
 def ask_template(template: str, sorts: bool, python: str = sys.executable) -> list[dict[str, str]]:
