@@ -48,6 +48,7 @@ def test_undeclared_and_patterned_names() -> None:
     assert validate('{"n1": 1}', tool(schema)) == []
     assert validate('{"n1": "1"}', tool(schema)) == ["arguments.n1: type"]
     assert validate('{"m": 1}', tool(schema)) == ["arguments: additionalProperties"]
+    assert validate("{}", tool(False)) == ["arguments: schema"]
 
 
 def test_answers_in_a_format_are_judged() -> None:

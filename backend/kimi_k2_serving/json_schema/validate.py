@@ -123,7 +123,8 @@ class Judge:
         _judging.set(self)
         for error in self._root.iter_errors(value):
             path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
-            lines.append(f"{name}{path}: {error.validator}")
+            # The schema `false` has no keyword to name.
+            lines.append(f"{name}{path}: {error.validator or 'schema'}")
             if len(lines) == PROBLEMS:
                 break
         return lines
