@@ -43,12 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     conversation = request.from_stdin()
     vocabulary = load_vocabulary(args)
-    began = time.perf_counter()
+    seconds = 0.0
     if args.compile is None:
         constraint = constrain(conversation, vocabulary, bounds=_BOUNDS[args.bounds]())
     else:
-        constraint = _enforced(args, conversation)
-    seconds = time.perf_counter() - began
+        constraint, seconds = _enforced(args, conversation)
     tag = constraint.structural_tag
     answer: dict[str, Any] = {
         "schemas": _schemas(conversation),
@@ -74,13 +73,16 @@ def _schemas(conversation: Conversation) -> dict[str, Any]:
     return found
 
 
-def _enforced(args: argparse.Namespace, conversation: Conversation) -> Constraint:
+def _enforced(args: argparse.Namespace, conversation: Conversation) -> tuple[Constraint, float]:
+    """The constraint as a server makes it, and the seconds that this took."""
     from kimi_k2_serving.enforcer.enforcer import Enforcer
     from kimi_k2_serving.enforcer.worker_client import WorkerProcess
 
     with Enforcer(WorkerProcess(resolve(args.checkpoint)), bounds=_BOUNDS[args.bounds]()) as enforcer:
         enforcer.worker.wait()
-        return enforcer.ask_job(enforcer.job(conversation)).result()
+        began = time.perf_counter()
+        constraint = enforcer.ask_job(enforcer.job(conversation)).result()
+        return constraint, time.perf_counter() - began
 
 
 def _drawn(args: argparse.Namespace, conversation: Conversation, vocabulary: Vocabulary, tag: str) -> dict[str, Any]:

@@ -74,6 +74,25 @@ def test_a_range_that_no_written_number_leaves_is_no_range(kind: str, sign: int)
     assert written({"type": kind, **end}).relaxed == (f"x: {next(iter(end))}",)
 
 
+def test_a_number_that_is_excluded_makes_no_text_longer_than_its_bound(prover: Prover) -> None:
+    schema = {"type": "integer", "maximum": 1e117, "not": {"const": 1e117}}
+    assert written(schema).rules == written({"type": "integer"}).rules
+
+
+def test_each_keyword_of_a_number_that_is_lost_is_named() -> None:
+    lost = {"type": "number", "not": {"anyOf": [{"multipleOf": 13001}, {"const": 0.5}]}}
+    assert written(lost).relaxed == ("x: not",)
+    fraction = {"type": "number", "not": {"type": "integer"}, "minimum": 1e-200}
+    assert written(fraction).relaxed == ("x: minimum",)
+
+
+def test_a_pattern_without_an_automaton_is_reported_for_listed_values_and_declared_names() -> None:
+    names = {"type": "object", "properties": {"foo": {}}, "additionalProperties": False}
+    for pattern in (r"(a)\1", r"\bx", "(?=a)a"):
+        assert written({"enum": ["foo", "aa"], "pattern": pattern}).relaxed == ("x: pattern",)
+        assert written({**names, "propertyNames": {"pattern": pattern}}).relaxed == ("x.propertyNames: pattern",)
+
+
 def test_what_remains_of_a_number_is_enforced(prover: Prover) -> None:
     price = {"type": "number", "minimum": 1e300, "multipleOf": 0.01}
     writer = written({"type": "object", "properties": {"price": price, "count": {"type": "integer", "minimum": 3}}})

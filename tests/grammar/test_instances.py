@@ -53,6 +53,13 @@ def taken(prover: Prover, schema: Schema, *texts: str) -> list[bool]:
         ({"type": "object"}, ["{}", '{"a":1}'], ["[]"]),
         ({"type": "object", "properties": {}, "minProperties": 1}, ['{"a":1}'], ["{}"]),
         ({"type": "object", **MANY}, ['{"y":1}'], ['{"x1":1}']),
+        ({"type": "string", "not": {"pattern": "^(?=a)b|c"}}, ['"b"', '"a"'], ['"c"', '"xc"']),
+        ({"type": "string", "pattern": "^(?!a$)[a-c]$|^a$|^(x|y)"}, ['"a"', '"b"', '"yz"'], ['"d"', '"zy"']),
+        ({"enum": ["c", "b"], "pattern": "^(?=a)b|c"}, ['"c"'], ['"b"']),
+        ({"type": "number", "not": {"multipleOf": 2}}, ["3", "4.5"], ["4", "4.0", "0.00", "-2.0"]),
+        ({"type": "number", "not": {"multipleOf": 0.5}}, ["1.25", "0.3"], ["1.50", "2", "2.0", "0.5"]),
+        ({"type": "number", "minimum": 0, "maximum": 9, "not": {"multipleOf": 1}}, ["5.5"], ["5.0", "5"]),
+        ({"enum": ["a\n", "b"], "pattern": "^[ab]$"}, ['"b"'], ['"a\\n"']),
         (OPEN, ['{"contents":1}', '{"conten":1}', '{"ton":1}', '{"漢":1}'], ['{"content":1}']),
     ],
 )

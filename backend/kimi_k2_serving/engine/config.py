@@ -134,7 +134,7 @@ def _parsed(path: Path) -> Any:
         raise InvalidValue(f"cannot be read: {error.strerror}", field="engine.yaml") from None
     except UnicodeDecodeError:
         raise InvalidValue("must be UTF-8", field="engine.yaml") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         raise InvalidValue(f"is not YAML{f' in line {mark.line + 1}' if mark else ''}", field="engine.yaml") from None
 

@@ -57,7 +57,12 @@ class NormalForm:
         return all(isinstance(schema, bool) or keywords.allows(schema, kind) for schema in schemas)
 
     def satisfied(self, value: Json, goal: Goal) -> bool:
-        return all(self._judge.satisfied(value, demand.pointer) == demand.holds for demand in goal)
+        for demand in goal:
+            if self._judge.satisfied(value, demand.pointer, narrow=demand.holds) != demand.holds:
+                return False
+            if self._judge.undecided:
+                self.relaxed[f"{self.document.where(demand.pointer)}: pattern"] = None
+        return True
 
     def _expand(self, goal: Goal) -> tuple[Shape, ...]:
         listed = self._listed(goal)

@@ -42,7 +42,12 @@ def reachable(number: Number) -> Number:
     """The number without the bounds that no text of limited length exceeds, like the largest double."""
     low = None if number.low is not None and number.low.value <= -_REACH else number.low
     high = None if number.high is not None and number.high.value >= _REACH else number.high
-    return replace(number, low=low, high=high)
+    excluded = frozenset(value for value in number.excluded if abs(value) < _REACH)
+    left = [*excluded, *(limit.value for limit in (low, high) if limit is not None)]
+    # A large bound that is left makes texts as long as itself.
+    if any(abs(value) >= 10**INTEGER_DIGITS for value in left):
+        return number
+    return replace(number, low=low, high=high, excluded=excluded)
 
 
 def number_language(number: Number) -> Automaton:
@@ -71,7 +76,7 @@ def _language(number: Number, multiples: list[Automaton]) -> Automaton:
     if number.high is not None:
         found = automaton.intersect(found, _at_most(number.high, whole))
     for step in number.not_multiples:
-        found = automaton.subtract(found, _remainders(step))
+        found = automaton.subtract(found, _remainders(step, zeros=True))
     for value in number.excluded:
         found = automaton.subtract(found, _spellings(value, places))
     if number.integer is False:
@@ -233,9 +238,11 @@ def _fraction_below(fraction: str, exclusive: bool) -> Expression:
     return alt(options)
 
 
-def _remainders(step: Fraction) -> Automaton:
-    """The multiples of `step`. State 0 is the start, 1 follows a sign, any other stands for a remainder, scaled by
-    10^places, and the number of digits after the point, -1 before the point.
+def _remainders(step: Fraction, *, zeros: bool = False) -> Automaton:
+    """The multiples of `step`; with `zeros` also those written with more decimals than the step, all of them 0.
+
+    State 0 is the start, 1 follows a sign, any other stands for a remainder, scaled by 10^places, and the number of
+    digits after the point, -1 before the point.
     """
     places = _places(step)
     modulus = (step * 10**places).numerator
@@ -256,14 +263,16 @@ def _remainders(step: Fraction) -> Automaton:
     accepting = set()
     for remainder, place in order:
         done = max(place, 0)
-        if place != 0 and remainder * 10 ** (places - done) % modulus == 0:
+        if place != 0 and remainder * 10 ** max(places - done, 0) % modulus == 0:
             accepting.add(numbers[remainder, place])
         found: list[automaton.Edge] = []
-        if place == -1 and places:
+        if place == -1 and (places or zeros):
             found.append((0x2E, 0x2E, state(remainder, 0)))
         if place < places or place == -1:
             following = -1 if place == -1 else place + 1
             found.extend((0x30 + d, 0x30 + d, state((remainder * 10 + d) % modulus, following)) for d in range(10))
+        elif zeros:
+            found.append((0x30, 0x30, state(remainder, max(place, 1))))
         edges.append(tuple(found))
     return automaton.reduce(Automaton(tuple(edges), frozenset(accepting)))
 

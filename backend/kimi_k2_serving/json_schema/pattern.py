@@ -55,12 +55,21 @@ def _tried(pattern: str, narrow: bool) -> Automaton | type[NotRegular | automato
 def _matching(pattern: str, *, narrow: bool) -> Automaton:
     reader = _Reader(pattern, narrow=narrow)
     guards = reader.guards()
-    found = automaton.build_automaton(reader.whole())
+    first, *others = reader.whole()
+    if not guards:
+        return automaton.build_automaton(alt((first, *others)))
+    # The lookaheads belong to the first alternative alone.
+    found = automaton.build_automaton(first)
     for wanted, body in guards:
         # A negative lookahead removes texts, so its body was read the other way: not narrow if the rest is narrow.
         other = automaton.build_automaton(body)
         found = automaton.intersect(found, other) if wanted else automaton.subtract(found, other)
-    return found
+    return _either(found, automaton.build_automaton(alt(others))) if others else found
+
+
+def _either(one: Automaton, other: Automaton) -> Automaton:
+    every = automaton.build_automaton(_ANYTHING)
+    return automaton.subtract(every, automaton.subtract(automaton.subtract(every, one), other))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,7 @@ class _Reader:
             holds = self.text[self.at + 2] == "="
             self.at += 3
             narrow, self.narrow = self.narrow, self.narrow == holds
-            body = self._alternatives(anchored_start=True)
+            body = alt(self._alternatives(anchored_start=True))
             self.narrow = narrow
             self._expect(")")
             found.append((holds, body))
@@ -108,16 +117,18 @@ class _Reader:
             self.text = self.text[: self.at] + "^" + self.text[self.at :].removeprefix("^")
         return found
 
-    def whole(self) -> Expression:
-        body = self._alternatives()
+    def whole(self) -> list[Expression]:
+        """The alternatives of the top level."""
+        found = self._alternatives()
         if self.at < len(self.text):
             raise NotRegular
-        return body
+        return found
 
-    def _alternatives(self, *, anchored_start: bool = False) -> Expression:
-        """The top level: each alternative may be anchored at either end, and may stand anywhere otherwise."""
-        options = []
+    def _alternatives(self, *, anchored_start: bool = False) -> list[Expression]:
+        """Each alternative may be anchored at either end, and may stand anywhere otherwise."""
+        found: list[Expression] = []
         while True:
+            options = []
             for parts in _multiplied(self._parts()):
                 first, last = 0, len(parts)
                 while first < last and parts[first] == _Anchor(True):
@@ -127,8 +138,9 @@ class _Reader:
                 before = EMPTY if first or anchored_start else _ANYTHING
                 after = self._end() if last < len(parts) else _ANYTHING
                 options.append(Seq((before, _sequence(parts[first:last]), after)))
+            found.append(alt(options))
             if not self._take("|"):
-                return alt(options)
+                return found
 
     def _end(self) -> Expression:
         """Some validators let `$` match before a last line break."""

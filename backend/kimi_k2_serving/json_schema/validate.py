@@ -25,10 +25,10 @@ from kimi_k2_serving.json_schema.automaton import TooLarge
 PROBLEMS = 8
 
 
-def found(pattern: str, text: str) -> bool | None:
-    """Whether `pattern` is found in `text`; None if no automaton can be built for it."""
+def found(pattern: str, text: str, *, narrow: bool = False) -> bool | None:
+    """Whether `pattern` is found in `text`; None if no automaton can be built for it. `narrow`: by every dialect."""
     try:
-        return patterns.matching(pattern, narrow=False).accepts(text)
+        return patterns.matching(pattern, narrow=narrow).accepts(text)
     except (patterns.NotRegular, TooLarge):
         return None
 
@@ -39,7 +39,12 @@ def exactly(number: Json) -> Fraction:
 
 
 def _pattern(validator: Any, pattern: str, value: Any, _: Any) -> Iterator[ValidationError]:
-    if isinstance(value, str) and found(pattern, value) is False:
+    if not isinstance(value, str):
+        return
+    judge = _judging.get()
+    matches = found(pattern, value, narrow=judge.narrow)
+    judge.undecided = judge.undecided or matches is None
+    if matches is False:
         yield ValidationError("does not match the pattern")
 
 
@@ -100,6 +105,8 @@ class Judge:
     def __init__(self, document: schemas.SchemaDocument) -> None:
         self._document = document
         self._seen: dict[tuple[str, int], bool] = {}
+        # Whether a string has to match a pattern in every dialect; whether the last check met one without an automaton.
+        self.narrow = self.undecided = False
         self._root = Validator(document.root)
 
     def reference(self, validator: Any, reference: str, value: Any) -> Iterator[ValidationError]:
@@ -111,8 +118,10 @@ class Judge:
         elif not self._seen[key]:
             yield ValidationError("does not satisfy the schema referred to")
 
-    def satisfied(self, value: Json, pointer: schemas.Pointer) -> bool:
+    def satisfied(self, value: Json, pointer: schemas.Pointer, *, narrow: bool) -> bool:
+        """`narrow`: of a pattern, take what all dialects match. A pattern without an automaton matches: `undecided`."""
         self._seen.clear()
+        self.narrow, self.undecided = narrow, False
         _judging.set(self)
         return bool(self._root.evolve(schema=self._document.at(pointer)).is_valid(value))
 
@@ -120,6 +129,7 @@ class Judge:
         """At most PROBLEMS lines `path: keyword`, with paths that begin with `name`; no part of the value is quoted."""
         lines = []
         self._seen.clear()
+        self.narrow = False
         _judging.set(self)
         for error in self._root.iter_errors(value):
             path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)

@@ -142,11 +142,12 @@ class RuleWriter:
         except TooLarge:
             ranged = Number(shape.integer, shape.low, shape.high)
             if shape != ranged:
-                given_up["multipleOf" if shape.multiples or shape.not_multiples else "not"] = None
+                lost = {"multipleOf": shape.multiples, "not": shape.not_multiples | shape.excluded}
+                given_up.update({keyword: None for keyword, values in lost.items() if values})
                 return self._number(ranged, name, given_up)
             ends = {"minimum": shape.low, "maximum": shape.high}
             given_up.update({keyword: None for keyword, end in ends.items() if end is not None})
-            return self._number(Number(bool(shape.integer) or None), name, given_up)
+            return self._number(Number(shape.integer), name, given_up)
         return NOTHING if found.empty else strings.string_rule(found, name, self.rules, quoted=False)
 
     def _string(self, shape: String, name: str, given_up: dict[str, None]) -> Expression:
