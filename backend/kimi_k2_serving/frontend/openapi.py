@@ -144,7 +144,7 @@ COUNT: Object = {
         minItems=1,
     ),
     "system": nullable(TEXT),
-    "tools": nullable(array(record({"name": LONG_NAME, "input_schema": ANY}, ("name", "input_schema")))),
+    "tools": nullable(array(record({"name": LONG_NAME, "input_schema": ANY}, ("name",)))),
     "tool_choice": nullable(record({"type": {"enum": ["auto", "any", "tool", "none"]}}, ("type",))),
     "output_config": nullable(OBJECT),
     "output_format": nullable(OBJECT),
