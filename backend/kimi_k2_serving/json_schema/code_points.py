@@ -89,11 +89,13 @@ def categories() -> dict[str, tuple[Interval, ...]]:
     return {name: tuple(intervals) for name, intervals in found.items()}
 
 
+@functools.cache
 def category(prefix: str) -> tuple[Interval, ...]:
     """A general category such as `Lu`, or all that begin with `L`."""
     return merged(chain.from_iterable(runs for name, runs in categories().items() if name.startswith(prefix)))
 
 
+@functools.cache
 def unicode_class(letter: str) -> tuple[Interval, ...]:
     """What `\\d`, `\\w` and `\\s` match in a validator that reads them as Unicode classes."""
     match letter:

@@ -9,7 +9,7 @@ Work is bounded: ALTERNATIVES per goal and type are kept; after STEPS steps for 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from kimi_k2_serving.core.messages import Json
@@ -170,12 +170,8 @@ class NormalForm:
         """Whether a required property has no possible value. Such a branch is dropped before it forks again."""
         if not isinstance(shape, Object) or not shape.required:
             return False
-        parts = [(dict(part.names), part.extra or frozenset()) for part in shape.parts]
-        return any(
-            self.impossible(frozenset().union(*(names.get(name, extra) for names, extra in parts)))
-            for name in shape.required
-            if any(name in names for names, _ in parts)
-        )
+        declared = frozenset(shape.declared)
+        return any(map(self.impossible, goals_of(shape, filter(declared.__contains__, shape.required))))
 
     def _inside(self, pointer: Pointer, scopes: Scopes) -> Scopes:
         """The scopes of the schemas that the one at `pointer` applies to the same value."""
@@ -234,7 +230,8 @@ class NormalForm:
                 return True
             if way.clash is not None and way.clash[0] in shape.required:
                 name, against = way.clash
-                return self.impossible(goal_of(shape, name) | against)
+                (goal,) = goals_of(shape, (name,))
+                return self.impossible(goal | against)
         return False
 
     def _narrowed_by(self, kind: str, way: Branch, skipped: set[Pointer]) -> list[Shape]:
@@ -255,12 +252,11 @@ def evaluates(schema: keywords.Members) -> bool:
     return "unevaluatedProperties" in schema or "unevaluatedItems" in schema
 
 
-def goal_of(shape: Object, name: str) -> Goal:
-    """The goal of the property `name` of an object, without regard to patternProperties."""
-    merged: Goal = frozenset()
-    for part in shape.parts:
-        merged |= dict(part.names).get(name, part.extra or frozenset())
-    return merged
+def goals_of(shape: Object, names: Iterable[str]) -> Iterator[Goal]:
+    """The goal of each of these properties of an object, without regard to patternProperties."""
+    parts = [(dict(part.names), part.extra or frozenset()) for part in shape.parts]
+    for name in names:
+        yield frozenset[Demand]().union(*(known.get(name, extra) for known, extra in parts))
 
 
 def describe(document: SchemaDocument, pointer: Pointer) -> str:
