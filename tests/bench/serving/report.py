@@ -69,7 +69,9 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
     for arm, row in memory.items():
         growth = row["growth_pss_kib_per_stream"]
         cells = [f"{name} {size:g} +{growth.get(name, 0):g}" for name, size in row["idle_pss_mib"].items()]
-        yield f"{LABELS.get(arm, arm):26}  " + ", ".join(cells)
+        yield f"{LABELS[arm]:26}  " + ", ".join(cells)
+        if "idle_connection_pss_kib" in row:
+            yield f"{'':26}  KiB an idle connection: {row['idle_connection_pss_kib']}"
 
 
 def _scripted(arms: dict[str, Any]) -> Iterator[str]:
