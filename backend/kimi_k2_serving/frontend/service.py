@@ -26,6 +26,7 @@ from kimi_k2_serving.frontend.errors import ModelNotFound
 from kimi_k2_serving.frontend.hosts import Hosts
 from kimi_k2_serving.frontend.keys import Key, Keys
 from kimi_k2_serving.frontend.metrics import FrontendMetrics
+from kimi_k2_serving.frontend.pace import Pace
 from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.port import EngineClient
 from kimi_k2_serving.frontend.readers import SMALL_BYTES, Readers
@@ -94,9 +95,13 @@ class Service:
     hosts: Hosts | None = None
     # Requests whose response is not completely written.
     exchanges: int = 0
+    pace: Pace = field(init=False)
     _running: Counter[str] = field(default_factory=Counter)
     # Only two threads, because only tokenization releases the interpreter lock.
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "prepare"))
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(keep_alive=self.policy.keep_alive, stalled=self.policy.stalled_seconds)
 
     @contextmanager
     def admitted(self, key: Key) -> Iterator[None]:
