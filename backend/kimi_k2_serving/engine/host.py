@@ -24,6 +24,7 @@ import setproctitle
 
 from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import group, linux, shared_memory, wire
+from kimi_k2_serving.engine.pace import Pace
 
 TITLE = "sglang::host"
 # After the server's end, the parent has this long to stop this engine in an orderly way.
@@ -103,14 +104,16 @@ async def serve(engine: Any, stream: socket.socket) -> None:
     await try_out(engine)
     leave_nothing(engine.tokenizer_manager.load_snapshot_reader)
     wire.write_frames(writer, [started(engine)])
-    beating = asyncio.create_task(beat(engine, writer))
     tasks: dict[str, asyncio.Task[None]] = {}
+    pace = Pace(lambda: bool(tasks))
+    beating = asyncio.create_task(beat(engine, writer, pace))
     with contextlib.suppress(ConnectionError):
         async for message in wire.messages(reader, wire.ToHost):
             match message:
                 case wire.Submit():
                     task = asyncio.create_task(run(engine, message, writer), name=message.uid)
                     tasks[message.uid] = task
+                    pace.wake()
                     task.add_done_callback(lambda done: tasks.pop(done.get_name(), None))
                 case wire.Abort(uid=uid) if uid in tasks:
                     # SGLang ignores an abort of a request that it does not have yet, so the task must run first.
@@ -134,21 +137,25 @@ def leave_nothing(reader: Any) -> None:
     resource_tracker.register(f"/{Path(path).name}", "shared_memory")
 
 
-async def beat(engine: Any, writer: asyncio.StreamWriter) -> None:
-    """Forward the state that the schedulers publish. After LOST_BEATS failures in a row close the stream, which ends
-    this process: without the state the stub can't see whether the engine moves.
+async def beat(engine: Any, writer: asyncio.StreamWriter, pace: Pace) -> None:
+    """Forward the state that the schedulers publish, at the given pace. After LOST_BEATS failures in a row close the
+    stream, which ends this process: without the state the stub can't see whether the engine moves.
     """
     reader = engine.tokenizer_manager.load_snapshot_reader
     lost = 0
     while lost < LOST_BEATS:
         try:
-            wire.write_frames(writer, [beat_of(reader.read_all())])
+            state = beat_of(reader.read_all())
+            wire.write_frames(writer, [state])
             lost = 0
         except Exception:
             if lost == 0:
                 logger.exception("the scheduler's state could not be read or sent")
             lost += 1
+        if lost or state.busy:
+            pace.wake()
         await asyncio.sleep(wire.BEAT_SECONDS)
+        await pace.rest()
     writer.close()
 
 

@@ -2,8 +2,9 @@
 
 A frame is a 4-byte big-endian length and a msgpack map (msgspec, no pickle). The stub sends Start first, then Submit
 and Abort at any time. The host answers Started once, then for each Submit any number of Outputs that end with one last
-Output or one Failed, and a Beat every BEAT_SECONDS. When the stream ends in either direction, the other side is gone.
-A message that can't be sent or read ends only the request that it names: the length prefix still finds the next frame.
+Output or one Failed, and a Beat every BEAT_SECONDS while it has work (less often without: `pace`). When the stream ends
+in either direction, the other side is gone. A message that can't be sent or read ends only the request that it names:
+the length prefix still finds the next frame.
 """
 
 from __future__ import annotations
