@@ -209,6 +209,21 @@ def test_a_request_that_can_not_be_read_is_refused_and_the_next_is_served() -> N
     assert good.uid == "good"
 
 
+def test_an_idle_engine_tells_its_state_once_per_second_and_one_with_work_at_every_beat() -> None:
+    def beats(engine: Engine, *messages: wire.ToHost, busy: int = 0) -> int:
+        load = SimpleNamespace(
+            timestamp=1.0, num_running_reqs=busy, num_waiting_reqs=0, num_used_tokens=0, token_usage=0.0
+        )
+        read: list[None] = []
+        engine.tokenizer_manager.load_snapshot_reader.read_all = lambda: read.append(None) or [load]
+        asyncio.run(said(engine, *map(wire.frame, messages)))
+        return len(read)
+
+    assert beats(Engine()) == 1
+    assert beats(Engine(), submit("a")) > 3, "a generation is in flight"
+    assert beats(Engine(), busy=1) > 3, "the scheduler still works on an aborted one"
+
+
 def test_a_state_that_can_not_be_read_is_borne_for_a_while_and_then_ends_the_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -75,7 +75,7 @@ class DirectEngine(Engine):  # type: ignore[misc]
         return [], []
 
 
-class TextDecoder(DetokenizerManager):  # type: ignore[misc]
+class BatchDecoder(DetokenizerManager):  # type: ignore[misc]
     """SGLang's incremental detokenizer as a plain object. It keeps state per request until the request's end."""
 
     def __init__(self, tokenizer: Any, *, vocab_size: int, row_by_row: bool) -> None:
@@ -107,8 +107,8 @@ class TextDecoder(DetokenizerManager):  # type: ignore[misc]
         self.decode_status.pop(rid, None)
 
 
-def text_decoder(manager: DirectManager) -> TextDecoder:
-    return TextDecoder(
+def text_decoder(manager: DirectManager) -> BatchDecoder:
+    return BatchDecoder(
         manager.tokenizer,
         vocab_size=len(manager.tokenizer),
         row_by_row=bool(manager.server_args.disable_tokenizer_batch_decode),

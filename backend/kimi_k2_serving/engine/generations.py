@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import wire
-from kimi_k2_serving.engine.token_socket import Reader, TokenSocket
+from kimi_k2_serving.engine.token_socket import ReaderConnection, TokenSocket
 
 logger = logging.getLogger("sglang::host")
 
@@ -33,7 +33,7 @@ class TextSource(Protocol):
 @dataclass(slots=True)
 class Running:
     submit: wire.Submit
-    reader: Reader | None
+    reader: ReaderConnection | None
     begun: bool = False
 
 
@@ -57,6 +57,10 @@ class Generations:
         self._starting: set[asyncio.Task[None]] = set()
         # The uids whose ids went to a reader since the last `read`.
         self._read: set[str] = set()
+
+    @property
+    def running(self) -> bool:
+        return bool(self._running)
 
     def attach(self) -> None:
         """From now on the engine's output comes here."""
@@ -83,7 +87,7 @@ class Generations:
         found, self._read = list(self._read), set()
         return found
 
-    def lose(self, reader: Reader) -> None:
+    def lose(self, reader: ReaderConnection) -> None:
         """The reader is gone: its generations end."""
         for rid, running in list(self._running.items()):
             if running.reader is reader:
@@ -133,7 +137,7 @@ class Generations:
     def deliver(self, batch: Any) -> None:
         """Pass on one batch. Never raises."""
         to_stub: list[bytes] = []
-        to_readers: dict[Reader, list[bytes]] = defaultdict(list)
+        to_readers: dict[ReaderConnection, list[bytes]] = defaultdict(list)
         texts = self._decode(batch)
         for row, rid in enumerate(batch.rids):
             running = self._running.get(rid)

@@ -24,6 +24,7 @@ import setproctitle
 
 from kimi_k2_serving.engine import group, linux, shared_memory, wire
 from kimi_k2_serving.engine.generations import Generations, TextSource, request_id
+from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.engine.token_socket import TokenSocket
 
 TITLE = "sglang::host"
@@ -108,12 +109,14 @@ async def serve(engine: Any, texts: TextSource, start: wire.Start, stream: socke
     if start.token_socket:
         await readers.open(Path(start.token_socket))
     wire.write_frames(writer, [started(engine)])
-    beating = asyncio.create_task(beat(engine, generations, readers, writer))
+    pace = Pace(lambda: generations.running)
+    beating = asyncio.create_task(beat(engine, generations, readers, writer, pace))
     with contextlib.suppress(ConnectionError):
         async for message in wire.messages(reader, wire.ToHost):
             match message:
                 case wire.Submit():
                     generations.submit(message)
+                    pace.wake()
                 case wire.Abort(uid=uid):
                     # SGLang ignores an abort of a request that it does not have yet, so the task must run first.
                     await asyncio.sleep(0)
@@ -137,22 +140,29 @@ def leave_nothing(reader: Any) -> None:
     resource_tracker.register(f"/{Path(path).name}", "shared_memory")
 
 
-async def beat(engine: Any, generations: Generations, readers: TokenSocket, writer: asyncio.StreamWriter) -> None:
-    """Forward the state that the schedulers publish, and disconnect readers that do not read. After LOST_BEATS failures
-    in a row close the stream, which ends this process: without the state the stub can't see whether the engine moves.
+async def beat(
+    engine: Any, generations: Generations, readers: TokenSocket, writer: asyncio.StreamWriter, pace: Pace
+) -> None:
+    """Forward the state that the schedulers publish, at the given pace, and disconnect readers that do not read. After
+    LOST_BEATS failures in a row close the stream, which ends this process: without the state the stub can't see whether
+    the engine moves.
     """
     reader = engine.tokenizer_manager.load_snapshot_reader
     lost = 0
     while lost < LOST_BEATS:
         try:
             readers.drop_stalled()
-            wire.write_frames(writer, [beat_of(reader.read_all(), generations.read())])
+            state = beat_of(reader.read_all(), generations.read())
+            wire.write_frames(writer, [state])
             lost = 0
         except Exception:
             if lost == 0:
                 logger.exception("the scheduler's state could not be read or sent")
             lost += 1
+        if lost or state.busy:
+            pace.wake()
         await asyncio.sleep(wire.BEAT_SECONDS)
+        await pace.rest()
     writer.close()
 
 

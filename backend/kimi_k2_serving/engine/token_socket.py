@@ -28,11 +28,13 @@ TOKEN_BYTES = 16
 class TokenSocket:
     """Calls `lost(reader)` when a reader is gone. `clock` is monotonic, in seconds."""
 
-    def __init__(self, *, patience: float, lost: Callable[[Reader], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, patience: float, lost: Callable[[ReaderConnection], None], clock: Callable[[], float]
+    ) -> None:
         self.patience = patience
         self.clock = clock
         self._lost = lost
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, ReaderConnection] = {}
         self._server: asyncio.Server | None = None
 
     async def open(self, path: Path) -> None:
@@ -41,9 +43,11 @@ class TokenSocket:
         path.unlink(missing_ok=True)  # noqa: ASYNC240 - once, before the engine serves
         listener.bind(str(path))
         listener.setblocking(False)
-        self._server = await asyncio.get_running_loop().create_unix_server(lambda: Reader(self), sock=listener)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: ReaderConnection(self), sock=listener
+        )
 
-    def reader(self, token: str) -> Reader | None:
+    def reader(self, token: str) -> ReaderConnection | None:
         """The connected reader with this claim."""
         return self._readers.get(token)
 
@@ -58,15 +62,15 @@ class TokenSocket:
         for reader in list(self._readers.values()):
             reader.drop()
 
-    def joined(self, reader: Reader) -> None:
+    def joined(self, reader: ReaderConnection) -> None:
         self._readers[reader.token] = reader
 
-    def left(self, reader: Reader) -> None:
+    def left(self, reader: ReaderConnection) -> None:
         if self._readers.pop(reader.token, None) is not None:
             self._lost(reader)
 
 
-class Reader(asyncio.Protocol):
+class ReaderConnection(asyncio.Protocol):
     """One connection."""
 
     def __init__(self, owner: TokenSocket) -> None:

@@ -2,10 +2,10 @@
 
 A frame is a 4-byte big-endian length and a msgpack array (msgspec, no pickle): the type's name, then the fields in
 order. The stub sends Start first, then Submit and Abort at any time. The host answers Started once, then for each
-Submit any number of Outputs that end with one last Output or one Failed, and a Beat every BEAT_SECONDS. When the stream
-ends in either direction, the other side is gone. A message that can't be sent or read ends only the request that it
-names: the length prefix still finds the next frame, and the uid is the first field. A reader of `token_socket` gets a
-Claim, then Outputs.
+Submit any number of Outputs that end with one last Output or one Failed, and a Beat every BEAT_SECONDS while it has
+work (less often without: `pace`). When the stream ends in either direction, the other side is gone. A message that
+can't be sent or read ends only the request that it names: the length prefix still finds the next frame, and the uid is
+the first field. A reader of `token_socket` gets a Claim, then Outputs.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class ClientGone(Exception):
 
 @dataclass(slots=True, eq=False)
 class Sender:
-    """Sends one response. `pace` abandons it if the client accepts nothing for too long: `work` is then cancelled."""
+    """Sends one response. If the client accepts nothing for too long, the timer abandons it and cancels `work`."""
 
     send: Send
     headers: dict[str, str]
@@ -190,7 +190,7 @@ class Endpoint:
         began = asyncio.get_running_loop().time()
         sender = Sender(send, {"x-request-id": request_id, "request-id": request_id}, record, began)
         service.exchanges += 1
-        service.pace.add(sender)
+        service.timer.add(sender)
         try:
             await self._exchange(scope, headers, receive, sender)
         except ClientGone:
@@ -212,7 +212,7 @@ class Endpoint:
             logger.exception("request %s failed", request_id)
             await self._refuse(sender, Internal("an internal error; see the server's log"))
         finally:
-            service.pace.remove(sender)
+            service.timer.remove(sender)
             sender.close()
             service.exchanges -= 1
             self._report(record)

@@ -26,11 +26,11 @@ from kimi_k2_serving.frontend.errors import ModelNotFound
 from kimi_k2_serving.frontend.hosts import Hosts
 from kimi_k2_serving.frontend.keys import Key, Keys
 from kimi_k2_serving.frontend.metrics import FrontendMetrics
-from kimi_k2_serving.frontend.pace import Pace
 from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.port import EngineClient
 from kimi_k2_serving.frontend.readers import SMALL_BYTES, Readers
 from kimi_k2_serving.frontend.reading import Read, Reading
+from kimi_k2_serving.frontend.response_timer import ResponseTimer
 from kimi_k2_serving.grammar import job as jobs
 
 T = TypeVar("T")
@@ -95,13 +95,13 @@ class Service:
     hosts: Hosts | None = None
     # Requests whose response is not completely written.
     exchanges: int = 0
-    pace: Pace = field(init=False)
+    timer: ResponseTimer = field(init=False)
     _running: Counter[str] = field(default_factory=Counter)
     # Only two threads, because only tokenization releases the interpreter lock.
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "prepare"))
 
     def __post_init__(self) -> None:
-        self.pace = Pace(keep_alive=self.policy.keep_alive, stalled=self.policy.stalled_seconds)
+        self.timer = ResponseTimer(keep_alive=self.policy.keep_alive, stalled=self.policy.stalled_seconds)
 
     @contextmanager
     def admitted(self, key: Key) -> Iterator[None]:

@@ -118,7 +118,7 @@ class TokenReader:
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection = Connection(self)
+            connection = TokenConnection(self)
             try:
                 await loop.create_unix_connection(connection.itself, str(self._path))
             except OSError:
@@ -148,7 +148,7 @@ class TokenReader:
             inbox.fail(Internal("the engine's answer could not be read"))
 
 
-class Connection(asyncio.Protocol):
+class TokenConnection(asyncio.Protocol):
     """Resolves `ended` when it has ended."""
 
     def __init__(self, owner: TokenReader) -> None:
@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
         self._frames = wire.FrameReader(wire.ToReader)
         self._transport: asyncio.BaseTransport | None = None
 
-    def itself(self) -> Connection:
+    def itself(self) -> TokenConnection:
         """As asyncio wants a protocol: from a factory."""
         return self
 

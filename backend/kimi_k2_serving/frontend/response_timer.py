@@ -13,7 +13,7 @@ from typing import Protocol
 LATE, LATEST = 0.1, 1.0
 
 
-class Paced(Protocol):
+class Timed(Protocol):
     """A response. Times are those of the event loop; `sending_since` is None while nothing is being sent."""
 
     sending_since: float | None
@@ -26,22 +26,22 @@ class Paced(Protocol):
         ...
 
 
-class Pace:
+class ResponseTimer:
     """Use it on one event loop."""
 
     def __init__(self, *, keep_alive: float, stalled: float) -> None:
         self._keep_alive = keep_alive
         self._stalled = stalled
         self._interval = min(LATE * min(keep_alive, stalled), LATEST)
-        self._responses: set[Paced] = set()
+        self._responses: set[Timed] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, response: Paced) -> None:
+    def add(self, response: Timed) -> None:
         self._responses.add(response)
         if self._timer is None:
             self._start()
 
-    def remove(self, response: Paced) -> None:
+    def remove(self, response: Timed) -> None:
         self._responses.discard(response)
 
     def _start(self) -> None:
