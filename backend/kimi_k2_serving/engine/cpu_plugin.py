@@ -2,9 +2,9 @@
 
 `activate` answers SGLang's platform discovery: our CPU platform on a machine without an accelerator, None elsewhere, so
 that installing this package changes nothing on a GPU host. `SGLANG_PLATFORM=kimi_k2_cpu` forces it (`serve --cpu`).
-`register` adds the absorbed-MLA path that DeepSeek-V3 architectures need to the `torch_native` attention backend, and
-skips the all-reduce of every step with a grammar if there is only one rank. Neither imports SGLang or torch before it
-is called.
+`register` adds the attention backend `kimi_k2_cpu` (cpu_attention.py) with the absorbed-MLA path that DeepSeek-V3
+architectures need, and skips the all-reduce of every step with a grammar if there is only one rank. Neither imports
+SGLang or torch before it is called.
 """
 
 from __future__ import annotations
@@ -45,12 +45,21 @@ def register() -> None:
     """Entry point of group `sglang.srt.plugins`: SGLang runs it once per engine process, before it builds the model."""
     if not active():
         return
+    from sglang.srt.layers.attention.attention_registry import register_attention_backend
     from sglang.srt.models.deepseek_common import attention_backend_handler as handlers
+    from sglang.srt.server_args import add_attention_backend_choices
+
+    def blocks(runner: Any) -> Any:
+        from kimi_k2_serving.engine.cpu_attention import CpuAttentionBackend
+
+        return CpuAttentionBackend(runner)
 
     def absorbed_mla(attention: Any, batch: Any) -> Any:
         return handlers.AttnForwardMethod.MLA
 
-    handlers.AttentionBackendRegistry.register("torch_native", absorbed_mla)
+    register_attention_backend(NAME)(blocks)
+    add_attention_backend_choices([NAME])
+    handlers.AttentionBackendRegistry.register(NAME, absorbed_mla)
 
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
