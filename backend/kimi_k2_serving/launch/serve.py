@@ -167,7 +167,6 @@ def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Pro
         triton.start(inherited())
         _wait_ready(triton, options, log, progress)
         stubs = Stubs(triton.pid)
-        stubs.dead()
         if options.frontend:
             try:
                 frontend.start()
