@@ -42,6 +42,8 @@ def main(argv: list[str]) -> None:
     bind_to_parent(parent)
     setproctitle.setproctitle(TITLE)
     stream = socket.socket(fileno=descriptor)
+    # A forked process would keep the stream open when this one has ended.
+    os.register_at_fork(after_in_child=stream.close)
     if server:
         threading.Thread(target=end_with_server, args=(server, parent), name="server-watch", daemon=True).start()
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
