@@ -11,7 +11,7 @@ import uvicorn
 TICK_SECONDS = 1.0
 
 
-class Worker(uvicorn.Server):
+class FrontendWorker(uvicorn.Server):
     """uvicorn looks ten times per second whether a signal has come."""
 
     def __init__(self, config: uvicorn.Config) -> None:
