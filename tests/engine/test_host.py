@@ -220,8 +220,8 @@ def test_an_idle_engine_tells_its_state_once_per_second_and_one_with_work_at_eve
         return len(read)
 
     assert beats(Engine()) == 1
-    assert beats(Engine(), submit("a")) > 3, "a generation is in flight"
-    assert beats(Engine(), busy=1) > 3, "the scheduler still works on an aborted one"
+    assert beats(Engine(), submit("a")) > 2, "a generation is in flight"
+    assert beats(Engine(), busy=1) > 2, "the scheduler still works on an aborted one"
 
 
 def test_a_state_that_can_not_be_read_is_borne_for_a_while_and_then_ends_the_host(

@@ -31,7 +31,7 @@ TITLE = "sglang::host"
 # After the server's end, the parent has this long to stop this engine in an orderly way.
 ORPHAN_SECONDS = 2.0
 # This process ends after so many failures in a row to read the scheduler's state.
-LOST_BEATS = 100
+LOST_BEATS = 50
 logger = logging.getLogger(TITLE)
 
 

@@ -23,7 +23,7 @@ HEADER = struct.Struct(">I")
 # The largest size of a frame, checked by `frame`. The largest real ones are a prompt of 262,144 ids of up to 5 bytes
 # each with a grammar, and an output of 256 ids with 21 logprobs each.
 FRAME_BYTES = 64 * 2**20
-BEAT_SECONDS = 0.05
+BEAT_SECONDS = 0.1
 # The status of a Failed whose reader is gone.
 READER_GONE = 499
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -151,12 +152,11 @@ class Sender:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _send(self, message: Message) -> None:
-        time = asyncio.get_running_loop().time
-        self.sending_since = time()
+        self.sending_since = time.monotonic()
         try:
             await self.send(message)
         finally:
-            self.sending_since, self.last_sent = None, time()
+            self.sending_since, self.last_sent = None, time.monotonic()
 
 
 class Endpoint:
@@ -187,8 +187,7 @@ class Endpoint:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         request_id = _request_id(headers.get("x-request-id", "")) or f"req_{service.new_uid()}"
         record = Record(request_id, self.route, scope["method"], service.clock())
-        began = asyncio.get_running_loop().time()
-        sender = Sender(send, {"x-request-id": request_id, "request-id": request_id}, record, began)
+        sender = Sender(send, {"x-request-id": request_id, "request-id": request_id}, record, time.monotonic())
         service.exchanges += 1
         service.timer.add(sender)
         try:

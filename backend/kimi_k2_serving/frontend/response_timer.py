@@ -7,6 +7,7 @@ nothing for `stalled` seconds is abandoned. The timer runs only while there are 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Protocol
 
 # How late a keep-alive or an abandonment may be, as a part of its interval, and in seconds.
@@ -14,7 +15,7 @@ LATE, LATEST = 0.1, 1.0
 
 
 class Timed(Protocol):
-    """A response. Times are those of the event loop; `sending_since` is None while nothing is being sent."""
+    """A response. Times are monotonic; `sending_since` is None while nothing is being sent."""
 
     sending_since: float | None
     last_sent: float
@@ -49,7 +50,7 @@ class ResponseTimer:
 
     def _look(self) -> None:
         self._timer = None
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         for response in list(self._responses):
             since = response.sending_since
             if since is None:

@@ -102,6 +102,7 @@ class EngineService:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="engine-read")
         self._senders = Senders(SENDERS)
         self._askers = ThreadPoolExecutor(2, thread_name_prefix="engine-ask")
+        self._asking: asyncio.Future[None] | None = None
         self._metrics: EngineMetrics | None = None
         # Every request whose final response Triton does not have yet. The other two have those that have not ended.
         self._flights: set[RequestInFlight] = set()
@@ -174,7 +175,6 @@ class EngineService:
         self._given_up.withdraw()
         forever = functools.partial(self._background.forever, pause=POLL_SECONDS, pace=self._pace)
         forever(self._keep_time, "keeping time")
-        forever(self._poll, "polling for cancellations")
         self._background.forever(self._publish, "publishing metrics", METRICS_SECONDS, self._pace)
         if self._serving.server is not None:
             forever(functools.partial(self._drain, self._serving.server), "watching for a stop")
@@ -342,6 +342,7 @@ class EngineService:
                 # One request's failure must not delay the deadlines of the others.
                 self._complaints.about("keeping a request's time", error)
         self._settle()
+        self._poll(now)
         self._forget_finished()
         if self._engine.state is EngineState.FAILED:
             self._given_up.tell()
@@ -363,14 +364,13 @@ class EngineService:
     def _forget_finished(self) -> None:
         self._flights -= {flight for flight in self._flights if flight.outbox.finished and flight.outbox.idle}
 
-    async def _poll(self) -> None:
+    def _poll(self, now: float) -> None:
         """Poll Triton for cancellations, in every phase of a request: Triton has no callback for them."""
+        if (self._asking is None or self._asking.done()) and (chosen := due(self._flights, now)):
+            self._asking = self._loop.run_in_executor(self._askers, ask, chosen, self._left)
 
-        def found(flight: RequestInFlight) -> None:
-            self._loop.call_soon_threadsafe(self._interrupt, flight, Cancelled("cancelled by the client"))
-
-        if chosen := due(self._flights, self._loop.time()):
-            await self._loop.run_in_executor(self._askers, ask, chosen, found)
+    def _left(self, flight: RequestInFlight) -> None:
+        self._loop.call_soon_threadsafe(self._interrupt, flight, Cancelled("cancelled by the client"))
 
     async def _publish(self) -> None:
         assert self._metrics is not None
