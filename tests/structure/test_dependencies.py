@@ -14,16 +14,17 @@ USES = {
     "grammar": ("core", "json_schema"),
     "enforcer": ("core", "json_schema", "grammar"),
     "engine": ("core",),
+    "plan": ("core", "engine"),
     "demo": ("core", "engine"),
     "chat": ("core", "json_schema", "grammar", "enforcer", "engine"),
     "reading": ("core", "json_schema", "grammar", "enforcer", "engine", "chat"),
     "triton": ("core", "json_schema", "grammar", "enforcer", "engine", "chat", "reading", "settings"),
     "frontend": ("core", "json_schema", "grammar", "enforcer", "engine", "chat", "reading", "settings"),
-    "launch": ("core", "engine", "settings"),
+    "launch": ("core", "engine", "plan", "settings"),
     "backend": ("triton",),
     "model_repository": ("core", "engine", "settings", "triton"),
     "kimi_k2_client": ("core",),
-    "kimi_k2_cli": ("core", "json_schema", "grammar", "enforcer", "engine", "settings"),
+    "kimi_k2_cli": ("core", "json_schema", "grammar", "enforcer", "engine", "plan", "settings"),
 }
 # The modules of core that the client may use: they hold the types that appear in its own answers.
 PUBLIC = ("core.errors", "core.events", "core.messages")
@@ -35,6 +36,7 @@ INSTALLED = {
     "grammar": ("msgspec", "sglang", "xgrammar"),
     "enforcer": ("msgspec", "xgrammar"),
     "engine": ("fastapi", "jinja2", "msgspec", "setproctitle", "sglang", "tokenizers", "torch", "torchvision", "yaml"),
+    "plan": (),
     "demo": ("numpy", "tokenizers"),
     "chat": (),
     "reading": ("msgspec",),
