@@ -42,7 +42,7 @@ INSTALLED = {
     "reading": ("msgspec",),
     "triton": ("numpy", "triton_python_backend_utils"),
     "frontend": ("grpc", "h11", "msgspec", "numpy", "prometheus_client", "starlette", "tritonclient", "uvicorn"),
-    "launch": ("psutil",),
+    "launch": ("psutil", "torch"),
     "backend": (),
     "model_repository": ("triton_python_backend_utils",),
     "kimi_k2_client": ("grpc", "httpx", "numpy", "tritonclient"),

@@ -76,6 +76,23 @@ def test_triton_is_at_least_the_oldest_recommended() -> None:
     assert (int(found[1]), int(found[2])) >= (26, 5)
 
 
+def test_the_build_proves_that_kernels_compile_and_fetches_them_for_good() -> None:
+    """Not run: no container engine here. The proof itself runs in CI, on the lock's wheels."""
+    steps = DOCKERFILE.split("\n# ")
+    proof = next(number for number, step in enumerate(steps) if "launch.prove_cuda --complete" in step)
+    package = next(number for number, step in enumerate(steps) if "pip install --no-cache-dir --no-deps ." in step)
+    assert proof > package
+    home = re.search(r"^ENV CUDA_HOME=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert home
+    assert home[1].startswith("/opt/kimi-k2/lib/python3.12/site-packages/nvidia/")
+    assert re.search(r"apt-get install [^&]*\bg\+\+ [^&]*\blibibverbs1\b", DOCKERFILE)
+    cubins = re.search(r"^ENV FLASHINFER_CUBIN_DIR=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert cubins
+    volumes = re.findall(r'"(/[^"]+)"', re.search(r"^VOLUME (.+)$", DOCKERFILE, re.MULTILINE)[1])  # type: ignore[index]
+    assert not any(cubins[1].startswith(volume) for volume in volumes)
+    assert DOCKERFILE.index("download_artifacts") < DOCKERFILE.index("ENV FLASHINFER_NO_DOWNLOAD=1")
+
+
 def test_it_runs_as_nobody_special_and_says_how_it_is() -> None:
     users = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
     assert users[-1] == "1000:1000"
