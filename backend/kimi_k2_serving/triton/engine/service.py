@@ -37,6 +37,7 @@ from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.admission import Admission, Capacity
 from kimi_k2_serving.engine.given_up import GivenUp
 from kimi_k2_serving.engine.lifecycle import Action, Phase
+from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, TokenUsage
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton import tensors
@@ -50,10 +51,9 @@ from kimi_k2_serving.triton.reply import end
 from kimi_k2_serving.triton.server_watch import TritonServer, stop_with_parent
 
 # Triton's process serves sends and polls from a pool of 32 threads.
-SENDERS = 4
-READERS = 2
-# The interval of checking deadlines, the queue and cancellations; a cancellation also waits for one poll per request.
-POLL_SECONDS = METRICS_SECONDS = 0.05
+SENDERS, READERS = 4, 2
+# The interval of periodic work; without requests, a second more. A cancellation also waits for one poll per request.
+POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0
 # How long a stop waits until the last responses are sent.
 FLUSH_SECONDS = 2.0
@@ -96,6 +96,7 @@ class EngineService:
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
         self._complaints = Complaints()
         self._background = Background(self._loop, self._complaints)
+        self._pace = Pace(lambda: bool(self._flights) or not self.ready)
         self._given_up = GivenUp(serving.runtime, serving.model)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="engine-read")
         self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="engine-send")
@@ -169,12 +170,12 @@ class EngineService:
         info = await self._engine.start()
         await self._aborts.open()
         self._given_up.withdraw()
-        forever = self._background.forever
-        forever(self._keep_time, "keeping time", POLL_SECONDS)
-        forever(self._poll, "polling for cancellations", POLL_SECONDS)
-        forever(self._publish, "publishing metrics", METRICS_SECONDS)
+        forever = functools.partial(self._background.forever, pause=POLL_SECONDS, pace=self._pace)
+        forever(self._keep_time, "keeping time")
+        forever(self._poll, "polling for cancellations")
+        forever(self._publish, "publishing metrics")
         if self._serving.server is not None:
-            forever(functools.partial(self._drain, self._serving.server), "watching for a stop", POLL_SECONDS)
+            forever(functools.partial(self._drain, self._serving.server), "watching for a stop")
         return info
 
     async def _orphaned(self) -> None:
@@ -212,6 +213,7 @@ class EngineService:
         # Do not let `broken` capture the flight: a sender in a reference cycle crashes the stub (see outbox).
         flight = RequestInFlight(Outbox(sender, self._senders, broken=self._broken), ticket=ticket, arrived=arrived)
         self._flights.add(flight)
+        self._pace.wake()
         self._by_ticket[ticket] = flight
         try:
             # A stop may have begun, and ended all requests in flight, since `execute` accepted this one.
@@ -381,7 +383,7 @@ class EngineService:
         """Wait until Triton stops, then refuse new requests, and end those in flight with one error before Triton would
         cut them off. If Triton answers again, it is not stopping after all: accept requests again.
         """
-        await server.stopping()
+        await server.stopping(self._pace)
         self._draining = True
         pb_utils.Logger.log_info(f"draining: {len(self._flights)} requests in flight")
         try:
