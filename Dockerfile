@@ -12,7 +12,7 @@ USER 0
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
 # The engine compiles kernels when it starts for the first time: with g++ and Python's headers, which the base image may
-# lack, and with nvcc from the lock. Without libibverbs NCCL silently takes sockets between nodes.
+# lack, and with the lock's nvcc. Without libibverbs NCCL silently takes sockets between nodes.
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
       g++ ibverbs-providers libibverbs1 python3-dev \
@@ -26,8 +26,8 @@ COPY requirements/serve-gpu.txt /opt/kimi-k2/
 RUN python3 -m virtualenv /opt/kimi-k2 \
  && pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r /opt/kimi-k2/serve-gpu.txt
 
-# flashinfer's precompiled kernels for Blackwell. They are fetched here, into a directory that no volume hides, and never by
-# a running server. flashinfer's own command reports success for a failed download, so its list is checked.
+# flashinfer's precompiled kernels for Blackwell. They are fetched here, into a directory that no volume hides, and never
+# by a running server. flashinfer's own command reports success for a failed download, so its list is checked.
 ENV FLASHINFER_CUBIN_DIR=/opt/kimi-k2/cubins
 RUN python3 -c "from flashinfer import artifacts; artifacts.download_artifacts(); \
 missing = [name for name, found in artifacts.get_artifacts_status() if not found]; \
@@ -49,7 +49,7 @@ RUN pip install --no-cache-dir --no-deps . \
  && install --directory --owner=1000 --group=1000 --mode=0750 /var/lib/kimi-k2 \
  && install --directory --mode=0755 /checkpoint
 
-# The toolkit of the lock's wheels, for every compiler that looks for one. The step fails the build if it does not compile.
+# The toolkit of the lock's wheels, for every compiler that looks for one. If it does not compile, the build fails.
 ENV CUDA_HOME=/opt/kimi-k2/lib/python3.12/site-packages/nvidia/cu13
 RUN python3 -m kimi_k2_serving.launch.prove_cuda --complete
 
@@ -88,8 +88,9 @@ EXPOSE 8000 8001 8002
 USER 1000:1000
 WORKDIR /var/lib/kimi-k2
 
-# Loading a terabyte of weights takes long: failures in the first hour do not count until a check has succeeded.
-HEALTHCHECK --start-period=3600s --interval=10s --timeout=5s --retries=3 \
+# Loading a terabyte of weights and a first compilation take long: until a check has succeeded, failures do not count for
+# as long as the presets' start_timeout_seconds.
+HEALTHCHECK --start-period=7200s --interval=10s --timeout=5s --retries=3 \
   CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
 
 # NVIDIA's entrypoint sets up the CUDA compatibility libraries, then runs what follows.

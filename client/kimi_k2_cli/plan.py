@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from dataclasses import asdict
 from typing import Any
 
 from kimi_k2_serving.plan.hardware import ACCELERATORS, hardware_of
@@ -49,6 +50,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "preset": plan.preset.name if plan.preset else None,
         "evidence": plan.preset.evidence if plan.preset else None,
         "flags": list(sglang_flags(plan.preset.server_args)) if plan.preset else [],
+        "placement": asdict(plan.placement),
         "context": plan.context,
         "concurrency": plan.concurrency,
         "bytes_per_token": plan.placement.token_bytes(),

@@ -67,6 +67,7 @@ ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("h200-16", "hicache", HICACHE),
     ("b200-8", "ngram", NGRAM),
     ("h100-16", "ngram", NGRAM),
+    ("h200-8", "prefetch", {"weight_loader_prefetch_checkpoints": True}),
     ("b200-8", "prefill", {"disaggregation_mode": "prefill"}),
     ("b200-8-throughput", "decode", {"disaggregation_mode": "decode"}),
     *((name, "own fraction", {"mem_fraction_static": None}) for name in ("b200-8", "h200-8", "h200-16", "h100-16")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import stat
@@ -90,6 +91,9 @@ def test_the_build_proves_that_kernels_compile_and_fetches_them_for_good() -> No
     assert cubins
     volumes = re.findall(r'"(/[^"]+)"', re.search(r"^VOLUME (.+)$", DOCKERFILE, re.MULTILINE)[1])  # type: ignore[index]
     assert not any(cubins[1].startswith(volume) for volume in volumes)
+    fetching = re.search(r'python3 -c "(from flashinfer .*?)" \\\n', DOCKERFILE, re.DOTALL)
+    assert fetching
+    ast.parse(fetching[1].replace("\\\n", ""))
     assert DOCKERFILE.index("download_artifacts") < DOCKERFILE.index("ENV FLASHINFER_NO_DOWNLOAD=1")
 
 
