@@ -79,6 +79,12 @@ class Generations:
         if request_id(uid) in self._running:
             self._engine.tokenizer_manager.abort_request(rid=request_id(uid))
 
+    def abort_read(self, reader: ReaderConnection, uid: str) -> None:
+        """As `abort`, for a reader: it can abort only what it reads."""
+        running = self._running.get(request_id(uid))
+        if running is not None and running.reader is reader:
+            self.abort(uid)
+
     def refuse(self, uid: str, status: int, log: str) -> None:
         self._write(wire.frame(wire.Failed(uid, status, log)))
 

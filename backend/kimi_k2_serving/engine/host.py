@@ -43,6 +43,8 @@ def main(argv: list[str]) -> None:
     bind_to_parent(parent)
     setproctitle.setproctitle(TITLE)
     stream = socket.socket(fileno=descriptor)
+    # A forked process would keep the stream open when this one has ended.
+    os.register_at_fork(after_in_child=stream.close)
     if server:
         threading.Thread(target=end_with_server, args=(server, parent), name="server-watch", daemon=True).start()
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
@@ -101,12 +103,17 @@ def build_engine(server_args: dict[str, Any]) -> tuple[Any, TextSource]:
 
 async def serve(engine: Any, texts: TextSource, start: wire.Start, stream: socket.socket) -> None:
     """Serve until the stub closes its side of the stream."""
-    reader, writer = await asyncio.open_unix_connection(sock=stream)
+    incoming, writer = await asyncio.open_unix_connection(sock=stream)
     await try_out(engine)
     if start.warm_up:
         await warm_up(engine, request_id("warm-up"))
     leave_nothing(engine.tokenizer_manager.load_snapshot_reader)
-    readers = TokenSocket(patience=start.reader_seconds, lost=lambda lost: generations.lose(lost), clock=time.monotonic)
+    readers = TokenSocket(
+        patience=start.reader_seconds,
+        aborted=lambda reader, uid: generations.abort_read(reader, uid),
+        lost=lambda reader: generations.lose(reader),
+        clock=time.monotonic,
+    )
     generations = Generations(engine, texts, readers, writer.write)
     generations.attach()
     if start.token_socket:
@@ -115,7 +122,7 @@ async def serve(engine: Any, texts: TextSource, start: wire.Start, stream: socke
     pace = Pace(lambda: generations.running)
     beating = asyncio.create_task(beat(engine, generations, readers, writer, pace))
     with contextlib.suppress(ConnectionError):
-        async for message in wire.messages(reader, wire.ToHost):
+        async for message in wire.messages(incoming, wire.ToHost):
             match message:
                 case wire.Submit():
                     generations.submit(message)

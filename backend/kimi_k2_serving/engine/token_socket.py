@@ -2,8 +2,9 @@
 
 Only processes of this user can connect: the socket lies in a private directory, and the peer's user id is checked. A
 reader first gets a Claim, a secret that can't be guessed. A request that names it has its ids written to that
-connection, and to no other. A reader never delays the host: what it does not read is buffered, and a reader that reads
-nothing for `patience` seconds, or lags behind by more than BACKLOG_BYTES, is disconnected.
+connection and to no other, and its reader may abort it. A reader never delays the host: what it does not read is
+buffered, and a reader that reads nothing for `patience` seconds, or lags behind by more than BACKLOG_BYTES, is
+disconnected.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from kimi_k2_serving.engine import linux, wire
 
@@ -26,12 +28,20 @@ TOKEN_BYTES = 16
 
 
 class TokenSocket:
-    """Calls `lost(reader)` when a reader is gone. `clock` is monotonic, in seconds."""
+    """Calls `aborted(reader, uid)` when a reader aborts a request, and `lost(reader)` when it is gone. `clock` is
+    monotonic, in seconds.
+    """
 
     def __init__(
-        self, *, patience: float, lost: Callable[[ReaderConnection], None], clock: Callable[[], float]
+        self,
+        *,
+        patience: float,
+        aborted: Callable[[ReaderConnection, str], None],
+        lost: Callable[[ReaderConnection], None],
+        clock: Callable[[], float],
     ) -> None:
         self.patience = patience
+        self.aborted = aborted
         self.clock = clock
         self._lost = lost
         self._readers: dict[str, ReaderConnection] = {}
@@ -77,19 +87,30 @@ class ReaderConnection(asyncio.Protocol):
         self.token = secrets.token_hex(TOKEN_BYTES)
         self._owner = owner
         self._transport: asyncio.Transport | None = None
+        self._frames = wire.FrameReader(wire.Abort)
         self._written = 0
         # The bytes that the kernel has taken, and when it last took some or had taken all.
         self._taken = 0
         self._moved = owner.clock()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A cast, for uvloop's transports are no instances of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
         if peer_user(transport.get_extra_info("socket")) != os.geteuid():
-            transport.abort()
+            self.drop()
             return
         self._owner.joined(self)
         self.write(wire.frame(wire.Claim(self.token)))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            messages = self._frames.feed(data)
+        except ValueError:
+            self.drop()
+            return
+        for message in messages:
+            if isinstance(message, wire.Abort):
+                self._owner.aborted(self, message.uid)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.left(self)

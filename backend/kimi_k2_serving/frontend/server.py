@@ -45,6 +45,7 @@ from kimi_k2_serving.frontend.readers import Readers
 from kimi_k2_serving.frontend.service import Service
 from kimi_k2_serving.frontend.token_reader import TokenReader
 from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine
+from kimi_k2_serving.frontend.worker import FrontendWorker
 
 NAME = "kimi_k2"
 # prometheus_client reads this variable when a worker imports it: the directory in which the counters add up.
@@ -223,7 +224,7 @@ def serve(options: FrontendOptions) -> None:
     raise_limit()
     config = configuration(options)
     if options.workers == 1:
-        uvicorn.Server(config).run()
+        FrontendWorker(config).run()
         return
     with tempfile.TemporaryDirectory(prefix="kimi-k2-metrics-") as directory:
         settings.export(METRICS_DIRECTORY, directory)

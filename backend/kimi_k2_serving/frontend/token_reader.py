@@ -13,6 +13,7 @@ import os
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from kimi_k2_serving.core.errors import EngineLost, Internal, ServingError
 from kimi_k2_serving.engine import wire
@@ -80,6 +81,10 @@ class Inbox:
             self._timer.cancel()
 
     @property
+    def failed(self) -> bool:
+        return self._error is not None
+
+    @property
     def _complete(self) -> bool:
         return self._total is not None and self.arrived >= self._total
 
@@ -94,6 +99,7 @@ class TokenReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._claim = ""
+        self._connection: TokenConnection | None = None
         self._inboxes: dict[str, Inbox] = {}
         self._connecting: asyncio.Task[None] | None = None
 
@@ -112,8 +118,11 @@ class TokenReader:
             self._inboxes[uid] = inbox
         return self._claim
 
-    def forget(self, uid: str) -> None:
-        self._inboxes.pop(uid, None)
+    def forget(self, uid: str, *, ended: bool) -> None:
+        """The request's ids are read no more. If it has not ended, the engine is told to end it."""
+        expected = self._inboxes.pop(uid, None) is not None
+        if expected and not ended and self._connection is not None:
+            self._connection.write(wire.frame(wire.Abort(uid)))
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -125,10 +134,11 @@ class TokenReader:
                 # No engine listens: it has not started yet, or starts again.
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            self._connection = connection
             try:
                 await connection.ended
             finally:
-                self._claim = ""
+                self._claim, self._connection = "", None
                 connection.close()
             logger.info("the engine's token socket has closed; ids come through Triton until it is back")
             await asyncio.sleep(RETRY_SECONDS)
@@ -155,14 +165,15 @@ class TokenConnection(asyncio.Protocol):
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = owner
         self._frames = wire.FrameReader(wire.ToReader)
-        self._transport: asyncio.BaseTransport | None = None
+        self._transport: asyncio.Transport | None = None
 
     def itself(self) -> TokenConnection:
         """As asyncio wants a protocol: from a factory."""
         return self
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        # A cast, for uvloop's transports are no instances of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
         if peer_user(transport.get_extra_info("socket")) != os.geteuid():
             logger.error("another user listens on the engine's token socket; it is not used")
             transport.close()
@@ -190,6 +201,10 @@ class TokenConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
 
     def close(self) -> None:
         if self._transport is not None:

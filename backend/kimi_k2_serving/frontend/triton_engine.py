@@ -102,17 +102,17 @@ class TritonEngine:
         listening = asyncio.create_task(self._listen(replace(run, reader=claim), inbox))
         self._listening.add(listening)
         listening.add_done_callback(self._listening.discard)
+        ended = False
         try:
-            while True:
+            while not ended:
                 chunk = await inbox.take()
+                ended = chunk.end is not None
                 yield chunk
-                if chunk.end is not None:
-                    return
         finally:
             inbox.close()
             listening.cancel()
             if self._tokens is not None:
-                self._tokens.forget(run.uid)
+                self._tokens.forget(run.uid, ended=ended or inbox.failed)
 
     async def _listen(self, run: Generation, inbox: Inbox) -> None:
         """Put everything that Triton says about this generation into `inbox`. Never raises but when it is cancelled."""

@@ -42,18 +42,19 @@ from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, 
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.background import Background, Complaints
-from kimi_k2_serving.triton.engine.flight import RequestInFlight, ask
+from kimi_k2_serving.triton.engine.flight import RequestInFlight, ask, due
 from kimi_k2_serving.triton.engine.metrics import EngineMetrics, Own
 from kimi_k2_serving.triton.engine.outbox import Outbox
 from kimi_k2_serving.triton.engine.request import Job, read_job
 from kimi_k2_serving.triton.engine.response import ResponseWriter
+from kimi_k2_serving.triton.engine.senders import Senders
 from kimi_k2_serving.triton.reply import end
 from kimi_k2_serving.triton.server_watch import TritonServer, stop_with_parent
 
 # Triton's process serves sends and polls from a pool of 32 threads.
 SENDERS, READERS = 4, 2
-# The interval of periodic work; without requests, a second more. A cancellation also waits for one poll per request.
-POLL_SECONDS = 0.05
+# The intervals of periodic work; without requests, a second more.
+POLL_SECONDS, METRICS_SECONDS = 0.05, 0.15
 STOP_SECONDS = 20.0
 # How long a stop waits until the last responses are sent.
 FLUSH_SECONDS = 2.0
@@ -99,7 +100,7 @@ class EngineService:
         self._pace = Pace(lambda: bool(self._flights) or not self.ready)
         self._given_up = GivenUp(serving.runtime, serving.model)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="engine-read")
-        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="engine-send")
+        self._senders = Senders(SENDERS)
         self._askers = ThreadPoolExecutor(2, thread_name_prefix="engine-ask")
         self._metrics: EngineMetrics | None = None
         # Every request whose final response Triton does not have yet. The other two have those that have not ended.
@@ -157,7 +158,8 @@ class EngineService:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_SECONDS)
-        for workers in (self._readers, self._senders, self._askers):
+        self._senders.shutdown()
+        for workers in (self._readers, self._askers):
             workers.shutdown(wait=False, cancel_futures=True)
         if not self._thread.is_alive():
             self._loop.close()
@@ -173,7 +175,7 @@ class EngineService:
         forever = functools.partial(self._background.forever, pause=POLL_SECONDS, pace=self._pace)
         forever(self._keep_time, "keeping time")
         forever(self._poll, "polling for cancellations")
-        forever(self._publish, "publishing metrics")
+        self._background.forever(self._publish, "publishing metrics", METRICS_SECONDS, self._pace)
         if self._serving.server is not None:
             forever(functools.partial(self._drain, self._serving.server), "watching for a stop")
         return info
@@ -362,15 +364,13 @@ class EngineService:
         self._flights -= {flight for flight in self._flights if flight.outbox.finished and flight.outbox.idle}
 
     async def _poll(self) -> None:
-        """Poll Triton for cancellations, in every phase of a request: Triton has no callback for them. A round takes
-        one call to Triton's process per request, so each cancelled request is ended at once, not after the round.
-        """
+        """Poll Triton for cancellations, in every phase of a request: Triton has no callback for them."""
 
         def found(flight: RequestInFlight) -> None:
             self._loop.call_soon_threadsafe(self._interrupt, flight, Cancelled("cancelled by the client"))
 
-        live = [flight for flight in self._flights if flight.live and flight.outbox.stalled_seconds() < 1]
-        await self._loop.run_in_executor(self._askers, ask, live, found)
+        if chosen := due(self._flights, self._loop.time()):
+            await self._loop.run_in_executor(self._askers, ask, chosen, found)
 
     async def _publish(self) -> None:
         assert self._metrics is not None

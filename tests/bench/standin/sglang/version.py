@@ -1,0 +1,3 @@
+"""The version that the stand-in is like."""
+
+__version__ = "0.5.23"
