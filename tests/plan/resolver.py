@@ -1,10 +1,10 @@
 """Resolves server arguments with SGLang's own pipeline as on a GPU, on a machine without one.
 
 `python -m tests.plan.resolver MAJOR MINOR` reads a JSON list of cases (name, memory_mib, devices, model, server_args,
-flags) on standard input. It prints one JSON object: by name, the resolved arguments, and the flags as SGLang parses
-them. Faked are what torch says of its devices, the memory that nvidia-smi reports, and the compiled kernels, whose
-packages are only imported while resolving. Each case is resolved in a process of its own, because SGLang remembers what
-it resolved.
+flags) on standard input. It prints one JSON object: by name, the resolved arguments, the flags as SGLang parses them,
+and the bytes of a token's cache as SGLang counts them. Faked are what torch says of its devices, the memory that
+nvidia-smi reports, and the compiled kernels, whose packages are only imported while resolving. Each case is resolved in
+a process of its own, because SGLang remembers what it resolved.
 """
 
 from __future__ import annotations
@@ -78,7 +78,20 @@ def resolve(case: dict[str, Any], capability: tuple[int, int]) -> dict[str, Any]
     ServerArgs.add_cli_args(parser)
     flags = parser.parse_args(["--model-path", case["model"], *case["flags"]])
     parsed = {name: getattr(flags, name) for name in case["server_args"]}
-    return {"resolved": arguments.resolved_dict(), "parsed": parsed}
+    return {"resolved": arguments.resolved_dict(), "parsed": parsed, "token_bytes": token_bytes(arguments)}
+
+
+def token_bytes(arguments: Any) -> int:
+    """The bytes of one token's cache as SGLang's pool counts them."""
+    import torch
+    from sglang.srt.arg_groups.overrides import model_config_of
+    from sglang.srt.mem_cache.kv_cache_configurator import calculate_mla_kv_cache_dim
+
+    model = model_config_of(arguments)
+    fp8 = arguments.resolved_dict()["kv_cache_dtype"] == "fp8_e4m3"
+    kind = torch.float8_e4m3fn if fp8 else torch.bfloat16
+    width = calculate_mla_kv_cache_dim(model_config=model, kv_cache_dtype=kind)
+    return int(width) * int(model.num_hidden_layers) * int(kind.itemsize)
 
 
 def apart(case: dict[str, Any], capability: tuple[int, int]) -> Any:

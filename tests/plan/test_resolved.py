@@ -49,6 +49,11 @@ def test_the_planner_places_the_model_as_sglang_does(found: dict[str, Any], pres
 
 
 @EACH_PRESET
+def test_a_token_takes_the_bytes_that_sglang_counts(found: dict[str, Any], preset: GpuPreset) -> None:
+    assert found[preset.name]["token_bytes"] == preset.placement.token_bytes()
+
+
+@EACH_PRESET
 def test_the_flags_that_the_planner_prints_are_the_preset(found: dict[str, Any], preset: GpuPreset) -> None:
     assert found[preset.name]["parsed"] == preset.server_args
 
