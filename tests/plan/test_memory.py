@@ -99,6 +99,14 @@ def test_sglang_s_own_fraction_leaves_ten_gib_at_least() -> None:
     assert sglang_fraction(large, accelerator) < sglang_fraction(small, accelerator)
 
 
+def test_no_preset_leaves_less_than_sglang_would_for_activations_and_graphs() -> None:
+    """Except under attention data parallelism, where SGLang's own rule counts the chunk of all groups."""
+    ruled = [each for each in gpu_presets() if each.placement.attention_data == 1]
+    assert len(ruled) == 6
+    for preset in ruled:
+        assert preset.placement.fraction <= sglang_fraction(preset.placement, preset.hardware.accelerator), preset.name
+
+
 @pytest.mark.parametrize(
     ("name", "gpus", "nodes", "field"),
     [("a100", 8, None, "gpu"), ("h100", 0, None, "gpus"), ("h100", 10, 4, "nodes"), ("h100", 8, 0, "nodes")],
