@@ -31,8 +31,6 @@ from tests.bench.serving.workload import Chats, Workload
 
 ARMS = ("frontend", "ensemble")
 LINEAR = 1.15
-# The stand-in makes each token as soon as the one before has been taken.
-AS_FAST_AS_ASKED = 0.0
 REQUESTS = 12
 
 
@@ -40,7 +38,7 @@ REQUESTS = 12
 class Curve:
     """`field` of the workload takes each of `values`; "streams" is the number of requests at once.
 
-    `unit`: what the cost is divided by. `requests`: of one point.
+    `unit`: what the cost is divided by. `requests`: of one point. `rate`: tokens per second of each stream.
     """
 
     name: str
@@ -48,29 +46,32 @@ class Curve:
     values: tuple[int, ...]
     unit: str
     base: Workload
+    rate: float
     streams: int = 4
     requests: int = REQUESTS
 
 
+ANSWERS = (1024, 2048, 4096, 8192, 16384)
 CURVES = (
-    Curve("tokens of the answer", "answer", (1024, 2048, 4096, 8192, 16384), "token", Workload("answer", 64, 64), 2, 2),
-    Curve("earlier turns", "turns", (1, 4, 16, 64, 256), "request", Workload("turns", 64, 4)),
-    Curve("tools", "tools", (1, 4, 16, 64, 256), "request", Workload("tools", 64, 4)),
-    Curve("streams at once", "streams", (1, 4, 16, 64, 256), "token", Workload("streams", 64, 64)),
+    Curve("tokens of the answer", "answer", ANSWERS, "token", Workload("answer", 64, 64), 800.0, streams=1, requests=1),
+    Curve("earlier turns", "turns", (1, 4, 16, 64, 256), "request", Workload("turns", 64, 4), 50.0),
+    Curve("tools", "tools", (1, 4, 16, 64, 256), "request", Workload("tools", 64, 4), 50.0),
+    Curve("streams at once", "streams", (1, 4, 16, 64, 256), "token", Workload("streams", 64, 64), 10.0),
 )
 
 
 def measure(checkpoint: Path, arms: Sequence[Arm], curves: Sequence[Curve], ports: Ports) -> dict[str, Any]:
     chats = Chats(Vocabulary.load(checkpoint))
-    with scripted.running(checkpoint, ports, AS_FAST_AS_ASKED) as server:
-        clients = start_drivers(arms)
-        try:
-            return {
-                curve.name: {arm.name: curve_of(curve, arm, server, clients, chats) for arm in arms} for curve in curves
-            }
-        finally:
-            for driver in clients.values():
-                driver.end()
+    clients = start_drivers(arms)
+    found = {}
+    try:
+        for curve in curves:
+            with scripted.running(checkpoint, ports, curve.rate) as server:
+                found[curve.name] = {arm.name: curve_of(curve, arm, server, clients, chats) for arm in arms}
+    finally:
+        for driver in clients.values():
+            driver.end()
+    return found
 
 
 def curve_of(curve: Curve, arm: Arm, server: Server, clients: dict[str, Driver], chats: Chats) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def main() -> int:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--curves", nargs="+", choices=[each.field for each in CURVES])
     parser.add_argument("--checkpoint", type=Path, default=DEMO)
-    parser.add_argument("--port", type=int, help="the first of four ports (default: any that are free)")
+    parser.add_argument("--port", type=int, help="the first of four ports a curve (default: any that are free)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--chart", type=Path, metavar="FILE")
     options = parser.parse_args()

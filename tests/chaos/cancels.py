@@ -35,7 +35,7 @@ GRPC, DEADLINE, HTTP, GRPC_CHAT, HTTP_CHAT = TRANSPORTS = (
 HEARTBEAT_MS = 100
 PROMISE_SECONDS = 0.25
 METRICS_AGE_SECONDS = 0.1
-# The demo preset's 2,048 tokens on two cores, twice.
+# The demo preset's chunk takes at most 1 s on two quiet cores.
 CHUNK_SECONDS = 5.0
 # As many as the demo preset lets work at a time.
 CROWD = 96

@@ -45,7 +45,7 @@ async def serve(stream: socket.socket, args: dict[str, Any]) -> None:
         elif first == SILENT:
             return
         elif first in (UNREADABLE, NAMELESS):
-            body = msgspec.msgpack.encode({"type": "Output", "uid" if first == UNREADABLE else "of": submit.uid})
+            body = msgspec.msgpack.encode(["Output", submit.uid] if first == UNREADABLE else ["Output"])
             writer.write(wire.HEADER.pack(len(body)) + body)
         if length == 13:
             wire.write_frames(writer, [wire.Failed(submit.uid, 400, "unlucky")])
@@ -55,7 +55,7 @@ async def serve(stream: socket.socket, args: dict[str, Any]) -> None:
             gone = submit.uid in aborted
             end = "abort" if gone else "length" if number == length else ""
             token = submit.input_ids[-1] + number
-            wire.write_frames(writer, [wire.Output(submit.uid, [token], f" {token}", 1, number, 0, end)])
+            wire.write_frames(writer, [wire.Output(submit.uid, [token], number, text=f" {token}", end=end)])
             sent += 1
             if sent == args.get("die_after"):
                 os.kill(os.getpid(), signal.SIGKILL)

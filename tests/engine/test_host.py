@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from kimi_k2_serving.engine import host, wire
+from kimi_k2_serving.engine.generations import request_id
 
 
 @pytest.fixture(autouse=True)
@@ -65,24 +66,47 @@ class Engine:
             abort_request=self.abort,
             server_args=SimpleNamespace(enable_deterministic_inference=False),
         )
-        self.aborted: dict[str, asyncio.Event] = {}
+        self.known: list[str] = []
 
     def abort(self, rid: str) -> None:
-        for known, event in self.aborted.items():
+        for known in self.known:
             if known.startswith(rid):
-                event.set()
+                asyncio.get_running_loop().call_soon(
+                    self.tokenizer_manager.deliver, batch(known, {"type": "abort"}, [])
+                )
 
     async def async_generate(self, *, rid: str, stream: bool = False, **_: Any) -> Any:
         if not stream:
             # As at the start.
             return {}
 
-        async def answer() -> AsyncIterator[dict[str, Any]]:
-            event = self.aborted[rid] = asyncio.Event()
-            await event.wait()
-            yield {"output_ids": [], "meta_info": {"finish_reason": {"type": "abort"}}}
+        async def sent() -> AsyncIterator[dict[str, Any]]:
+            self.known.append(rid)
+            self.arrived(rid)
+            return
+            yield
 
-        return answer()
+        return sent()
+
+    def arrived(self, rid: str) -> None:
+        """The scheduler has the request."""
+
+
+def batch(rid: str, finish: Any = None, ids: Any = (5,), **fields: Any) -> Any:
+    """As SGLang's BatchTokenIDOutput with one row."""
+    columns = {"completion_tokens": len(ids), "cached_tokens": 0, "output_token_logprobs_val": [], **fields}
+    columns.update({"output_token_logprobs_idx": list(ids), "finished_reasons": finish, "output_ids": ids, "rids": rid})
+    return SimpleNamespace(**{name: [value] for name, value in columns.items()})
+
+
+class Texts:
+    """Each row's text is x."""
+
+    def decode(self, batch: Any, rows: list[int]) -> list[str]:
+        return ["x" for _ in rows]
+
+    def forget(self, rid: str) -> None:
+        pass
 
 
 async def ended(engine: Engine, *messages: wire.ToHost) -> list[str]:
@@ -105,29 +129,29 @@ def test_an_abort_ends_one_request_and_none_whose_uid_begins_alike() -> None:
 
 
 class Answering(Engine):
-    """Every generation is one chunk, `raw`, and then waits to be aborted."""
+    """Every generation is one batch, made by `answer`, and then waits to be aborted."""
 
-    def __init__(self, raw: dict[str, Any]) -> None:
+    def __init__(self, answer: Callable[[str], Any]) -> None:
         super().__init__()
-        self.raw = raw
+        self.answer = answer
         self.forgotten: list[str] = []
         self.tokenizer_manager.abort_request = self.forgotten_by
 
     def forgotten_by(self, rid: str) -> None:
         self.forgotten.append(rid)
 
-    async def async_generate(self, *, rid: str, stream: bool = False, **_: Any) -> Any:
-        async def answer() -> AsyncIterator[dict[str, Any]]:
-            yield self.raw
-            await asyncio.Event().wait()
+    def arrived(self, rid: str) -> None:
+        self.tokenizer_manager.deliver(self.answer(rid))
 
-        return answer() if stream else {}
+
+def answering(finish: Any = None, **fields: Any) -> Answering:
+    return Answering(lambda rid: batch(rid, finish, **fields))
 
 
 async def said(engine: Engine, *sent: bytes) -> list[wire.FromHost]:
     """What the host says about its requests within a moment."""
     ours, theirs = socket.socketpair()
-    serving = asyncio.create_task(host.serve(engine, theirs))
+    serving = asyncio.create_task(host.serve(engine, Texts(), wire.Start({}, warm_up=False), theirs))
     reader, writer = await asyncio.open_unix_connection(sock=ours)
     writer.write(b"".join(sent))
     found: list[wire.FromHost] = []
@@ -144,50 +168,60 @@ async def said(engine: Engine, *sent: bytes) -> list[wire.FromHost]:
     return found
 
 
-def chunk(finish: Any = None, **meta: Any) -> dict[str, Any]:
-    return {"output_ids": [5], "text": "x", "meta_info": {"completion_tokens": 1, "finish_reason": finish, **meta}}
-
-
 @pytest.mark.parametrize(
     ("found", "told"),
     [(7, 7), ("s", "s"), ([1, 2], [1, 2]), (None, None), (1.5, None), ({"a": 1}, None), ([[1]], None)],
 )
 def test_whatever_the_engine_says_ended_it_is_passed_on_or_left_out(found: object, told: object) -> None:
-    (output,) = asyncio.run(said(Answering(chunk({"type": "stop", "matched": found})), wire.frame(submit("a"))))
+    (output,) = asyncio.run(said(answering({"type": "stop", "matched": found}), wire.frame(submit("a"))))
     assert isinstance(output, wire.Output)
     assert (output.end, output.matched) == ("stop", told)
 
 
 @pytest.mark.parametrize(
-    ("raw", "status"),
+    "fields",
     [
-        (chunk(prompt_tokens=1 << 80), 500),
-        (chunk(prompt_tokens="many"), 400),
-        (chunk(output_token_logprobs=[(None, 5, None)]), 500),
-        ({}, 500),
-        (chunk({"type": "stop", "matched": "\ud800"}), 500),
+        {"completion_tokens": 1 << 80},
+        {"ids": ["five"], "cached_tokens": object()},
+        {"output_token_logprobs_val": [None]},
+        {"finish": {"type": "stop", "matched": "\ud800"}},
+        {"finish": {}},
     ],
 )
-def test_an_answer_that_can_not_be_passed_on_is_that_request_s_end_and_no_other_s(
-    raw: dict[str, Any], status: int
-) -> None:
-    engine = Answering(raw)
-    found = asyncio.run(said(engine, wire.frame(submit("a")), wire.frame(submit("b"))))
+def test_an_answer_that_can_not_be_passed_on_is_that_request_s_end_and_no_other_s(fields: dict[str, Any]) -> None:
+    engine = answering(**fields)
+    a, b = (wire.Submit(uid=uid, input_ids=[1], sampling={}, top_logprobs=0, priority=None) for uid in "ab")
+    found = asyncio.run(said(engine, wire.frame(a), wire.frame(b)))
     assert [(type(each), each.uid, each.status) for each in found] == [  # type: ignore[union-attr]
-        (wire.Failed, "a", status),
-        (wire.Failed, "b", status),
+        (wire.Failed, "a", 500),
+        (wire.Failed, "b", 500),
     ]
-    assert engine.forgotten == [host.request_id("a"), host.request_id("b")]
+    assert engine.forgotten == [request_id("a"), request_id("b")]
 
 
 def test_a_request_that_can_not_be_read_is_refused_and_the_next_is_served() -> None:
-    body = msgspec.msgpack.encode({"type": "Submit", "uid": "bad", "input_ids": "none"})
-    engine = Answering(chunk({"type": "length"}))
+    body = msgspec.msgpack.encode(["Submit", "bad", "none"])
+    engine = answering({"type": "length"})
     bad, good = asyncio.run(said(engine, wire.HEADER.pack(len(body)) + body, wire.frame(submit("good"))))
     assert isinstance(bad, wire.Failed)
     assert (bad.uid, bad.status) == ("bad", 400)
     assert isinstance(good, wire.Output)
     assert good.uid == "good"
+
+
+def test_an_idle_engine_tells_its_state_once_per_second_and_one_with_work_at_every_beat() -> None:
+    def beats(engine: Engine, *messages: wire.ToHost, busy: int = 0) -> int:
+        load = SimpleNamespace(
+            timestamp=1.0, num_running_reqs=busy, num_waiting_reqs=0, num_used_tokens=0, token_usage=0.0
+        )
+        read: list[None] = []
+        engine.tokenizer_manager.load_snapshot_reader.read_all = lambda: read.append(None) or [load]
+        asyncio.run(said(engine, *map(wire.frame, messages)))
+        return len(read)
+
+    assert beats(Engine()) == 1
+    assert beats(Engine(), submit("a")) > 2, "a generation is in flight"
+    assert beats(Engine(), busy=1) > 2, "the scheduler still works on an aborted one"
 
 
 def test_a_state_that_can_not_be_read_is_borne_for_a_while_and_then_ends_the_host(
@@ -203,7 +237,7 @@ def test_a_state_that_can_not_be_read_is_borne_for_a_while_and_then_ends_the_hos
                 raise OSError("no descriptor")
             return []
 
-        engine = Answering(chunk({"type": "length"}))
+        engine = answering({"type": "length"})
         engine.tokenizer_manager.load_snapshot_reader.read_all = broken
         return asyncio.run(asyncio.wait_for(said(engine, wire.frame(submit("a"))), 5))
 

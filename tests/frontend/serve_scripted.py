@@ -23,6 +23,7 @@ from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.reader import Description
 from kimi_k2_serving.frontend.readers import Readers
 from kimi_k2_serving.frontend.service import Service
+from kimi_k2_serving.frontend.worker import FrontendWorker
 from kimi_k2_serving.json_schema.bounds import Bounds
 from tests.frontend.scripted import ScriptedEngine
 from tests.support.enforcer import chat_model
@@ -41,7 +42,7 @@ def main() -> int:
     raise_limit()
     with tempfile.TemporaryDirectory() as directory:
         checkpoint = write_small_checkpoint(Path(directory))
-        uvicorn.Server(configuration(given, checkpoint)).run()
+        FrontendWorker(configuration(given, checkpoint)).run()
     return 0
 
 

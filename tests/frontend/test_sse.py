@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.frontend import sse
 
 
@@ -26,22 +23,3 @@ def test_what_the_fast_writer_refuses_is_written_too(value: object) -> None:
     document = {"value": value, "part": sse.written(b"[1]")}
     read = json.loads(sse.encode_json(document))  # type: ignore[arg-type]
     assert read == {"value": "?" if value == "\ud800" else value, "part": [1]}
-
-
-@pytest.mark.anyio
-async def test_a_source_that_is_cancelled_from_within_is_no_silence() -> None:
-    """As gRPC does to its calls when a channel closes."""
-
-    async def source() -> AsyncIterator[bytes]:
-        yield b"a"
-        raise asyncio.CancelledError
-
-    found: list[bytes] = []
-
-    async def read() -> None:
-        async for piece in sse.paced(source(), seconds=60, idle=b""):
-            found.append(piece)
-
-    with pytest.raises(EngineLost):
-        await asyncio.wait_for(read(), 20)
-    assert found == [b"a"]

@@ -42,10 +42,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
         each.stdout.close()
 
 
-def test_a_stub_that_was_seen_and_is_gone_is_named_by_its_model_instance(start: Start) -> None:
-    stubs = Stubs(os.getpid())
+def test_a_stub_that_is_gone_is_named_by_its_model_instance(start: Start) -> None:
     start("kimi_k2_preprocess_0_0")
     doomed = start("kimi_k2_engine_0_0")
+    stubs = Stubs(os.getpid())
     assert stubs.dead() is None
     doomed.kill()
     doomed.wait()

@@ -265,6 +265,45 @@ def test_what_was_there_before_is_foreign() -> None:
             os.unlink(held.name)
 
 
+def test_a_glance_records_what_was_started_or_made_since_and_reads_nothing_where_nothing_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = Traces.begin()
+    newest = [1]
+    monkeypatch.setattr(traces, "newest_process", lambda: newest[0])
+    entry = SHARED_MEMORY / f"kimi-k2-test-{uuid.uuid4().hex}"
+    script = f"import time; input(); held = open({str(entry)!r}, 'w'); print(flush=True); time.sleep(60)"
+    line = [sys.executable, "-c", script]
+    seen.glance(os.getpid())
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            newest[0] = 2
+            assert seen.glance(os.getpid())
+            assert child.pid in {each.pid for each in seen.processes}
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+            child.stdout.readline()
+            assert seen.glance(os.getpid())
+            assert entry.name in {each.name for each in seen.entries}
+            seen.glance(os.getpid())
+            monkeypatch.setattr(psutil, "Process", lambda pid: pytest.fail("it looked, although nothing has changed"))
+            changed = traces.Change()
+            monkeypatch.setattr(seen, "_files", changed)
+            monkeypatch.setattr(changed, "seen", lambda value: False)
+            assert not seen.glance(os.getpid())
+        finally:
+            monkeypatch.undo()
+            entry.unlink(missing_ok=True)
+            child.kill()
+
+
+def test_a_change_counts_twice() -> None:
+    change = traces.Change()
+    assert [change.seen(value) for value in (1, 1, 1, 2, 2, 2, 2)] == [True, True, False, True, True, False, False]
+
+
 def test_a_process_is_not_mistaken_for_a_later_one_with_its_pid() -> None:
     mine = traces.identify(os.getpid())
     assert mine is not None

@@ -18,6 +18,7 @@ import pytest
 from test_engine_service import ROOMY, answers, ask, error, service, until
 
 from kimi_k2_serving.engine.admission import Capacity
+from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.triton.server_watch import TritonServer, read_flags
 
 LONG, LATE = 3, 4
@@ -256,7 +257,7 @@ def test_a_server_that_closes_connections_without_an_answer_is_stopping() -> Non
     async def scenario() -> None:
         http = Http()
         server = TritonServer("127.0.0.1", await http.serve(), 5.0)
-        watch = asyncio.create_task(server.stopping())
+        watch = asyncio.create_task(server.stopping(Pace(lambda: True)))
         await asyncio.sleep(0.6)
         assert not watch.done()
         http.stopped = True

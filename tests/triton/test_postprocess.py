@@ -175,8 +175,9 @@ def test_sends_that_fail_for_ever_hurt_nobody_else(step: Postprocess) -> None:
 
 
 def test_a_cancelled_answer_ends_without_an_error_and_only_by_its_own_context(
-    step: Postprocess, aborts: Aborts
+    step: Postprocess, aborts: Aborts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("kimi_k2_serving.triton.chat.answers.ASK_SECONDS", 0)
     ask(step, context("u"), [65])
     for text, ended in (("u", []), (f"u {'0' * 32}", []), (address("u", SEAL), ["u"])):
         gone = Sender()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from kimi_k2_serving.engine import linux, shared_memory
+from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.triton import server_watch
 
 
@@ -89,7 +90,7 @@ def stopping(monkeypatch: pytest.MonkeyPatch, *steps: int | bytes) -> tuple[bool
 
     async def scenario() -> bool:
         try:
-            await asyncio.wait_for(server_watch.TritonServer("127.0.0.1", 1, 5.0).stopping(), 0.3)
+            await asyncio.wait_for(server_watch.TritonServer("127.0.0.1", 1, 5.0).stopping(Pace(lambda: True)), 0.3)
         except TimeoutError:
             return False
         return True
@@ -114,6 +115,26 @@ def test_two_closed_connections_in_a_row_a_poll_apart_are_a_stop_and_one_is_not(
     stops, asked = stopping(monkeypatch, b"H", end, end)
     assert stops
     assert asked[-1] - asked[-2] >= 0.009
+
+
+def test_without_requests_a_server_that_answers_is_asked_about_once_per_second_and_an_arrival_ends_the_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_watch, "POLL_SECONDS", 0.01)
+    script = Script(b"H", b"H", b"")
+    monkeypatch.setattr(server_watch.asyncio, "open_connection", script.open)
+
+    async def scenario() -> None:
+        pace = Pace(lambda: False)
+        watch = asyncio.create_task(server_watch.TritonServer("127.0.0.1", 1, 5.0).stopping(pace))
+        await asyncio.sleep(0.2)
+        assert len(script.asked) == 1
+        pace.wake()
+        # The first closed connection is followed by another one a poll later, even without requests.
+        await asyncio.wait_for(watch, 0.2)
+        assert len(script.asked) == 4
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("times", [1, 3])

@@ -18,11 +18,13 @@ from pathlib import Path
 from kimi_k2_serving.engine import linux
 
 SUFFIX = ".abort"
+# The suffix of the socket on which the host sends ids to frontends: see token_socket.
+TOKENS = ".tokens"
 
 
-def socket_path(runtime: Path, model: str) -> Path:
+def socket_path(runtime: Path, model: str, suffix: str = SUFFIX) -> Path:
     """The socket's path has a hash of the name: a name may be too long for a unix socket's address."""
-    return runtime / (hashlib.sha256(model.encode()).hexdigest()[:16] + SUFFIX)
+    return runtime / (hashlib.sha256(model.encode()).hexdigest()[:16] + suffix)
 
 
 class AbortReceiver(asyncio.DatagramProtocol):

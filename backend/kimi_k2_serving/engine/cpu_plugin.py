@@ -2,9 +2,9 @@
 
 `activate` answers SGLang's platform discovery: our CPU platform on a machine without an accelerator, None elsewhere, so
 that installing this package changes nothing on a GPU host. `SGLANG_PLATFORM=kimi_k2_cpu` forces it (`serve --cpu`).
-`register` adds the absorbed-MLA path that DeepSeek-V3 architectures need to the `torch_native` attention backend, and
-skips the all-reduce of every step with a grammar if there is only one rank. Neither imports SGLang or torch before it
-is called.
+`register` adds the attention backend `kimi_k2_cpu` (cpu_attention.py) with the absorbed-MLA path that DeepSeek-V3
+architectures need, and hooks that save time: at every step with a grammar, at the start, and while idle. Neither
+imports SGLang or torch before it is called.
 """
 
 from __future__ import annotations
@@ -14,8 +14,13 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from kimi_k2_serving.engine import linux
+
 NAME = "kimi_k2_cpu"
 SYNC = "sglang.srt.layers.sampler.Sampler._sync_token_ids_across_tp"
+PREPARE = "sglang.srt.entrypoints.engine._set_envs_and_config"
+GROUPS = "sglang.srt.distributed.bootstrap.init_parallel_runtime"
+GROUP_SLACK_SECONDS = 1.0
 # Present whenever NVIDIA's kernel driver is loaded, whichever torch build is installed.
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -45,16 +50,27 @@ def register() -> None:
     """Entry point of group `sglang.srt.plugins`: SGLang runs it once per engine process, before it builds the model."""
     if not active():
         return
+    from sglang.srt.layers.attention.attention_registry import register_attention_backend
     from sglang.srt.models.deepseek_common import attention_backend_handler as handlers
+    from sglang.srt.server_args import add_attention_backend_choices
+
+    def blocks(runner: Any) -> Any:
+        from kimi_k2_serving.engine.cpu_attention import CpuAttentionBackend
+
+        return CpuAttentionBackend(runner)
 
     def absorbed_mla(attention: Any, batch: Any) -> Any:
         return handlers.AttnForwardMethod.MLA
 
-    handlers.AttentionBackendRegistry.register("torch_native", absorbed_mla)
+    register_attention_backend(NAME)(blocks)
+    add_attention_backend_choices([NAME])
+    handlers.AttentionBackendRegistry.register(NAME, absorbed_mla)
 
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     HookRegistry.register(SYNC, agree, HookType.AROUND)
+    HookRegistry.register(PREPARE, fork_workers, HookType.AFTER)
+    HookRegistry.register(GROUPS, make_groups, HookType.AROUND)
 
 
 def agree(original: Any, sampler: Any, *args: Any) -> None:
@@ -63,6 +79,26 @@ def agree(original: Any, sampler: Any, *args: Any) -> None:
 
     if torch.distributed.get_world_size(sampler.tp_sync_group) > 1:
         original(sampler, *args)
+
+
+def fork_workers(result: None, *args: Any) -> None:
+    """Have SGLang fork its schedulers instead of spawning them: they need not import SGLang again then.
+    This is for a CPU only, because a forked process can't use CUDA. SGLang starts its threads later.
+    """
+    import multiprocessing
+    from multiprocessing import resource_tracker
+
+    # One tracker for all, as with spawned processes.
+    resource_tracker.ensure_running()
+    multiprocessing.set_start_method("fork", force=True)
+
+
+def make_groups(original: Any, *args: Any, **named: Any) -> Any:
+    """Let the threads that Gloo starts here, one for each of nine groups, oversleep. They wake every 10 ms to see if
+    they should end; messages wake them at once.
+    """
+    with linux.timer_slack(GROUP_SLACK_SECONDS):
+        return original(*args, **named)
 
 
 def mend_torchvision() -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, Internal, InvalidValue, Overloaded, ServingError
+from kimi_k2_serving.core.errors import (
+    Cancelled,
+    EngineLost,
+    EngineUnavailable,
+    Internal,
+    InvalidValue,
+    Overloaded,
+    ServingError,
+)
 from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob, TokenUsage
@@ -44,13 +52,17 @@ def read_answer(answer: Answer, generation: Generation) -> Chunk:
             return Chunk(
                 ids=tuple(answer.ids),
                 text=answer.text,
-                usage=TokenUsage(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens),
+                usage=TokenUsage(len(generation.input_ids), answer.completion_tokens, answer.cached_tokens),
                 end=ending(answer),
-                logprobs=tuple(
-                    TokenLogprob(token_id, value, tuple((other, each) for each, other in top))
-                    for value, token_id, top in answer.logprobs
-                ),
+                logprobs=token_logprobs(answer),
             )
+
+
+def token_logprobs(answer: wire.Output) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(token_id, value, tuple((other, each) for each, other in top))
+        for value, token_id, top in answer.logprobs
+    )
 
 
 def ending(answer: wire.Output) -> End | None:
@@ -63,7 +75,9 @@ def ending(answer: wire.Output) -> End | None:
     return End(EndReason(answer.end), matched)
 
 
-def refusal(status: int, generation: Generation) -> InvalidValue | Overloaded | Internal:
+def refusal(status: int, generation: Generation) -> InvalidValue | Overloaded | Internal | Cancelled:
+    if status == wire.READER_GONE:
+        return Cancelled("the output could not be sent: its reader is gone or does not read")
     if status in (429, 503):
         return Overloaded("the engine's queue is full; retry shortly")
     if status < 500:

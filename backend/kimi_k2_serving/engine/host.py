@@ -2,7 +2,7 @@
 
 `python -m kimi_k2_serving.engine.host SERVER FD PARENT`. It ends with its parent (PDEATHSIG, and the end of the
 socket's stream) and with the process SERVER, the Triton that its parent belongs to (0: none). SGLang's processes share
-its process group and end with it. It knows nothing of K2, and its only state is the generations in flight.
+its process group and end with it. It knows nothing of K2, and its only state is in `generations`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from typing import Any
 
 import setproctitle
 
-from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import group, linux, shared_memory, wire
+from kimi_k2_serving.engine.generations import Generations, TextSource, request_id
+from kimi_k2_serving.engine.pace import Pace
+from kimi_k2_serving.engine.token_socket import TokenSocket
+from kimi_k2_serving.engine.warm_up import warm_up
 
 TITLE = "sglang::host"
 # After the server's end, the parent has this long to stop this engine in an orderly way.
 ORPHAN_SECONDS = 2.0
 # This process ends after so many failures in a row to read the scheduler's state.
-LOST_BEATS = 100
-# The start of SGLang 0.5.23's error for a grammar that allows no next token.
-NO_TEXT = "Grammar accept_token failed"
+LOST_BEATS = 50
 logger = logging.getLogger(TITLE)
 
 
@@ -42,14 +43,16 @@ def main(argv: list[str]) -> None:
     bind_to_parent(parent)
     setproctitle.setproctitle(TITLE)
     stream = socket.socket(fileno=descriptor)
+    # A forked process would keep the stream open when this one has ended.
+    os.register_at_fork(after_in_child=stream.close)
     if server:
         threading.Thread(target=end_with_server, args=(server, parent), name="server-watch", daemon=True).start()
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     # SGLang must be built on the main thread (its signal handlers) and before any loop runs (it sets the loop policy).
     start = receive_start(stream)
-    engine = build_engine(start.server_args)
+    engine, texts = build_engine(start.server_args)
     try:
-        engine.loop.run_until_complete(serve(engine, stream))
+        engine.loop.run_until_complete(serve(engine, texts, start, stream))
     finally:
         end_group()
 
@@ -91,37 +94,50 @@ def receive_start(stream: socket.socket) -> wire.Start:
     sys.exit(1)
 
 
-def build_engine(server_args: dict[str, Any]) -> Any:
-    from sglang.srt.entrypoints.engine import Engine
+def build_engine(server_args: dict[str, Any]) -> tuple[Any, TextSource]:
+    from kimi_k2_serving.engine.direct_engine import DirectEngine, text_decoder
 
-    return Engine(**server_args)
+    engine = DirectEngine(**server_args)
+    return engine, text_decoder(engine.tokenizer_manager)
 
 
-async def serve(engine: Any, stream: socket.socket) -> None:
+async def serve(engine: Any, texts: TextSource, start: wire.Start, stream: socket.socket) -> None:
     """Serve until the stub closes its side of the stream."""
-    reader, writer = await asyncio.open_unix_connection(sock=stream)
+    incoming, writer = await asyncio.open_unix_connection(sock=stream)
     await try_out(engine)
+    if start.warm_up:
+        await warm_up(engine, request_id("warm-up"))
     leave_nothing(engine.tokenizer_manager.load_snapshot_reader)
+    readers = TokenSocket(
+        patience=start.reader_seconds,
+        aborted=lambda reader, uid: generations.abort_read(reader, uid),
+        lost=lambda reader: generations.lose(reader),
+        clock=time.monotonic,
+    )
+    generations = Generations(engine, texts, readers, writer.write)
+    generations.attach()
+    if start.token_socket:
+        await readers.open(Path(start.token_socket))
     wire.write_frames(writer, [started(engine)])
-    beating = asyncio.create_task(beat(engine, writer))
-    tasks: dict[str, asyncio.Task[None]] = {}
+    pace = Pace(lambda: generations.running)
+    beating = asyncio.create_task(beat(engine, generations, readers, writer, pace))
     with contextlib.suppress(ConnectionError):
-        async for message in wire.messages(reader, wire.ToHost):
+        async for message in wire.messages(incoming, wire.ToHost):
             match message:
                 case wire.Submit():
-                    task = asyncio.create_task(run(engine, message, writer), name=message.uid)
-                    tasks[message.uid] = task
-                    task.add_done_callback(lambda done: tasks.pop(done.get_name(), None))
-                case wire.Abort(uid=uid) if uid in tasks:
+                    generations.submit(message)
+                    pace.wake()
+                case wire.Abort(uid=uid):
                     # SGLang ignores an abort of a request that it does not have yet, so the task must run first.
                     await asyncio.sleep(0)
-                    engine.tokenizer_manager.abort_request(rid=request_id(uid))
+                    generations.abort(uid)
                 case wire.Unreadable(uid=uid, problem=problem):
                     logger.error("a request could not be read: %s", problem)
-                    tell(writer, wire.Failed(uid, 400, "unreadable"))
+                    generations.refuse(uid, 400, "unreadable")
                 case _:
                     pass
     beating.cancel()
+    readers.close()
     writer.close()
 
 
@@ -134,25 +150,33 @@ def leave_nothing(reader: Any) -> None:
     resource_tracker.register(f"/{Path(path).name}", "shared_memory")
 
 
-async def beat(engine: Any, writer: asyncio.StreamWriter) -> None:
-    """Forward the state that the schedulers publish. After LOST_BEATS failures in a row close the stream, which ends
-    this process: without the state the stub can't see whether the engine moves.
+async def beat(
+    engine: Any, generations: Generations, readers: TokenSocket, writer: asyncio.StreamWriter, pace: Pace
+) -> None:
+    """Forward the state that the schedulers publish, at the given pace, and disconnect readers that do not read. After
+    LOST_BEATS failures in a row close the stream, which ends this process: without the state the stub can't see whether
+    the engine moves.
     """
     reader = engine.tokenizer_manager.load_snapshot_reader
     lost = 0
     while lost < LOST_BEATS:
         try:
-            wire.write_frames(writer, [beat_of(reader.read_all())])
+            readers.drop_stalled()
+            state = beat_of(reader.read_all(), generations.read())
+            wire.write_frames(writer, [state])
             lost = 0
         except Exception:
             if lost == 0:
                 logger.exception("the scheduler's state could not be read or sent")
             lost += 1
+        if lost or state.busy:
+            pace.wake()
         await asyncio.sleep(wire.BEAT_SECONDS)
+        await pace.rest()
     writer.close()
 
 
-def beat_of(published: list[Any]) -> wire.Beat:
+def beat_of(published: list[Any], read: list[str]) -> wire.Beat:
     """One Beat for all data-parallel ranks."""
     ranks = [load for load in published if load is not None]
     return wire.Beat(
@@ -161,6 +185,7 @@ def beat_of(published: list[Any]) -> wire.Beat:
         running=sum(load.num_running_reqs for load in ranks),
         queued=sum(load.num_waiting_reqs for load in ranks),
         kv_usage=max((load.token_usage for load in ranks), default=0.0),
+        read=read,
     )
 
 
@@ -169,17 +194,6 @@ async def try_out(engine: Any) -> None:
     request could be blamed for it.
     """
     await engine.async_generate(input_ids=[0], sampling_params={"max_new_tokens": 1}, rid=request_id("start"))
-
-
-def tell(writer: asyncio.StreamWriter, message: wire.Output | wire.Failed) -> bool:
-    """Send the message. If it can't be sent, send a Failed instead and return False."""
-    try:
-        wire.write_frames(writer, [message])
-    except wire.Unsendable as error:
-        logger.error("an output could not be sent: %s", error)
-        wire.write_frames(writer, [wire.Failed(message.uid, 500, "unsendable")])
-        return False
-    return True
 
 
 def started(engine: Any) -> wire.Started:
@@ -197,101 +211,6 @@ def started(engine: Any) -> wire.Started:
         vocab_size=int(manager.model_config.vocab_size),
         min_p=not manager.server_args.enable_deterministic_inference,
     )
-
-
-def request_id(uid: str) -> str:
-    """SGLang's id for our uid. The prefix is needed because SGLang treats some ids specially: it drops the outputs of
-    `HEALTH_CHECK...`, and clients choose uids. The line break is needed because SGLang's scheduler aborts every request
-    whose id starts with the given one; no uid contains a line break.
-    """
-    return f"kimi-k2:{uid}\n"
-
-
-async def run(engine: Any, submit: wire.Submit, writer: asyncio.StreamWriter) -> None:
-    """One generation, from Submit to its last Output or its Failed."""
-    import fastapi
-
-    try:
-        sent = 0
-        generator = await engine.async_generate(
-            input_ids=submit.input_ids,
-            sampling_params=submit.sampling,
-            stream=True,
-            rid=request_id(submit.uid),
-            return_logprob=submit.top_logprobs is not None,
-            top_logprobs_num=submit.top_logprobs or 0,
-            priority=submit.priority,
-            cache_salt=submit.cache_salt,
-        )
-        async for raw in generator:
-            message = blamed(submit, output(submit.uid, raw, sent))
-            if not tell(writer, message):
-                engine.tokenizer_manager.abort_request(rid=request_id(submit.uid))
-                return
-            if isinstance(message, wire.Failed):
-                return
-            sent += len(message.ids)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    except fastapi.HTTPException as error:
-        tell(writer, wire.Failed(submit.uid, error.status_code, str(error.detail)))
-    except ValueError as error:
-        tell(writer, wire.Failed(submit.uid, 400, str(error)))
-        engine.tokenizer_manager.abort_request(rid=request_id(submit.uid))
-    except Exception as error:
-        logger.exception("generation %s failed", submit.uid)
-        tell(writer, wire.Failed(submit.uid, 500, type(error).__name__))
-        engine.tokenizer_manager.abort_request(rid=request_id(submit.uid))
-
-
-def blamed(submit: wire.Submit, message: wire.Output | wire.Failed) -> wire.Output | wire.Failed:
-    """Turn SGLang's internal error for a grammar that no text satisfies into a client error. Only a client of the
-    engine model can send such a grammar: for chats, unsatisfiable schemas are refused before the engine.
-    """
-    if isinstance(message, wire.Failed) and message.log.startswith(NO_TEXT) and submit.sampling.keys() & set(GRAMMARS):
-        return wire.Failed(message.uid, 400, message.log)
-    return message
-
-
-def output(uid: str, raw: dict[str, Any], sent: int) -> wire.Output | wire.Failed:
-    """Convert one chunk of SGLang's. `sent` is the number of ids sent before: the chunk of an abort repeats the last
-    id and the whole text.
-    """
-    meta = raw["meta_info"]
-    finish = meta.get("finish_reason")
-    end = "" if finish is None else str(finish["type"])
-    if end == "abort" and (finish.get("status_code") or 0) >= 400:
-        return wire.Failed(uid, int(finish["status_code"]), str(finish.get("message")))
-    total = int(meta.get("completion_tokens", 0))
-    ids = list(raw["output_ids"])[-(total - sent) :] if total > sent else []
-    return wire.Output(
-        uid=uid,
-        ids=ids,
-        text="" if end == "abort" else raw.get("text") or "",
-        prompt_tokens=int(meta.get("prompt_tokens") or 0),
-        completion_tokens=total,
-        cached_tokens=int(meta.get("cached_tokens") or 0),
-        end=end,
-        matched=matched(finish.get("matched")) if finish else None,
-        logprobs=logprobs(meta)[-len(ids) :] if ids else [],
-    )
-
-
-def matched(found: Any) -> str | int | list[int] | None:
-    """The stop string, token id or ids that ended the run; None for a type that SGLang does not document."""
-    if isinstance(found, list):
-        return found if all(type(each) is int for each in found) else None
-    return found if type(found) in (int, str) else None
-
-
-def logprobs(meta: dict[str, Any]) -> list[tuple[float, int, list[tuple[float, int]]]]:
-    chosen = meta.get("output_token_logprobs") or []
-    top = meta.get("output_top_logprobs") or [None] * len(chosen)
-    return [
-        (float(own[0]), int(own[1]), [(float(each[0]), int(each[1])) for each in others or ()])
-        for own, others in zip(chosen, top, strict=False)
-    ]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Linux calls: private files and directories, two controls of prctl(2), and waiting for the end of another process."""
+"""Linux calls: private files and directories, controls of prctl(2), and waiting for the end of another process."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -9,10 +10,12 @@ import select
 import signal
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_TIMERSLACK = 29
 _PR_SET_CHILD_SUBREAPER = 36
 # Returned by `watched` for a process that has ended.
 GONE = -1
@@ -56,6 +59,19 @@ def become_subreaper() -> None:
 def die_with_parent(sent: signal.Signals = signal.SIGTERM) -> None:
     """Make the kernel send `sent` to this process when the thread that started it ends for any reason."""
     _prctl(_PR_SET_PDEATHSIG, sent)
+
+
+@contextlib.contextmanager
+def timer_slack(seconds: float) -> Iterator[None]:
+    """The kernel may let this thread, and for good the threads that it starts meanwhile, wait this much longer than a
+    timeout says. What they wait for is not delayed.
+    """
+    _prctl(_PR_SET_TIMERSLACK, int(seconds * 1e9))
+    try:
+        yield
+    finally:
+        # 0 stands for the slack that the thread had when it was started.
+        _prctl(_PR_SET_TIMERSLACK, 0)
 
 
 def watched(pid: int) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 
@@ -50,7 +50,9 @@ class Generation:
     """One request. `uid` is unique among those in flight. `input_ids` are the whole prompt. `sampling` uses SGLang's
     parameter names. `stream` is for the frontend, whose client sends it to the engine model; SupervisedEngine always
     yields chunks. `top_logprobs`: number of alternatives per token, None for no log-probabilities. `priority`: higher
-    goes first. Generations share the prefix cache only with those of the same `cache_salt`.
+    goes first. Generations share the prefix cache only with those of the same `cache_salt`. `text`: whether chunks need
+    their text. `reader`: the claim of a process on this machine that reads the ids itself, "" for none: see
+    `token_socket`. If it has a reader, only the last chunk comes, without ids; its usage counts them.
     """
 
     uid: str
@@ -60,6 +62,8 @@ class Generation:
     top_logprobs: int | None = None
     priority: int | None = None
     cache_salt: str | None = None
+    text: bool = True
+    reader: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,8 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
     return Chunk(
         tuple(token for chunk in chunks for token in chunk.ids),
         "".join(chunk.text for chunk in chunks),
-        last.usage,
+        # The engine may give the number of cached tokens once.
+        replace(last.usage, cached=max(chunk.usage.cached for chunk in chunks)),
         last.end,
         tuple(each for chunk in chunks for each in chunk.logprobs),
     )

@@ -13,9 +13,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from kimi_k2_serving.core.errors import (
+    Cancelled,
     EngineLost,
     EngineUnavailable,
     Internal,
@@ -58,7 +60,8 @@ class SupervisedEngine:
     """`spawn` creates a host process. `start_timeout`: seconds per start. `stall_seconds`: the engine is killed when it
     makes no progress for this long with requests in flight. `steps_on_cpu`: the scheduler's CPU time counts as
     progress. `silent_seconds`: a generation without output for this long ends alone, if the engine moves and its
-    queue is empty.
+    queue is empty. `token_socket`: where the host listens for readers, if anywhere; removed by `stop`.
+    `reader_seconds`: a reader that reads nothing for this long is disconnected. `warm_up`: see wire.Start.
     """
 
     def __init__(
@@ -70,11 +73,15 @@ class SupervisedEngine:
         stall_seconds: float,
         silent_seconds: float,
         steps_on_cpu: bool = False,
+        token_socket: Path | None = None,
+        reader_seconds: float = 30.0,
+        warm_up: bool = True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._spawn = spawn
-        self._server_args = dict(server_args)
+        self._start_message = wire.Start(dict(server_args), str(token_socket or ""), reader_seconds, warm_up)
+        self._token_socket = token_socket
         self._start_timeout = start_timeout
         self._stall_seconds = stall_seconds
         self._steps_on_cpu = steps_on_cpu
@@ -147,7 +154,7 @@ class SupervisedEngine:
                 end = chunks[-1].end
                 ended, served = end is not None, end is not None and end.reason is not EndReason.ABORT
                 yield merge_chunks(chunks)
-        except (EngineLost, InvalidValue, Overloaded, Internal):
+        except (EngineLost, InvalidValue, Overloaded, Internal, Cancelled):
             ended = True
             raise
         finally:
@@ -171,6 +178,8 @@ class SupervisedEngine:
             self._supervisor = None
         self._lose_all()
         await self._end_host()
+        if self._token_socket is not None:
+            self._token_socket.unlink(missing_ok=True)
 
     def _submit(self, generation: Generation) -> None:
         assert self._host is not None
@@ -219,7 +228,7 @@ class SupervisedEngine:
         except asyncio.CancelledError:
             self._host = await spawning
             raise
-        host.send(wire.Start(self._server_args))
+        host.send(self._start_message)
         try:
             first = await asyncio.wait_for(host.receive(), self._start_timeout)
         except TimeoutError:
@@ -271,19 +280,29 @@ class SupervisedEngine:
             case wire.Beat():
                 self._progress.scheduler(message.published, self._clock(), busy=message.busy)
                 self._load = Load(message.running, message.queued, message.kv_usage, self._load.restarts)
-            case wire.Output() | wire.Failed():
-                now = self._clock()
-                self._progress.output(now)
-                self._silence.output(message.uid)
-                if message.uid in self._flights:
-                    self._flights[message.uid].answers.put_nowait(message)
-                if isinstance(message, wire.Output) and self._suspects.output(message.uid, self._served()):
-                    self._settle()
+                for uid in message.read:
+                    self._heard(uid)
+            case wire.Output(uid=uid):
+                if uid in self._flights:
+                    self._flights[uid].answers.put_nowait(message)
+                self._heard(uid)
+            case wire.Failed(uid=uid):
+                self._progress.output(self._clock())
+                self._silence.output(uid)
+                if uid in self._flights:
+                    self._flights[uid].answers.put_nowait(message)
             case wire.Unreadable(uid=uid, problem=problem):
                 logger.error("a message from the engine could not be read: %s", problem)
                 self._give_up(uid, Internal("the engine's answer could not be read"))
             case wire.Started():
                 pass
+
+    def _heard(self, uid: str) -> None:
+        """The engine has produced output for this generation."""
+        self._progress.output(self._clock())
+        self._silence.output(uid)
+        if self._suspects.output(uid, self._served()):
+            self._settle()
 
     def _give_up(self, uid: str, error: ServingError) -> None:
         """End one generation with this error, here and in the engine."""

@@ -1,9 +1,11 @@
 """The messages between the Triton stub and the engine's host process, over one inherited socket pair.
 
-A frame is a 4-byte big-endian length and a msgpack map (msgspec, no pickle). The stub sends Start first, then Submit
-and Abort at any time. The host answers Started once, then for each Submit any number of Outputs that end with one last
-Output or one Failed, and a Beat every BEAT_SECONDS. When the stream ends in either direction, the other side is gone.
-A message that can't be sent or read ends only the request that it names: the length prefix still finds the next frame.
+A frame is a 4-byte big-endian length and a msgpack array (msgspec, no pickle): the type's name, then the fields in
+order. The stub sends Start first, then Submit and Abort at any time. The host answers Started once, then for each
+Submit any number of Outputs that end with one last Output or one Failed, and a Beat every BEAT_SECONDS while it has
+work (less often without: `pace`). When the stream ends in either direction, the other side is gone. A message that
+can't be sent or read ends only the request that it names: the length prefix still finds the next frame, and the uid is
+the first field. A reader of `token_socket` gets a Claim, then Outputs.
 """
 
 from __future__ import annotations
@@ -21,29 +23,41 @@ HEADER = struct.Struct(">I")
 # The largest size of a frame, checked by `frame`. The largest real ones are a prompt of 262,144 ids of up to 5 bytes
 # each with a grammar, and an output of 256 ids with 21 logprobs each.
 FRAME_BYTES = 64 * 2**20
-BEAT_SECONDS = 0.05
+BEAT_SECONDS = 0.1
+# The status of a Failed whose reader is gone.
+READER_GONE = 499
 
 
-class Start(msgspec.Struct, tag=True, frozen=True):
-    """`server_args` are SGLang's ServerArgs by name."""
+class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """`server_args` are SGLang's ServerArgs by name. `token_socket`: the path for the readers' socket, "" for none.
+    `reader_seconds`: a reader that reads nothing for this long is disconnected. `warm_up`: whether to compile and cache
+    before Started what the first requests would.
+    """
 
     server_args: dict[str, Any]
+    token_socket: str = ""
+    reader_seconds: float = 30.0
+    warm_up: bool = True
 
 
-class Submit(msgspec.Struct, tag=True, frozen=True):
+class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none."""
+
     uid: str
     input_ids: list[int]
     sampling: dict[str, Any]
     top_logprobs: int | None
     priority: int | None
     cache_salt: str | None = None
+    text: bool = True
+    reader: str = ""
 
 
-class Abort(msgspec.Struct, tag=True, frozen=True):
+class Abort(msgspec.Struct, tag=True, array_like=True, frozen=True):
     uid: str
 
 
-class Started(msgspec.Struct, tag=True, frozen=True):
+class Started(msgspec.Struct, tag=True, array_like=True, frozen=True):
     engine: str
     context_length: int
     prompt_tokens: int
@@ -52,21 +66,24 @@ class Started(msgspec.Struct, tag=True, frozen=True):
     min_p: bool = True
 
 
-class Output(msgspec.Struct, tag=True, frozen=True, omit_defaults=True):
-    """`end` is "", stop, length or abort. `logprobs` holds (logprob, id, [(logprob, id), ...]) per output id."""
+class Output(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """New ids of one request. `logprobs` holds (logprob, id, [(logprob, id), ...]) per id. `end` is "", stop, length or
+    abort; `completion_tokens` counts all ids of the request so far. `index`: the choice. If the ids go to a reader, the
+    stub gets only the last Output, without ids.
+    """
 
     uid: str
     ids: list[int]
-    text: str
-    prompt_tokens: int
     completion_tokens: int
-    cached_tokens: int
+    cached_tokens: int = 0
+    text: str = ""
     end: str = ""
     matched: str | int | list[int] | None = None
-    logprobs: list[tuple[float, int, list[tuple[float, int]]]] = msgspec.field(default_factory=list)
+    logprobs: list[tuple[float, int, list[tuple[float, int]]]] = []
+    index: int = 0
 
 
-class Failed(msgspec.Struct, tag=True, frozen=True):
+class Failed(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """`status` is SGLang's HTTP status; `log` is a text for the log only, never for the client."""
 
     uid: str
@@ -74,9 +91,10 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     log: str
 
 
-class Beat(msgspec.Struct, tag=True, frozen=True):
+class Beat(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """The state that the scheduler last published, at `published` by its own clock. `busy`: it has requests, including
-    a partly prefilled long prompt, which `running` and `queued` do not count.
+    a partly prefilled long prompt, which `running` and `queued` do not count. `read`: the requests whose ids went to a
+    reader since the last Beat.
     """
 
     published: float
@@ -84,10 +102,17 @@ class Beat(msgspec.Struct, tag=True, frozen=True):
     running: int
     queued: int
     kv_usage: float
+    read: list[str] = []
 
 
-class Unreadable(msgspec.Struct, tag=True, frozen=True):
-    """Stands for a frame that is no valid message. `uid` is the uid in the frame, "" if there is none."""
+class Claim(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """The first message to a reader: the secret by which a Submit names it."""
+
+    token: str
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """Not sent: stands for a frame that is no valid message. `uid` is the uid in the frame, "" if there is none."""
 
     uid: str
     problem: str
@@ -99,6 +124,7 @@ class Unsendable(Exception):
 
 ToHost = Start | Submit | Abort
 FromHost = Started | Output | Failed | Beat
+ToReader = Claim | Output
 
 
 def submission(generation: Generation) -> Submit:
@@ -109,10 +135,12 @@ def submission(generation: Generation) -> Submit:
         top_logprobs=generation.top_logprobs,
         priority=generation.priority,
         cache_salt=generation.cache_salt,
+        text=generation.text,
+        reader=generation.reader,
     )
 
 
-def frame(message: ToHost | FromHost) -> bytes:
+def frame(message: ToHost | FromHost | ToReader) -> bytes:
     """Raises Unsendable."""
     try:
         body = msgspec.msgpack.encode(message)
@@ -162,7 +190,7 @@ def named_uid(body: bytes) -> str:
         fields = msgspec.msgpack.decode(body)
     except (ValueError, RecursionError):
         return ""
-    uid = fields.get("uid") if isinstance(fields, dict) else None
+    uid = fields[1] if isinstance(fields, list) and len(fields) > 1 else None
     return uid if isinstance(uid, str) else ""
 
 

@@ -176,7 +176,7 @@ async def _choice(
             except InvalidValue:
                 raise Internal("the engine's vocabulary differs from the frontend's; use one checkpoint") from None
             completion = usage.completion + len(chunk.ids)
-            usage = replace(usage, completion=completion, cached=max(usage.cached, chunk.usage.cached))
+            usage = TokenUsage(usage.prompt, completion, max(usage.cached, chunk.usage.cached))
             if chunk.end is None and not parser.stopped:
                 if inspector is not None:
                     inspector.feed(events)

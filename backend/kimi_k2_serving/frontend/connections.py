@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 import h11
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kimi_k2_serving.core.limits import HEAD_SECONDS
@@ -56,7 +56,7 @@ class Connection(H11Protocol):
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             scope[PROVEN] = self._prove
-            await inner(scope, receive, send)
+            await inner(scope, receive, self._shortened(scope, send))
 
         self.app = application
 
@@ -84,6 +84,29 @@ class Connection(H11Protocol):
     @property
     def _awaits_head(self) -> bool:
         return self.conn.their_state is h11.IDLE
+
+    def _shortened(self, scope: Scope, send: Send) -> Send:
+        """`send`, but the pieces of a stream go to the socket as chunks of HTTP/1.1 without h11, which checks each."""
+        chunked = False
+
+        async def shortened(message: Message) -> None:
+            nonlocal chunked
+            if chunked and message.get("more_body"):
+                if body := message["body"]:
+                    await self._write_chunk(body)
+                return
+            if message["type"] == "http.response.start":
+                sized = any(name == b"content-length" for name, _ in message["headers"])
+                chunked = scope["http_version"] == "1.1" and scope["method"] != "HEAD" and not sized
+            await send(message)
+
+        return shortened
+
+    async def _write_chunk(self, body: bytes) -> None:
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if not self.transport.is_closing():
+            self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 
     def _prove(self) -> None:
         _unproven.pop(self, None)

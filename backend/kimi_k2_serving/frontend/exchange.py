@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
 from kimi_k2_serving.core.errors import (
     DeadlineExceeded,
+    EngineLost,
     Internal,
     ServingError,
     ShuttingDown,
@@ -83,15 +85,34 @@ class ClientGone(Exception):
     """The client closed the connection or stopped reading from it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sender:
-    """Sends one response. Raises ClientGone if the client accepts nothing for `stalled` seconds."""
+    """Sends one response. If the client accepts nothing for too long, the timer abandons it and cancels `work`."""
 
     send: Send
     headers: dict[str, str]
-    stalled: float
     record: Record
-    streaming: bool = field(default=False)
+    last_sent: float
+    streaming: bool = False
+    # The frame that keeps a stream alive; b"" as long as the response is no stream.
+    idle: bytes = b""
+    work: asyncio.Task[Any] | None = None
+    sending_since: float | None = None
+    abandoned: bool = False
+    beat: asyncio.Task[None] | None = None
+
+    def abandon(self) -> None:
+        self.abandoned = True
+        if self.work is not None:
+            self.work.cancel()
+
+    def keep_alive(self) -> None:
+        if self.idle and (self.beat is None or self.beat.done()):
+            self.beat = asyncio.ensure_future(self.stream(self.idle))
+
+    def close(self) -> None:
+        if self.beat is not None:
+            self.beat.cancel()
 
     async def document(self, status: int, body: bytes, media_type: str) -> None:
         await self._start(status, {"content-type": media_type, "content-length": str(len(body))})
@@ -131,11 +152,11 @@ class Sender:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def _send(self, message: Message) -> None:
+        self.sending_since = time.monotonic()
         try:
-            async with asyncio.timeout(self.stalled):
-                await self.send(message)
-        except TimeoutError:
-            raise ClientGone from None
+            await self.send(message)
+        finally:
+            self.sending_since, self.last_sent = None, time.monotonic()
 
 
 class Endpoint:
@@ -166,18 +187,23 @@ class Endpoint:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         request_id = _request_id(headers.get("x-request-id", "")) or f"req_{service.new_uid()}"
         record = Record(request_id, self.route, scope["method"], service.clock())
-        sender = Sender(
-            send, {"x-request-id": request_id, "request-id": request_id}, service.policy.stalled_seconds, record
-        )
+        sender = Sender(send, {"x-request-id": request_id, "request-id": request_id}, record, time.monotonic())
         service.exchanges += 1
+        service.timer.add(sender)
         try:
             await self._exchange(scope, headers, receive, sender)
         except ClientGone:
-            record.status = GONE
-            service.metrics.disconnects.inc()
+            self._gone(record)
         except ServingError as error:
             await self._refuse(sender, error)
         except asyncio.CancelledError:
+            if sender.abandoned:
+                self._gone(record)
+                return
+            if not _cancelled():
+                # The work was cancelled, but by nobody here: gRPC cancels a call when its channel closes.
+                await self._refuse(sender, EngineLost("the answer broke off before its end; send the request again"))
+                return
             # The grace period is over: clients that still wait get this error.
             await self._refuse(sender, ShuttingDown("the server is stopping; send the request again"))
             raise
@@ -185,8 +211,14 @@ class Endpoint:
             logger.exception("request %s failed", request_id)
             await self._refuse(sender, Internal("an internal error; see the server's log"))
         finally:
+            service.timer.remove(sender)
+            sender.close()
             service.exchanges -= 1
             self._report(record)
+
+    def _gone(self, record: Record) -> None:
+        record.status = GONE
+        self._service.metrics.disconnects.inc()
 
     async def _exchange(self, scope: Scope, headers: dict[str, str], receive: Receive, sender: Sender) -> None:
         service = self._service
@@ -214,6 +246,7 @@ class Endpoint:
             await _unless_gone(receive, self._answer(handler, replace(call, body=body), sender))
 
     async def _answer(self, handler: Handler, call: Call, sender: Sender) -> None:
+        sender.work = asyncio.current_task()
         match await handler(call):
             case JsonDocument(body):
                 await sender.document(200, sse.encode_json(body), "application/json")
@@ -222,16 +255,19 @@ class Endpoint:
             case PlainText(text, media_type):
                 await sender.document(200, text, media_type)
             case EventStream(frames):
-                paced = sse.paced(frames, seconds=self._service.policy.keep_alive, idle=self._envelope.idle)
-                async with aclosing(paced):  # type: ignore[type-var]
-                    async for piece in paced:
+                sender.idle = self._envelope.idle
+                async with aclosing(frames):  # type: ignore[type-var]
+                    async for piece in frames:
                         await sender.stream(piece)
+                sender.idle = b""
                 await sender.end()
 
     async def _refuse(self, sender: Sender, error: ServingError) -> None:
         """Send the error in the dialect's envelope, as a frame if a stream has begun."""
         record = sender.record
         record.error = error.code
+        sender.idle = b""
+        sender.work = asyncio.current_task()
         try:
             if sender.streaming:
                 await sender.stream(self._envelope.frame(error, record.request_id))
@@ -244,6 +280,10 @@ class Endpoint:
                 document = sse.encode_json(self._envelope.error(error, record.request_id))
                 await sender.document(error.http, document, "application/json")
         except ClientGone:
+            record.status = GONE
+        except asyncio.CancelledError:
+            if not sender.abandoned:
+                raise
             record.status = GONE
 
     def _report(self, record: Record) -> None:
@@ -328,6 +368,12 @@ async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> Non
         watcher.cancel()
         task.cancel()
         await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+def _cancelled() -> bool:
+    """Whether somebody has cancelled the current task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _gone(receive: Receive) -> None:

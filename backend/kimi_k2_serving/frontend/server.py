@@ -32,6 +32,7 @@ from kimi_k2_serving import settings
 from kimi_k2_serving.chat.model import ChatModel, bounds
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.limits import IDLE_SECONDS
+from kimi_k2_serving.engine.abort_channel import TOKENS, socket_path
 from kimi_k2_serving.engine.config import CPU_PRESET, EngineConfig, engine_of_preset, load_engine_config
 from kimi_k2_serving.frontend.app import create_app
 from kimi_k2_serving.frontend.connections import Connection, raise_limit, watch_accepts
@@ -42,7 +43,9 @@ from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.reader import Description
 from kimi_k2_serving.frontend.readers import Readers
 from kimi_k2_serving.frontend.service import Service
-from kimi_k2_serving.frontend.triton_engine import TritonEngine
+from kimi_k2_serving.frontend.token_reader import TokenReader
+from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine
+from kimi_k2_serving.frontend.worker import FrontendWorker
 
 NAME = "kimi_k2"
 # prometheus_client reads this variable when a worker imports it: the directory in which the counters add up.
@@ -65,6 +68,7 @@ class FrontendOptions:
     grace: int
     policy: Policy
     allowed_hosts: tuple[str, ...] = ()
+    runtime_dir: Path | None = None
 
     @property
     def hosts(self) -> Hosts | None:
@@ -88,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", metavar="NAME", help=f"the engine's preset (default: $KIMI_K2_PRESET, else {CPU_PRESET})")
     add("--model-repository", metavar="DIR", type=Path, help="Triton's; give it if its engine.yaml changes the preset")
     add("--model-alias", metavar="ID", action="append", default=[], help=f"serve {NAME} under this id too; repeatable")
+    add(
+        "--runtime-dir",
+        metavar="DIR",
+        type=Path,
+        help="Triton's, if it runs on this machine: tokens then reach the frontend directly"
+        " (default: $KIMI_K2_RUNTIME_DIR)",
+    )
     add("--workers", metavar="N", type=int, default=1, help="number of worker processes (%(default)s)")
     add("--api-key-file", metavar="FILE", type=Path, help="API keys, one per line; see docs/api.md")
     add(
@@ -139,6 +150,7 @@ def parse_flags(argv: Sequence[str], environ: Mapping[str, str]) -> FrontendOpti
             anthropic_temperature=given.anthropic_temperature,
         ),
         allowed_hosts=tuple(given.allowed_host),
+        runtime_dir=given.runtime_dir or inherited.runtime_dir,
     )
 
 
@@ -154,7 +166,8 @@ def application(options: FrontendOptions) -> ASGIApp:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     _end_with_parent()
     model = ChatModel.load(options.engine, names=options.names)
-    engine = TritonEngine(options.grpc_url)
+    tokens = TokenReader(socket_path(options.runtime_dir, MODEL, TOKENS)) if options.runtime_dir else None
+    engine = TritonEngine(options.grpc_url, tokens=tokens)
     metrics = FrontendMetrics(shared=options.workers > 1)
     described = Description.of(model, options.engine.checkpoint, bounds(options.engine, model.form), options.policy)
     readers = Readers(msgspec.json.encode(described))
@@ -211,7 +224,7 @@ def serve(options: FrontendOptions) -> None:
     raise_limit()
     config = configuration(options)
     if options.workers == 1:
-        uvicorn.Server(config).run()
+        FrontendWorker(config).run()
         return
     with tempfile.TemporaryDirectory(prefix="kimi-k2-metrics-") as directory:
         settings.export(METRICS_DIRECTORY, directory)

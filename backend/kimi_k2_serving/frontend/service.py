@@ -30,6 +30,7 @@ from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.port import EngineClient
 from kimi_k2_serving.frontend.readers import SMALL_BYTES, Readers
 from kimi_k2_serving.frontend.reading import Read, Reading
+from kimi_k2_serving.frontend.response_timer import ResponseTimer
 from kimi_k2_serving.grammar import job as jobs
 
 T = TypeVar("T")
@@ -94,9 +95,13 @@ class Service:
     hosts: Hosts | None = None
     # Requests whose response is not completely written.
     exchanges: int = 0
+    timer: ResponseTimer = field(init=False)
     _running: Counter[str] = field(default_factory=Counter)
     # Only two threads, because only tokenization releases the interpreter lock.
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "prepare"))
+
+    def __post_init__(self) -> None:
+        self.timer = ResponseTimer(keep_alive=self.policy.keep_alive, stalled=self.policy.stalled_seconds)
 
     @contextmanager
     def admitted(self, key: Key) -> Iterator[None]:

@@ -1,24 +1,16 @@
-"""Server-sent events: frames, and a stream of them that is never silent for long.
-
-`paced` reads a bounded number of frames ahead of the client, yields all waiting frames as one piece, and always closes
-its source.
-"""
+"""Server-sent events: frames, and JSON in pieces that take little time each."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.core.messages import Json
 
-# Frames buffered for a slow client. When the buffer is full, the source waits.
-WAITING_FRAMES = 64
 # Characters of a text that are encoded at once.
 PART = 2**16
 DONE = b"data: [DONE]\n\n"
@@ -135,47 +127,3 @@ async def gather_pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 def large_event(name: str, value: Any) -> AsyncIterator[bytes]:
     """`event` in pieces."""
     return gather_pieces((b"event: " + name.encode() + b"\ndata: ", *encode_pieces(value), b"\n\n"))
-
-
-async def paced(source: AsyncIterator[bytes], *, seconds: float, idle: bytes) -> AsyncIterator[bytes]:
-    """The frames of `source`, and `idle` after each `seconds` without one. Raises an error of `source` after them."""
-    inbox: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(WAITING_FRAMES)
-
-    async def pump() -> None:
-        try:
-            async with aclosing(source):  # type: ignore[type-var]
-                async for frame in source:
-                    await inbox.put(frame)
-            await inbox.put(None)
-        except Exception as error:
-            await inbox.put(error)
-        except asyncio.CancelledError:
-            if task.cancelling():
-                raise
-            # The source was cancelled, not this task: gRPC cancels a call when its channel closes.
-            await inbox.put(EngineLost("the answer broke off before its end; send the request again"))
-
-    task = asyncio.create_task(pump())
-    try:
-        while True:
-            try:
-                async with asyncio.timeout(seconds):
-                    item = await inbox.get()
-            except TimeoutError:
-                yield idle
-                continue
-            waiting = []
-            while isinstance(item, bytes):
-                waiting.append(item)
-                if inbox.empty():
-                    break
-                item = inbox.get_nowait()
-            if waiting:
-                yield b"".join(waiting)
-            if item is None:
-                return
-            if isinstance(item, Exception):
-                raise item
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

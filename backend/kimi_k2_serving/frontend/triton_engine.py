@@ -1,15 +1,18 @@
 """Calls the engine model `kimi_k2_engine` over Triton's gRPC, with one bidirectional stream for each generation.
 
-Closing the iterator cancels the call, and the engine model notices that in every phase. Error texts of gRPC and of
+With an engine on this machine, ids come over its token socket, and only the end and errors through Triton. Closing the
+iterator cancels the call, and the engine model notices that in every phase. Error texts of gRPC and of
 Triton itself never reach a client. Tensors: docs/tensors.md.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from array import array
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -17,13 +20,16 @@ import msgspec
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, Internal, Overloaded, ServingError, Unavailable
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob, TokenUsage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob
 from kimi_k2_serving.frontend.errors import from_engine
 from kimi_k2_serving.frontend.port import Health
+from kimi_k2_serving.frontend.token_reader import Inbox, TokenReader
+
+logger = logging.getLogger(__name__)
 
 MODEL = "kimi_k2_engine"
-# Only what `read_chunk` reads, because each output tensor costs time for every token. Text is decoded here.
-OUTPUTS = ("output_ids", "finish_reason", "stop_reason", "num_cached_tokens", "logprobs")
+# Only what `read_response` reads, because each output tensor costs time for every token. Text is decoded here.
+OUTPUTS = ("output_ids", "finish_reason", "stop_reason", "num_cached_tokens", "num_output_tokens", "logprobs")
 # Timeout of a health check, which runs for every probe.
 HEALTH_SECONDS = 2.0
 # The engine model sends a heartbeat this often while a stream is silent. A stream that is silent for BEATS heartbeats
@@ -47,19 +53,27 @@ CHANNEL = (
 
 
 class TritonEngine:
-    """`address` is host:port. Await `open` before any other method, on the event loop that will use the object."""
+    """`address` is host:port. `tokens`: the token socket of an engine on this machine. Await `open` before any other
+    method, on the event loop that will use the object.
+    """
 
-    def __init__(self, address: str, *, beat: float = BEAT_SECONDS) -> None:
+    def __init__(self, address: str, *, beat: float = BEAT_SECONDS, tokens: TokenReader | None = None) -> None:
         self._address = address
         self._beat = beat
+        self._tokens = tokens
+        self._listening: set[asyncio.Task[None]] = set()
         self._channel: Any = None
         self._stub: Any = None
 
     async def open(self) -> None:
         self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        if self._tokens is not None:
+            await self._tokens.open()
 
     async def close(self) -> None:
+        if self._tokens is not None:
+            await self._tokens.close()
         if self._channel is not None:
             await self._channel.close()
 
@@ -83,7 +97,25 @@ class TritonEngine:
         return Health(False, "the engine model does not answer")
 
     async def generate(self, run: Generation) -> AsyncIterator[Chunk]:
-        began = False
+        inbox = Inbox()
+        claim = self._tokens.expect(run.uid, inbox) if self._tokens is not None else ""
+        listening = asyncio.create_task(self._listen(replace(run, reader=claim), inbox))
+        self._listening.add(listening)
+        listening.add_done_callback(self._listening.discard)
+        ended = False
+        try:
+            while not ended:
+                chunk = await inbox.take()
+                ended = chunk.end is not None
+                yield chunk
+        finally:
+            inbox.close()
+            listening.cancel()
+            if self._tokens is not None:
+                self._tokens.forget(run.uid, ended=ended or inbox.failed)
+
+    async def _listen(self, run: Generation, inbox: Inbox) -> None:
+        """Put everything that Triton says about this generation into `inbox`. Never raises but when it is cancelled."""
         call = self._stub.ModelStreamInfer()
         silence = SilenceTimeout(call, self._beat * BEATS if run.stream else None)
         try:
@@ -92,24 +124,24 @@ class TritonEngine:
             async for response in call:
                 silence.ends()
                 if response.error_message:
-                    raise from_engine(response.error_message)
-                chunk = read_chunk(response.infer_response)
-                if chunk.ids or chunk.end is not None:
-                    began = True
-                    yield chunk
-                if chunk.end is not None:
+                    inbox.fail(from_engine(response.error_message))
+                    return
+                if read_response(response.infer_response, inbox):
                     return
                 silence.begins()
+            inbox.fail(EngineLost("the answer broke off before its end; send the request again"))
         except grpc.RpcError as error:
-            raise _broken(error, began) from None
+            inbox.fail(_broken(error, began=inbox.arrived > 0))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             # The call was cancelled, not this task: by SilenceTimeout, or because the channel closed.
-            raise EngineLost("the connection to the engine broke; send the request again") from None
+            inbox.fail(EngineLost("the connection to the engine broke; send the request again"))
+        except Exception as error:
+            logger.exception("reading the engine's answer failed")
+            inbox.fail(error if isinstance(error, ServingError) else Internal("the engine's answer could not be read"))
         finally:
-            silence.ends()
             silence.close()
             call.cancel()
 
@@ -171,6 +203,8 @@ def request(run: Generation, *, beat: float = BEAT_SECONDS) -> Any:
     _add(message, "sampling_parameters", "BYTES", _bytes(msgspec.json.encode(run.sampling)))
     _add(message, "request_context", "BYTES", _text(run.uid))
     _add(message, "return_num_input_tokens", "BOOL", _flag(True))
+    if run.reader:
+        _add(message, "token_reader", "BYTES", _text(run.reader))
     if run.stream:
         _add(message, "heartbeat_ms", "INT32", struct.pack("<i", round(beat * 1000)))
     if run.top_logprobs is not None:
@@ -203,15 +237,22 @@ def _bytes(data: bytes) -> bytes:
     return struct.pack("<I", len(data)) + data
 
 
-def read_chunk(response: Any) -> Chunk:
-    """One response's tensors as a chunk."""
+def read_response(response: Any, inbox: Inbox) -> bool:
+    """Put one response's ids, and the end if it is the last, into `inbox`. Returns whether it is the last."""
     raw = {each.name: data for each, data in zip(response.outputs, response.raw_output_contents, strict=True)}
     ids = array("i")
     ids.frombytes(raw.get("output_ids", b""))
+    if ids:
+        inbox.put(ids, _logprobs(_string(raw, "logprobs"), ids))
     reason = _string(raw, "finish_reason")
-    usage = TokenUsage(completion=len(ids), cached=_number(raw, "num_cached_tokens"))
-    end = None if reason is None else End(EndReason(reason), _string(raw, "stop_reason"))
-    return Chunk(tuple(ids), "", usage, end, _logprobs(_string(raw, "logprobs"), ids))
+    cached = _number(raw, "num_cached_tokens")
+    if cached is not None:
+        inbox.cached = max(inbox.cached, cached)
+    if reason is None:
+        return False
+    total = _number(raw, "num_output_tokens")
+    inbox.end(End(EndReason(reason), _string(raw, "stop_reason")), inbox.arrived if total is None else total)
+    return True
 
 
 def _string(raw: dict[str, bytes], name: str) -> str | None:
@@ -219,9 +260,9 @@ def _string(raw: dict[str, bytes], name: str) -> str | None:
     return data[4:].decode() if data else None
 
 
-def _number(raw: dict[str, bytes], name: str) -> int:
+def _number(raw: dict[str, bytes], name: str) -> int | None:
     data = raw.get(name)
-    return int(struct.unpack("<I", data)[0]) if data else 0
+    return int(struct.unpack("<I", data)[0]) if data else None
 
 
 def _logprobs(text: str | None, ids: array[int]) -> tuple[TokenLogprob, ...]:

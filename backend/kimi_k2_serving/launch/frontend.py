@@ -1,4 +1,4 @@
-"""The process of the OpenAI and Anthropic frontend: started when the model is ready, and again whenever it has died.
+"""The process of the OpenAI and Anthropic frontend: started beside Triton, and again whenever it has died.
 
 It is a descendant of `serve`, so TritonProcess.stop ends it and cleans up after it as for Triton's own processes.
 """

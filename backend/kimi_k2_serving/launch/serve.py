@@ -35,7 +35,7 @@ from kimi_k2_serving.launch.stubs import Stubs
 from kimi_k2_serving.launch.triton_process import Stopped, TritonProcess
 from kimi_k2_serving.settings import CHECKPOINT, PRESET, inherited, runtime_base
 
-_PHASE_SECONDS = 1.0
+_PHASE_SECONDS = 0.25
 _READY_SECONDS = 30.0  # from Triton being ready until the model must be; also the limit for the frontend's start
 
 
@@ -165,15 +165,16 @@ def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Pro
     frontend = build_frontend(options, layout, model, command.merged(inherited()))
     try:
         triton.start(inherited())
-        _wait_ready(triton, options, log, progress)
-        stubs = Stubs(triton.pid)
-        stubs.dead()
-        if options.frontend:
-            try:
+        try:
+            # It starts beside the engine and is ready after it.
+            if options.frontend:
                 frontend.start()
+            _wait_ready(triton, frontend, options, log, progress)
+            stubs = Stubs(triton.pid)
+            if options.frontend:
                 _wait_frontend(triton, frontend, options, progress)
-            except OSError as error:
-                raise Failure(f"the frontend could not be started: {error.strerror}") from None
+        except OSError as error:
+            raise Failure(f"the frontend could not be started: {error.strerror}") from None
         _announce(ready.Ready(options, model.checkpoint, model.context, _engine(), log, progress.elapsed()))
         end = watch(triton, stubs, frontend, progress, runtime_dir)
         raise Failure(f"{end.detail}; {log} says:\n{symptoms(log)}")
@@ -223,17 +224,25 @@ def _wait_frontend(triton: TritonProcess, frontend: Frontend, options: Options, 
         if (status := triton.wait(0.2)) is not None:
             raise triton_process.why_triton_ended(status)
         if frontend.tend() or time.monotonic() - begun > _READY_SECONDS:
-            raise Failure(f"the frontend did not start; {frontend.log} says:\n{symptoms(frontend.log)}")
+            raise _no_frontend(frontend)
 
 
-def _wait_ready(triton: TritonProcess, options: Options, log: Path, progress: Progress) -> None:
-    """Return when the model is ready. Raise Failure if Triton ends first, or is ready long before the model is."""
+def _no_frontend(frontend: Frontend) -> Failure:
+    return Failure(f"the frontend did not start; {frontend.log} says:\n{symptoms(frontend.log)}")
+
+
+def _wait_ready(triton: TritonProcess, frontend: Frontend, options: Options, log: Path, progress: Progress) -> None:
+    """Return when the model is ready. Raise Failure if Triton or the frontend ends first, or if Triton is ready long
+    before the model is.
+    """
     triton_ready: float | None = None
     while not ready.is_ready(options.triton_host, options.http_port, ready.MODEL):
         if (status := triton.wait(_PHASE_SECONDS)) is not None:
             raise Failure(
                 f"Triton did not start: {triton_process.why_triton_ended(status).detail}; {log} says:\n{symptoms(log)}"
             )
+        if frontend.tend():
+            raise _no_frontend(frontend)
         progress.status(ready.phase(log))
         if ready.answers(options.triton_host, options.http_port, "/v2/health/ready"):
             triton_ready = triton_ready or time.monotonic()

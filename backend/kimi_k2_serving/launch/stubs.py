@@ -1,7 +1,7 @@
 """Finds a Python model whose stub process has died while Triton itself still runs.
 
 Triton starts one stub process per model instance and never restarts it. Triton 24.10 still reports the model as ready
-then, although every request to it fails. A call costs one read of a command line for each new child of Triton.
+then, although every request to it fails.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ _NAME = "triton_python_b"
 
 
 class Stubs:
-    """The stubs of the Triton process with the id `triton`."""
+    """The stubs that Triton, the process with the id `triton`, has now. When its models are ready it starts no more."""
 
     def __init__(self, triton: int) -> None:
-        self._triton = triton
         self._instances: dict[Ident, str] = {}
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(triton).children():
+                with suppress(psutil.NoSuchProcess):
+                    if process.name().startswith(_NAME):
+                        ident = Ident(process.pid, process.create_time())
+                        self._instances[ident] = instance(process.cmdline())
 
     def dead(self) -> str | None:
-        """The model instance of a stub that this or an earlier call has seen and that has ended; None without one."""
-        with suppress(psutil.NoSuchProcess):
-            for process in psutil.Process(self._triton).children():
-                with suppress(psutil.NoSuchProcess):
-                    ident = Ident(process.pid, process.create_time())
-                    if ident not in self._instances and process.name().startswith(_NAME):
-                        self._instances[ident] = instance(process.cmdline())
+        """The model instance of a stub that has ended; None without one."""
         return next((name for ident, name in self._instances.items() if not ident.alive()), None)
 
 

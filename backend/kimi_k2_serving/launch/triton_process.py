@@ -84,7 +84,9 @@ class TritonProcess:
             if (status := self._poll()) is not None:
                 return status
             if time.monotonic() - self._looked >= _LOOK_SECONDS:
-                self._look()
+                self._looked = time.monotonic()
+                if self._traces.glance(os.getpid()):
+                    self._save()
             left = min(deadline - time.monotonic(), _LOOK_SECONDS)
             if left <= 0:
                 return None
@@ -115,7 +117,6 @@ class TritonProcess:
         return None if self._process is None else self._process.poll()
 
     def _look(self) -> None:
-        self._looked = time.monotonic()
         if self._traces.look(os.getpid()):
             self._save()
 

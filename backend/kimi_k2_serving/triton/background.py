@@ -13,6 +13,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from kimi_k2_serving.engine.pace import Pace
+
 LOG_SECONDS = 60.0
 
 
@@ -52,8 +54,9 @@ class Background:
         task.add_done_callback(self._ended)
         return task
 
-    def forever(self, turn: Callable[[], Awaitable[None]], what: str, pause: float) -> None:
-        self.once(self._turns(turn, what, pause), what)
+    def forever(self, turn: Callable[[], Awaitable[None]], what: str, pause: float, pace: Pace | None = None) -> None:
+        """Repeat `turn`, `pause` seconds after its end; with `pace`, a turn that succeeded also waits for its rest."""
+        self.once(self._turns(turn, what, pause, pace), what)
 
     def cancel(self) -> None:
         """Cancel every task except the calling one."""
@@ -65,13 +68,17 @@ class Background:
         self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _turns(self, turn: Callable[[], Awaitable[None]], what: str, pause: float) -> None:
+    async def _turns(self, turn: Callable[[], Awaitable[None]], what: str, pause: float, pace: Pace | None) -> None:
         while True:
+            failed = False
             try:
                 await turn()
             except Exception as error:
+                failed = True
                 self._complaints.about(what, error)
             await asyncio.sleep(pause)
+            if pace is not None and not failed:
+                await pace.rest()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kimi_k2_serving.engine import linux, shared_memory
+from kimi_k2_serving.engine.pace import Pace
 
 POLL_SECONDS = 0.25
 ANSWER_SECONDS = 2.0
@@ -60,8 +61,10 @@ class TritonServer:
             return cls.parse(Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0"))
         return None
 
-    async def stopping(self) -> None:
-        """Return once the server has answered, and then closed two new connections in a row without an answer."""
+    async def stopping(self, pace: Pace) -> None:
+        """Return once the server has answered, and then closed two new connections in a row without an answer. While it
+        answers, the next connection waits until the rest of `pace` is over, too: without requests no hurry is needed.
+        """
         seen, closed = False, 0
         while True:
             answered = await self.answers()
@@ -70,6 +73,8 @@ class TritonServer:
                 return
             seen = seen or answered is True
             await asyncio.sleep(POLL_SECONDS)
+            if answered:
+                await pace.rest()
 
     async def serving(self) -> None:
         """Return once the server answers."""

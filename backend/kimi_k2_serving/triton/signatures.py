@@ -76,7 +76,9 @@ ENGINE_INPUTS: tuple[TensorSpec, ...] = (
     scalar("return_finish_reason", "BOOL", "no effect: the last response always has finish_reason"),
     scalar("return_logprobs", "BOOL", "return `logprobs`"),
     scalar("return_cumulative_logprob", "BOOL", "return `cumulative_logprob` with the last response"),
-    scalar("return_num_input_tokens", "BOOL", "num_input_tokens and num_cached_tokens on every response"),
+    scalar(
+        "return_num_input_tokens", "BOOL", "num_input_tokens on every response, num_cached_tokens on the first, too"
+    ),
     scalar("return_num_output_tokens", "BOOL", "num_output_tokens on every response"),
     scalar("top_logprobs", "INT32", "alternatives per token in `logprobs`, 0 to 20"),
     scalar(
@@ -85,6 +87,11 @@ ENGINE_INPUTS: tuple[TensorSpec, ...] = (
         "the uid, a word of at most 64 bytes, then any text; it is returned as an output",
     ),
     scalar("cache_salt", "STRING", "at most 256 bytes; only requests with the same salt share the prefix cache"),
+    scalar(
+        "token_reader",
+        "STRING",
+        "the claim of a frontend on this machine: new ids go to its socket, and only the last response comes here",
+    ),
     *SERVING,
 )
 
@@ -96,7 +103,11 @@ ENGINE_OUTPUTS: tuple[TensorSpec, ...] = (
     series("cumulative_logprob", "FP32", "sum of the log-probabilities of all output ids"),
     series("logprobs", "STRING", "JSON: for each new id {token_id: {logprob, rank, decoded_token}}, with alternatives"),
     series("num_input_tokens", "UINT32", "prompt tokens; on the last response"),
-    series("num_output_tokens", "UINT32", "number of new tokens in this response (all of them when stream is false)"),
+    series(
+        "num_output_tokens",
+        "UINT32",
+        "number of new tokens in this response; all of them when stream is false or with token_reader",
+    ),
     series("num_cached_tokens", "UINT32", "prompt tokens found in the prefix cache; on the last response"),
     series("request_context", "STRING", "the input on the first response, then only its first line"),
 )

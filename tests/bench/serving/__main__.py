@@ -69,6 +69,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     first = next(iter(parts.values()))
     return {
         "ratios": first["ratios"],
+        "cpu_ratios": first["cpu_ratios"],
         "cpu_us_per_token": first["cpu_us_per_token"],
         "workloads": parts,
         "memory": bench.memory,

@@ -51,7 +51,8 @@ def _ratios(part: dict[str, Any]) -> Iterator[str]:
             f"{level} {value:.3f} ({'..'.join(map(str, part['spread'][name][level]))})"
             for level, value in levels.items()
         ]
-        yield f"{name:28} " + ", ".join(cells)
+        cpu = ", ".join(f"{level} {value:.3f}" for level, value in part["cpu_ratios"][name].items())
+        yield f"{name:28} " + ", ".join(cells) + f"; per CPU second {cpu}"
 
 
 def _processes(part: dict[str, Any]) -> Iterator[str]:

@@ -229,17 +229,21 @@ class ChatWriter:
         logprobs = {choice: ContentLogprobs(self._vocabulary) for choice in range(question.choices)}
         async with aclosing(steps):  # type: ignore[type-var]
             async for step in steps:
+                # One piece per step: each piece is a system call, and a wake-up of the client.
+                piece = b""
                 if step.choice not in latest:
-                    yield self._chunk(step, {"role": "assistant", "content": ""}, question, latest)
+                    piece += self._chunk(step, {"role": "assistant", "content": ""}, question, latest)
                 latest[step.choice] = step
                 wanted = self._request.top_logprobs is not None
                 entries = logprobs[step.choice].feed(step.logprobs) if wanted else []
                 deltas = list(merge_deltas(step.events))
                 for part in deltas or ([{"content": ""}] if entries else []):
-                    yield self._chunk(step, part, question, latest, logprobs=entries)
+                    piece += self._chunk(step, part, question, latest, logprobs=entries)
                     entries = []
                 if step.last:
-                    yield self._chunk(step, {}, question, latest, finish=True)
+                    piece += self._chunk(step, {}, question, latest, finish=True)
+                if piece:
+                    yield piece
         if self._request.include_usage:
             total = usage(question.usage(latest))
             yield sse.data({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": total})

@@ -33,6 +33,8 @@ Outputs = list[tuple[TensorSpec, Sequence[Any]]]
 # A live request never pauses this long between two responses: the supervisor ends it, or the engine, earlier
 # (`silent_seconds`, `stall_seconds`).
 IDLE_SECONDS = 900.0
+# The interval of asking whether an answer's client is gone.
+ASK_SECONDS = 0.25
 # So many ids are parsed in well under a millisecond.
 FEW_IDS = 64
 
@@ -43,6 +45,8 @@ class OpenAnswer:
     def __init__(self, context: RequestContext, vocabulary: Vocabulary, now: float) -> None:
         self.context = context
         self.touched = now
+        # When Triton was last asked whether the client is gone.
+        self.asked = now
         self._vocabulary = vocabulary
         self._parser = parser(context, vocabulary)
         self._completion_tokens = 0
@@ -185,6 +189,15 @@ class Streams:
         if stream.stopped:
             self._abort(stream.context.uid)
         return outputs
+
+    def asks(self, context: str) -> bool:
+        """Whether to ask Triton now if this answer's client is gone. Asking takes longer than parsing a token."""
+        answer, now = self._streams.get(address_of(context)), self._clock()
+        if answer is not None and now - answer.asked < ASK_SECONDS:
+            return False
+        if answer is not None:
+            answer.asked = now
+        return True
 
     def drop(self, context: str) -> None:
         """End the engine's run and drop the state, because the client is gone or its answer failed. Does nothing for a

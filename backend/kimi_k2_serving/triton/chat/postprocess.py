@@ -86,7 +86,7 @@ class Postprocess:
         try:
             given = tensors.Arrived(request)
             context = inputs.value(given, "request_context") or ""
-            if reply.cancelled():
+            if self._streams.asks(context) and reply.cancelled():
                 # An empty response, not an error: after an error Triton 24.10 counts the request as in flight for ever.
                 self._streams.drop(context)
                 reply.send(tensors.response([]))

@@ -16,6 +16,7 @@ import triton_python_backend_utils as pb_utils
 from kimi_k2_serving import settings
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine import build, shared_memory
+from kimi_k2_serving.engine.abort_channel import TOKENS, socket_path
 from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
 from kimi_k2_serving.engine.config import load_engine_config
 from kimi_k2_serving.engine.text import load_encoder
@@ -73,7 +74,14 @@ def configure(directory: Path, model: str) -> tuple[EngineService, str]:
     # All models under one Triton process must use the same directory.
     runtime = settings.runtime_directory(os.getppid(), own)
     engine = build.build_supervised(
-        config, checkpoint, cache=own.cache, runtime=runtime, environ=environ, server=os.getppid()
+        config,
+        checkpoint,
+        cache=own.cache,
+        runtime=runtime,
+        environ=environ,
+        server=os.getppid(),
+        token_socket=socket_path(runtime, model, TOKENS),
+        warm_up=own.warm_up,
     )
     encoder = load_encoder(checkpoint, own.cache, parse_special=config.parse_special)
     serving = Serving(

@@ -12,8 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Protocol
 
 import triton_python_backend_utils as pb_utils
 
@@ -24,10 +23,16 @@ from kimi_k2_serving.triton.engine.response import ResponseWriter
 from kimi_k2_serving.triton.reply import end, internal
 
 
+class Workers(Protocol):
+    """Runs what is submitted, on a thread of its own."""
+
+    def submit(self, work: Callable[[], None], /) -> object: ...
+
+
 class Outbox:
     """Calls `broken(self)` on a worker thread when a response could not be made or sent, after ending the request."""
 
-    def __init__(self, sender: Any, workers: Executor, *, broken: Callable[[Outbox], None]) -> None:
+    def __init__(self, sender: Any, workers: Workers, *, broken: Callable[[Outbox], None]) -> None:
         self._sender: Any = sender
         self._workers = workers
         self._broken = broken

@@ -62,6 +62,7 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
     context = inputs.value(given, "request_context")
     top = read_top_logprobs(given)
     cumulative = inputs.flag(given, "return_cumulative_logprob", False)
+    outputs = frozenset(request.requested_output_names())
     return Job(
         generation=Generation(
             uid=new_uid() if context is None else context_uid(context),
@@ -71,6 +72,8 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
             top_logprobs=0 if top is None and cumulative else top,
             priority=read_integer(given, "request_priority", *PRIORITIES) or 0,
             cache_salt=read_salt(given),
+            text="text_output" in outputs,
+            reader=inputs.value(given, "token_reader") or "",
         ),
         stream=stream,
         echo=read_echo(given, text, stream),
@@ -82,7 +85,7 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
         num_output_tokens=inputs.flag(given, "return_num_output_tokens", False),
         timeout=read_seconds(given, "timeout_ms", 1),
         heartbeat=read_heartbeat(given, stream),
-        outputs=frozenset(request.requested_output_names()),
+        outputs=outputs,
     )
 
 

@@ -44,6 +44,8 @@ class ResponseWriter:
         self._waiting: list[Chunk] = []
         self._context = job.context
         self._cumulative = 0.0
+        # Whether a response has had ids. A heartbeat has none.
+        self._begun = False
 
     def feed(self, chunk: Chunk) -> tuple[Outputs, bool]:
         if self._job.stream:
@@ -67,9 +69,12 @@ class ResponseWriter:
             values["num_output_tokens"] = len(chunk.ids)
         if job.num_input_tokens or last:
             values["num_input_tokens"] = chunk.usage.prompt
-            if chunk.ids or last:  # a heartbeat's chunk does not have the cache count
-                values["num_cached_tokens"] = chunk.usage.cached
+        if last or (job.num_input_tokens and chunk.ids and not self._begun):
+            values["num_cached_tokens"] = chunk.usage.cached
+        self._begun = self._begun or bool(chunk.ids)
         if chunk.end is not None:
+            if job.generation.reader:
+                values["num_output_tokens"] = chunk.usage.completion
             values["finish_reason"] = chunk.end.reason.value
             if chunk.end.matched is not None:
                 values["stop_reason"] = str(chunk.end.matched)

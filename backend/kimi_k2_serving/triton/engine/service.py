@@ -37,23 +37,24 @@ from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.admission import Admission, Capacity
 from kimi_k2_serving.engine.given_up import GivenUp
 from kimi_k2_serving.engine.lifecycle import Action, Phase
+from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, TokenUsage
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.background import Background, Complaints
-from kimi_k2_serving.triton.engine.flight import RequestInFlight, ask
+from kimi_k2_serving.triton.engine.flight import RequestInFlight, ask, due
 from kimi_k2_serving.triton.engine.metrics import EngineMetrics, Own
 from kimi_k2_serving.triton.engine.outbox import Outbox
 from kimi_k2_serving.triton.engine.request import Job, read_job
 from kimi_k2_serving.triton.engine.response import ResponseWriter
+from kimi_k2_serving.triton.engine.senders import Senders
 from kimi_k2_serving.triton.reply import end
 from kimi_k2_serving.triton.server_watch import TritonServer, stop_with_parent
 
 # Triton's process serves sends and polls from a pool of 32 threads.
-SENDERS = 4
-READERS = 2
-# The interval of checking deadlines, the queue and cancellations; a cancellation also waits for one poll per request.
-POLL_SECONDS = METRICS_SECONDS = 0.05
+SENDERS, READERS = 4, 2
+# The intervals of periodic work; without requests, a second more.
+POLL_SECONDS, METRICS_SECONDS = 0.05, 0.15
 STOP_SECONDS = 20.0
 # How long a stop waits until the last responses are sent.
 FLUSH_SECONDS = 2.0
@@ -96,10 +97,12 @@ class EngineService:
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
         self._complaints = Complaints()
         self._background = Background(self._loop, self._complaints)
+        self._pace = Pace(lambda: bool(self._flights) or not self.ready)
         self._given_up = GivenUp(serving.runtime, serving.model)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="engine-read")
-        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="engine-send")
+        self._senders = Senders(SENDERS)
         self._askers = ThreadPoolExecutor(2, thread_name_prefix="engine-ask")
+        self._asking: asyncio.Future[None] | None = None
         self._metrics: EngineMetrics | None = None
         # Every request whose final response Triton does not have yet. The other two have those that have not ended.
         self._flights: set[RequestInFlight] = set()
@@ -156,7 +159,8 @@ class EngineService:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(STOP_SECONDS)
-        for workers in (self._readers, self._senders, self._askers):
+        self._senders.shutdown()
+        for workers in (self._readers, self._askers):
             workers.shutdown(wait=False, cancel_futures=True)
         if not self._thread.is_alive():
             self._loop.close()
@@ -169,12 +173,11 @@ class EngineService:
         info = await self._engine.start()
         await self._aborts.open()
         self._given_up.withdraw()
-        forever = self._background.forever
-        forever(self._keep_time, "keeping time", POLL_SECONDS)
-        forever(self._poll, "polling for cancellations", POLL_SECONDS)
-        forever(self._publish, "publishing metrics", METRICS_SECONDS)
+        forever = functools.partial(self._background.forever, pause=POLL_SECONDS, pace=self._pace)
+        forever(self._keep_time, "keeping time")
+        self._background.forever(self._publish, "publishing metrics", METRICS_SECONDS, self._pace)
         if self._serving.server is not None:
-            forever(functools.partial(self._drain, self._serving.server), "watching for a stop", POLL_SECONDS)
+            forever(functools.partial(self._drain, self._serving.server), "watching for a stop")
         return info
 
     async def _orphaned(self) -> None:
@@ -212,6 +215,7 @@ class EngineService:
         # Do not let `broken` capture the flight: a sender in a reference cycle crashes the stub (see outbox).
         flight = RequestInFlight(Outbox(sender, self._senders, broken=self._broken), ticket=ticket, arrived=arrived)
         self._flights.add(flight)
+        self._pace.wake()
         self._by_ticket[ticket] = flight
         try:
             # A stop may have begun, and ended all requests in flight, since `execute` accepted this one.
@@ -338,6 +342,7 @@ class EngineService:
                 # One request's failure must not delay the deadlines of the others.
                 self._complaints.about("keeping a request's time", error)
         self._settle()
+        self._poll(now)
         self._forget_finished()
         if self._engine.state is EngineState.FAILED:
             self._given_up.tell()
@@ -359,16 +364,13 @@ class EngineService:
     def _forget_finished(self) -> None:
         self._flights -= {flight for flight in self._flights if flight.outbox.finished and flight.outbox.idle}
 
-    async def _poll(self) -> None:
-        """Poll Triton for cancellations, in every phase of a request: Triton has no callback for them. A round takes
-        one call to Triton's process per request, so each cancelled request is ended at once, not after the round.
-        """
+    def _poll(self, now: float) -> None:
+        """Poll Triton for cancellations, in every phase of a request: Triton has no callback for them."""
+        if (self._asking is None or self._asking.done()) and (chosen := due(self._flights, now)):
+            self._asking = self._loop.run_in_executor(self._askers, ask, chosen, self._left)
 
-        def found(flight: RequestInFlight) -> None:
-            self._loop.call_soon_threadsafe(self._interrupt, flight, Cancelled("cancelled by the client"))
-
-        live = [flight for flight in self._flights if flight.live and flight.outbox.stalled_seconds() < 1]
-        await self._loop.run_in_executor(self._askers, ask, live, found)
+    def _left(self, flight: RequestInFlight) -> None:
+        self._loop.call_soon_threadsafe(self._interrupt, flight, Cancelled("cancelled by the client"))
 
     async def _publish(self) -> None:
         assert self._metrics is not None
@@ -381,7 +383,7 @@ class EngineService:
         """Wait until Triton stops, then refuse new requests, and end those in flight with one error before Triton would
         cut them off. If Triton answers again, it is not stopping after all: accept requests again.
         """
-        await server.stopping()
+        await server.stopping(self._pace)
         self._draining = True
         pb_utils.Logger.log_info(f"draining: {len(self._flights)} requests in flight")
         try:

@@ -1,0 +1,115 @@
+"""SGLang's `Engine` without its detokenizer process: the scheduler sends each batch of new ids to this process.
+
+A callback gets each batch as it arrives, so no request needs a task that waits for its next token. Text is decoded
+here, by SGLang's own detokenizer, for the requests whose clients read text. Written for SGLang 0.5.23, whose internals
+it overrides: the three launch hooks of Engine, and what TokenizerManager does with a batch, with an abort and with the
+wait for a response. Importing this module imports SGLang.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from sglang.srt.entrypoints.engine import Engine, init_tokenizer_manager
+from sglang.srt.managers.detokenizer_manager import DETOKENIZER_MAX_STATES, DetokenizerManager, LimitedCapacityDict
+from sglang.srt.managers.io_struct import BatchTokenIDOutput
+from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+ABORTED: Mapping[str, Any] = {"type": "abort", "message": "aborted while it waited"}
+
+
+class DirectManager(TokenizerManager):  # type: ignore[misc]
+    """`deliver(batch)` gets each BatchTokenIDOutput, `ended(rid, finish_reason)` the end of a request that never ran.
+    As long as they are None, requests are answered as in SGLang, but without text.
+    """
+
+    deliver: Callable[[Any], None] | None = None
+    ended: Callable[[str, Mapping[str, Any]], None] | None = None
+
+    def _wait_one_response(self, obj: Any, request: Any = None) -> Any:
+        return super()._wait_one_response(obj, request) if self.deliver is None else nothing()
+
+    async def _handle_batch_output(self, recv_obj: Any) -> None:
+        if self.deliver is None or not isinstance(recv_obj, BatchTokenIDOutput):
+            await super()._handle_batch_output(recv_obj)
+            return
+        for rid, finish in zip(recv_obj.rids, recv_obj.finished_reasons, strict=True):
+            if finish is not None:
+                self._forget(rid)
+        self.deliver(recv_obj)
+
+    def _handle_abort_req(self, recv_obj: Any) -> None:
+        if self.ended is None:
+            super()._handle_abort_req(recv_obj)
+            return
+        self._forget(recv_obj.rid)
+        self.ended(recv_obj.rid, recv_obj.finished_reason or ABORTED)
+
+    def _forget(self, rid: str) -> None:
+        state = self.rid_to_state.pop(rid, None)
+        if state is not None:
+            state.finished = True
+            self._release_lora_once(state)
+
+
+async def nothing() -> AsyncIterator[Any]:
+    return
+    yield
+
+
+class DirectEngine(Engine):  # type: ignore[misc]
+    init_tokenizer_manager_func = staticmethod(
+        functools.partial(init_tokenizer_manager, TokenizerManagerClass=DirectManager)
+    )
+
+    @classmethod
+    def _launch_scheduler_processes(cls, server_args: Any, port_args: Any, *args: Any, **named: Any) -> Any:
+        port_args.detokenizer_ipc_name = port_args.tokenizer_ipc_name
+        return super()._launch_scheduler_processes(server_args, port_args, *args, **named)
+
+    @classmethod
+    def _launch_detokenizer_subprocesses(cls, **_: Any) -> tuple[list[Any], list[str]]:
+        return [], []
+
+
+class BatchDecoder(DetokenizerManager):  # type: ignore[misc]
+    """SGLang's incremental detokenizer as a plain object. It keeps state per request until the request's end."""
+
+    def __init__(self, tokenizer: Any, *, vocab_size: int, row_by_row: bool) -> None:
+        # Instead of DetokenizerManager's own: that one opens sockets and loads the tokenizer again.
+        self.tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        self.decode_status = LimitedCapacityDict(capacity=DETOKENIZER_MAX_STATES)
+        self.disable_tokenizer_batch_decode = row_by_row
+        self.is_tool_call_parser_gpt_oss = False
+        self.tool_close_token_ids: frozenset[int] = frozenset()
+
+    def decode(self, batch: Any, rows: Sequence[int]) -> list[str]:
+        """The new text of these rows of a BatchTokenIDOutput. It must see all batches of a request."""
+        fields = (
+            "rids",
+            "finished_reasons",
+            "decoded_texts",
+            "decode_ids",
+            "read_offsets",
+            "skip_special_tokens",
+            "spaces_between_special_tokens",
+            "no_stop_trim",
+        )
+        part = {name: [getattr(batch, name)[row] for row in rows] for name in fields}
+        return list(self._decode_batch_token_id_output(SimpleNamespace(**part)))
+
+    def forget(self, rid: str) -> None:
+        """The request has ended without a last row."""
+        self.decode_status.pop(rid, None)
+
+
+def text_decoder(manager: DirectManager) -> BatchDecoder:
+    return BatchDecoder(
+        manager.tokenizer,
+        vocab_size=len(manager.tokenizer),
+        row_by_row=bool(manager.server_args.disable_tokenizer_batch_decode),
+    )

@@ -1,0 +1,264 @@
+"""The generations in the host: submits them to SGLang, and turns each batch of its output into messages.
+
+One batch is one step of the scheduler for all of its requests. Its messages to the stub are one write, and so are those
+to each reader of `token_socket`. A row that can't be passed on ends that generation alone. All methods run on one event
+loop. `manager` is `direct_engine.DirectManager`; nothing here imports SGLang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kimi_k2_serving.core.sampling import GRAMMARS
+from kimi_k2_serving.engine import wire
+from kimi_k2_serving.engine.token_socket import ReaderConnection, TokenSocket
+
+logger = logging.getLogger("sglang::host")
+
+# The start of SGLang 0.5.23's error for a grammar that allows no next token.
+NO_TEXT = "Grammar accept_token failed"
+
+
+class TextSource(Protocol):
+    def decode(self, batch: Any, rows: list[int]) -> list[str]: ...
+
+    def forget(self, rid: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Running:
+    submit: wire.Submit
+    reader: ReaderConnection | None
+    begun: bool = False
+
+
+def request_id(uid: str) -> str:
+    """SGLang's id for our uid. The prefix is needed because SGLang treats some ids specially: it drops the outputs of
+    `HEALTH_CHECK...`, and clients choose uids. The line break is needed because SGLang's scheduler aborts every request
+    whose id starts with the given one; no uid contains a line break.
+    """
+    return f"kimi-k2:{uid}\n"
+
+
+class Generations:
+    """`write` sends bytes to the stub."""
+
+    def __init__(self, engine: Any, texts: TextSource, readers: TokenSocket, write: Callable[[bytes], None]) -> None:
+        self._engine = engine
+        self._texts = texts
+        self._readers = readers
+        self._write = write
+        self._running: dict[str, Running] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+        # The uids whose ids went to a reader since the last `read`.
+        self._read: set[str] = set()
+
+    @property
+    def running(self) -> bool:
+        return bool(self._running)
+
+    def attach(self) -> None:
+        """From now on the engine's output comes here."""
+        self._engine.tokenizer_manager.deliver = self.deliver
+        self._engine.tokenizer_manager.ended = self.end
+
+    def submit(self, message: wire.Submit) -> None:
+        reader = self._readers.reader(message.reader) if message.reader else None
+        self._running[request_id(message.uid)] = Running(message, reader)
+        task = asyncio.create_task(self._start(message))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    def abort(self, uid: str) -> None:
+        """An unknown uid is ignored."""
+        if request_id(uid) in self._running:
+            self._engine.tokenizer_manager.abort_request(rid=request_id(uid))
+
+    def abort_read(self, reader: ReaderConnection, uid: str) -> None:
+        """As `abort`, for a reader: it can abort only what it reads."""
+        running = self._running.get(request_id(uid))
+        if running is not None and running.reader is reader:
+            self.abort(uid)
+
+    def refuse(self, uid: str, status: int, log: str) -> None:
+        self._write(wire.frame(wire.Failed(uid, status, log)))
+
+    def read(self) -> list[str]:
+        """The uids whose ids went to a reader since the last call."""
+        found, self._read = list(self._read), set()
+        return found
+
+    def lose(self, reader: ReaderConnection) -> None:
+        """The reader is gone: its generations end."""
+        for rid, running in list(self._running.items()):
+            if running.reader is reader:
+                self._fail(rid, running, wire.READER_GONE, "its reader is gone")
+
+    async def _start(self, submit: wire.Submit) -> None:
+        import fastapi
+
+        rid = request_id(submit.uid)
+        try:
+            waiting = await self._engine.async_generate(
+                input_ids=submit.input_ids,
+                sampling_params=submit.sampling,
+                stream=True,
+                rid=rid,
+                return_logprob=submit.top_logprobs is not None,
+                top_logprobs_num=submit.top_logprobs or 0,
+                priority=submit.priority,
+                cache_salt=submit.cache_salt,
+            )
+            # It ends as soon as the scheduler has the request.
+            async for _ in waiting:
+                pass
+        except fastapi.HTTPException as error:
+            self._refuse(rid, error.status_code, str(error.detail))
+        except ValueError as error:
+            self._refuse(rid, 400, str(error))
+        except Exception as error:
+            logger.exception("generation %s failed", submit.uid)
+            self._refuse(rid, 500, type(error).__name__)
+
+    def _refuse(self, rid: str, status: int, log: str) -> None:
+        running = self._running.get(rid)
+        if running is not None:
+            self._fail(rid, running, status, log)
+
+    def _fail(self, rid: str, running: Running, status: int, log: str) -> None:
+        """End a generation here, in the engine and for the stub."""
+        self._engine.tokenizer_manager.abort_request(rid=rid)
+        self._drop(rid)
+        self.refuse(running.submit.uid, status, log)
+
+    def _drop(self, rid: str) -> None:
+        self._running.pop(rid, None)
+        self._texts.forget(rid)
+
+    def deliver(self, batch: Any) -> None:
+        """Pass on one batch. Never raises."""
+        to_stub: list[bytes] = []
+        to_readers: dict[ReaderConnection, list[bytes]] = defaultdict(list)
+        texts = self._decode(batch)
+        for row, rid in enumerate(batch.rids):
+            running = self._running.get(rid)
+            if running is None:
+                continue
+            try:
+                made = blamed(running.submit, output(running, batch, row, texts.get(row, "")))
+                message: wire.Output | wire.Failed | None = made
+                if running.reader is not None and isinstance(made, wire.Output):
+                    to_readers[running.reader].append(wire.frame(made))
+                    self._read.add(made.uid)
+                    message = ending(made)
+                if message is not None:
+                    to_stub.append(wire.frame(message))
+            except Exception as error:
+                logger.error("an output could not be sent: %s: %s", type(error).__name__, error)
+                self._fail(rid, running, 500, "unsendable")
+                continue
+            running.begun = True
+            if isinstance(message, wire.Failed) or (message is not None and message.end):
+                self._drop(rid)
+        for reader, frames in to_readers.items():
+            reader.write(b"".join(frames))
+        if to_stub:
+            self._write(b"".join(to_stub))
+
+    def end(self, rid: str, finish: Mapping[str, Any]) -> None:
+        """A request has ended before it ran. Never raises."""
+        running = self._running.get(rid)
+        if running is not None:
+            self._drop(rid)
+            end = failure(running.submit.uid, finish) or wire.Output(running.submit.uid, [], 0, end="abort")
+            self._write(wire.frame(end))
+
+    def _decode(self, batch: Any) -> dict[int, str]:
+        """The text of each row whose client reads text. If it can't be decoded, those generations end."""
+        rows = [
+            row
+            for row, rid in enumerate(batch.rids)
+            if (running := self._running.get(rid)) is not None and running.submit.text
+        ]
+        if not rows:
+            return {}
+        try:
+            return dict(zip(rows, self._texts.decode(batch, rows), strict=True))
+        except Exception:
+            logger.exception("the text of %d outputs could not be decoded", len(rows))
+            for row in rows:
+                self._refuse(batch.rids[row], 500, "undecodable")
+            return {}
+
+
+def output(running: Running, batch: Any, row: int, text: str) -> wire.Output | wire.Failed:
+    """One row of a batch of SGLang's."""
+    submit, finish = running.submit, batch.finished_reasons[row]
+    if finish is not None and (failed := failure(submit.uid, finish)) is not None:
+        return failed
+    end = "" if finish is None else str(finish["type"])
+    return wire.Output(
+        uid=submit.uid,
+        ids=list(batch.output_ids[row]),
+        completion_tokens=batch.completion_tokens[row],
+        # It can't change later, and costs bytes for every token.
+        cached_tokens=0 if running.begun and not end else batch.cached_tokens[row],
+        text="" if end == "abort" else text,
+        end=end,
+        matched=matched(finish.get("matched")) if finish else None,
+        logprobs=[] if submit.top_logprobs is None else logprobs(batch, row, submit.top_logprobs),
+    )
+
+
+def ending(message: wire.Output) -> wire.Output | None:
+    """What the stub gets of an output whose ids went to a reader."""
+    if not message.end:
+        return None
+    return wire.Output(
+        message.uid,
+        [],
+        message.completion_tokens,
+        message.cached_tokens,
+        end=message.end,
+        matched=message.matched,
+    )
+
+
+def failure(uid: str, finish: Mapping[str, Any]) -> wire.Failed | None:
+    """The Failed that an abort by SGLang itself stands for; None for any other end."""
+    status = finish.get("status_code") or 0
+    if finish["type"] != "abort" or status < 400:
+        return None
+    return wire.Failed(uid, int(status), str(finish.get("message")))
+
+
+def blamed(submit: wire.Submit, message: wire.Output | wire.Failed) -> wire.Output | wire.Failed:
+    """Turn SGLang's internal error for a grammar that no text satisfies into a client error. Only a client of the
+    engine model can send such a grammar: for chats, unsatisfiable schemas are refused before the engine.
+    """
+    if isinstance(message, wire.Failed) and message.log.startswith(NO_TEXT) and submit.sampling.keys() & set(GRAMMARS):
+        return wire.Failed(message.uid, 400, message.log)
+    return message
+
+
+def matched(found: Any) -> str | int | list[int] | None:
+    """The stop string, token id or ids that ended the run; None for a type that SGLang does not document."""
+    if isinstance(found, list):
+        return found if all(type(each) is int for each in found) else None
+    return found if type(found) in (int, str) else None
+
+
+def logprobs(batch: Any, row: int, top: int) -> list[tuple[float, int, list[tuple[float, int]]]]:
+    values, ids = batch.output_token_logprobs_val[row] or (), batch.output_token_logprobs_idx[row] or ()
+    none: list[Any] = [()] * len(values)
+    others = batch.output_top_logprobs_val[row] if top else none
+    other_ids = batch.output_top_logprobs_idx[row] if top else none
+    return [
+        (float(value), int(token), list(zip(map(float, ranked or ()), map(int, named or ()), strict=False)))
+        for value, token, ranked, named in zip(values, ids, others, other_ids, strict=False)
+    ]
