@@ -21,12 +21,6 @@ RESOLVED = {
     "dp_size": 1,
     "grammar_backend": "xgrammar",
 }
-    "device": "cpu",
-    "chunked_prefill_size": 2048,
-    "attn_dp_size": 1,
-    "dp_size": 1,
-    "grammar_backend": "xgrammar",
-}
 
 
 class TokenizerManager:
