@@ -14,7 +14,7 @@ import pytest
 
 # In minutes. The default is 1.
 BUDGETS = {
-    "bench": 1,
+    "bench": 2,
     "ci": 1,
     "cli": 2,
     "client": 1,
