@@ -79,7 +79,7 @@ def curve_of(curve: Curve, arm: Arm, server: Server, clients: dict[str, Driver],
     for value in curve.values:
         streams = value if curve.field == "streams" else curve.streams
         workload = curve.base if curve.field == "streams" else replace(curve.base, **{curve.field: value})
-        asked = chats.chats(workload, max(curve.requests, 2 * streams if curve.field == "streams" else 0))
+        asked = chats.chats(workload, 2 * streams if curve.field == "streams" else curve.requests)
         # The first request with new tools waits for their grammar, which later ones share.
         arm.driver(server, clients).run(arm.load(server, asked[:1], 1))
         plain = arm.load(server, asked, streams)

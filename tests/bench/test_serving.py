@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from kimi_k2_serving.core.tokens import Vocabulary
 from tests.bench.serving import figures, report, sse_client, workload
 from tests.bench.serving.figures import Round
-from tests.bench.serving.load import Answer, Outcome
+from tests.bench.serving.load import Answer, Load, Outcome
 from tests.bench.serving.processes import Spent, Tree, difference
 from tests.bench.serving.workload import Chats
 from tests.support.vocabulary import write_small_checkpoint
@@ -48,6 +50,26 @@ def test_usage_is_read_from_json_and_from_json_inside_a_string() -> None:
         assert sse_client.number(text, b"completion_tokens") == 31
         assert sse_client.number(text, b"prompt_tokens") == 7
     assert sse_client.number(b"{}", b"prompt_tokens") == 0
+
+
+def test_a_load_ends_although_its_requests_end_before_all_have_their_time_to_begin() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            for _ in range(3):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + STREAM)
+
+        server = threading.Thread(target=answer, daemon=True)
+        server.start()
+        load = Load(f"127.0.0.1:{listener.getsockname()[1]}", "/v1/chat/completions", 3, [{}, {}, {}], spread=0.5)
+        began = time.monotonic()
+        answers = sse_client.run(load)
+        server.join(10)
+    assert [(each.tokens, each.events, each.prompt) for each in answers] == [(31, 3, 7)] * 3
+    assert time.monotonic() - began < 30
 
 
 def test_cpu_time_per_token_is_over_all_rounds() -> None:

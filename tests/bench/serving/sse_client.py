@@ -122,6 +122,8 @@ def run(load: Load) -> list[Answer]:
             while due is not None and time.perf_counter() >= due:
                 begin()
                 due = next(dues, None)
+            if due is None and not selector.get_map():
+                break
             pause = GIVE_UP_SECONDS if due is None else max(due - time.perf_counter(), 0.0)
             ready = selector.select(pause)
             if not ready and due is None:
