@@ -31,7 +31,7 @@ from tests.bench.serving.workload import Chats, Workload
 
 ARMS = ("frontend", "ensemble")
 LINEAR = 1.15
-REQUESTS = 12
+REQUESTS = 48
 
 
 @dataclass(frozen=True, slots=True)
