@@ -127,7 +127,8 @@ class Driver:
     def end(self) -> None:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        # Also closes its pipes.
+        self._process.communicate()
 
     def _answer(self, seconds: float) -> Any:
         assert self._process.stdout is not None
