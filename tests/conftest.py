@@ -14,7 +14,7 @@ import pytest
 
 # In minutes. The default is 1.
 BUDGETS = {
-    "bench": 1,
+    "bench": 2,
     "ci": 1,
     "cli": 2,
     "client": 1,
@@ -25,6 +25,7 @@ BUDGETS = {
     "fuzz": 2,
     "grammar": 6,
     "launch": 3,
+    "plan": 3,
     "property": 3,
     "server": 16,
     "structure": 1,

@@ -6,6 +6,7 @@ KIMI_K2_CHECKPOINT and may set the others. Unknown names are ignored, and an emp
     KIMI_K2_CHECKPOINT   directory of the model's checkpoint
     KIMI_K2_PRESET       name of an engine preset (presets/NAME.yaml); unset: the engine chooses
     KIMI_K2_RUNTIME_DIR  directory (0700) for unix sockets, removed by its maker; unset: the backend makes its own
+    KIMI_K2_WARMUP       0: the engine is reported as started before it has compiled what requests need
     KIMI_K2_CACHE        directory for derived files such as tokenizer.json; unset: kimi-k2 in the user's cache
 """
 
@@ -20,6 +21,7 @@ CHECKPOINT = "KIMI_K2_CHECKPOINT"
 PRESET = "KIMI_K2_PRESET"
 RUNTIME_DIR = "KIMI_K2_RUNTIME_DIR"
 CACHE = "KIMI_K2_CACHE"
+WARM_UP = "KIMI_K2_WARMUP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Settings:
     preset: str | None
     runtime_dir: Path | None
     cache: Path
+    warm_up: bool = True
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -46,6 +49,7 @@ class Settings:
             preset=variables.get(PRESET) or None,
             runtime_dir=path(RUNTIME_DIR),
             cache=path(CACHE) or (path("XDG_CACHE_HOME") or home / ".cache") / "kimi-k2",
+            warm_up=variables.get(WARM_UP) != "0",
         )
 
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "an OpenAI chat request on stdin -> the grammar of its answer, and random answers to test it",
     ),
     "tokenizer": ("kimi_k2_cli.tokenizer", "write the checkpoint's tokenizer.json to a directory"),
+    "plan": ("kimi_k2_cli.plan", "GPUs -> whether K2 fits, the preset, the tokens in the cache, and rooflines"),
     "chat": ("kimi_k2_cli.chat", "talk to a running server: one prompt, or a conversation in the terminal"),
 }
 

@@ -47,6 +47,7 @@ FROM_NPM = ("codex-scripted", "claude-code-scripted")
 STEPS = (
     Step("ruff", 1, (python("ruff", "check", "."), python("ruff", "format", "--check", "."))),
     Step("mypy", 2, (python("mypy"),)),
+    Step("cuda", 1, (python("kimi_k2_serving.launch.prove_cuda", "--lock", "requirements/serve-gpu.txt"),)),
     Step("tests", 25, (python("pytest"),), own_suites(), pytest=True),
     # The core's own tests must cover every line and branch of core.
     Step("coverage", 2, (python("coverage", "run", "-m", "pytest", "-q", "tests/core"), python("coverage", "report"))),

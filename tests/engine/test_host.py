@@ -151,7 +151,7 @@ def answering(finish: Any = None, **fields: Any) -> Answering:
 async def said(engine: Engine, *sent: bytes) -> list[wire.FromHost]:
     """What the host says about its requests within a moment."""
     ours, theirs = socket.socketpair()
-    serving = asyncio.create_task(host.serve(engine, Texts(), wire.Start({}), theirs))
+    serving = asyncio.create_task(host.serve(engine, Texts(), wire.Start({}, warm_up=False), theirs))
     reader, writer = await asyncio.open_unix_connection(sock=ours)
     writer.write(b"".join(sent))
     found: list[wire.FromHost] = []

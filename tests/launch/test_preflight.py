@@ -118,14 +118,17 @@ def test_a_key_file_must_exist_be_private_and_not_empty(check: Check, tmp_path: 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 81_559 * 2**20)
 H200 = Gpu("NVIDIA H200", 143_771 * 2**20)
 B200 = Gpu("NVIDIA B200", 183_359 * 2**20)
+GB200 = Gpu("NVIDIA GB200", 189_471 * 2**20)
 
 
 @pytest.mark.parametrize(
     ("gpus", "preset", "says"),
     [
-        ((B200,) * 8, "b200-8", "8 x NVIDIA B200, 179 GiB each: preset b200-8 fits"),
-        ((H200,) * 8, "h200-16", "preset h200-16 fits, on 2 such machines"),
-        ((H100,) * 8, "h100-16", "preset h100-16 fits, on 2 such machines"),
+        ((B200,) * 8, "b200-8", "8 x NVIDIA B200, 179 GiB each: preset b200-8 fits, b200-8-throughput fits"),
+        ((B200,) * 8, "b200-8", "b200-8-long fits"),
+        ((H200,) * 8, "h200-8", "preset h200-8 fits, h200-16 fits on 2 such machines"),
+        ((H100,) * 8, "h100-16", "preset h100-16 fits on 2 such machines"),
+        ((GB200,) * 4, "gb200-16", "preset gb200-16 fits on 4 such machines"),
         ((H100,) * 4, "NAME", "less than Kimi K2 needs"),
         ((), "NAME", "nvidia-smi gives no information"),
     ],
@@ -144,7 +147,7 @@ def test_a_gpu_host_is_told_the_preset_and_the_container(
 
 def test_every_suggested_preset_exists() -> None:
     known = {path.stem for path in checkout().presets.glob("*.yaml")}
-    assert {name for name, *_ in preflight.GPU_PRESETS} <= known
+    assert {name for name, *_ in preflight.GPU_PRESETS} == known - set(cli.DEMO_PRESETS)
     assert set(cli.DEMO_PRESETS) <= known
 
 

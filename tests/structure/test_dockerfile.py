@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import stat
@@ -74,6 +75,26 @@ def test_triton_is_at_least_the_oldest_recommended() -> None:
     found = re.search(r"^ARG TRITON_IMAGE=nvcr\.io/nvidia/tritonserver:(\d+)\.(\d+)-py3$", DOCKERFILE, re.MULTILINE)
     assert found
     assert (int(found[1]), int(found[2])) >= (26, 5)
+
+
+def test_the_build_proves_that_kernels_compile_and_fetches_them_for_good() -> None:
+    """Not run: no container engine here. The proof itself runs in CI, on the lock's wheels."""
+    steps = DOCKERFILE.split("\n# ")
+    proof = next(number for number, step in enumerate(steps) if "launch.prove_cuda --complete" in step)
+    package = next(number for number, step in enumerate(steps) if "pip install --no-cache-dir --no-deps ." in step)
+    assert proof > package
+    home = re.search(r"^ENV CUDA_HOME=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert home
+    assert home[1].startswith("/opt/kimi-k2/lib/python3.12/site-packages/nvidia/")
+    assert re.search(r"apt-get install [^&]*\bg\+\+ [^&]*\blibibverbs1\b", DOCKERFILE)
+    cubins = re.search(r"^ENV FLASHINFER_CUBIN_DIR=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert cubins
+    volumes = re.findall(r'"(/[^"]+)"', re.search(r"^VOLUME (.+)$", DOCKERFILE, re.MULTILINE)[1])  # type: ignore[index]
+    assert not any(cubins[1].startswith(volume) for volume in volumes)
+    fetching = re.search(r'python3 -c "(from flashinfer .*?)" \\\n', DOCKERFILE, re.DOTALL)
+    assert fetching
+    ast.parse(fetching[1].replace("\\\n", ""))
+    assert DOCKERFILE.index("download_artifacts") < DOCKERFILE.index("ENV FLASHINFER_NO_DOWNLOAD=1")
 
 
 def test_it_runs_as_nobody_special_and_says_how_it_is() -> None:

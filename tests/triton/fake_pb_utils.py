@@ -123,9 +123,12 @@ class Request:
         outputs: Sequence[str] | None = None,
     ) -> None:
         self.outputs = outputs
-        self.inputs = {name: Tensor(name, as_array(value)) for name, value in inputs.items()}
+        self._inputs = [Tensor(name, as_array(value)) for name, value in inputs.items()]
         self._parameters = parameters
         self.sender = sender or Sender()
+
+    def inputs(self) -> list[Tensor]:
+        return self._inputs
 
     def parameters(self) -> str:
         return self._parameters
@@ -149,10 +152,6 @@ def as_array(value: Any) -> Any:
     if kind is None:
         kind = np.float32 if values and isinstance(values[0], float) else np.int32
     return np.array(values, dtype=kind)
-
-
-def get_input_tensor_by_name(request: Request, name: str) -> Tensor | None:
-    return request.inputs.get(name)
 
 
 def outputs(response: InferenceResponse) -> dict[str, Any]:

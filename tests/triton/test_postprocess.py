@@ -139,7 +139,8 @@ def test_a_forged_context_gets_one_plain_error(step: Postprocess, aborts: Aborts
 def test_bytes_that_are_no_text_get_one_plain_error(step: Postprocess, aborts: Aborts) -> None:
     sender = Sender()
     request = Request({"request_context": "x", "output_ids": [65]}, sender=sender)
-    request.inputs["request_context"].as_numpy()[0] = b"\xff\xfe"
+    (context,) = (each for each in request.inputs() if each.name() == "request_context")
+    context.as_numpy()[0] = b"\xff\xfe"
     step.execute([request])
     assert str(sender.sent[0].error) == "invalid_value: request_context: must be UTF-8"
     assert (sender.finals, aborts.uids) == (1, [])
@@ -149,7 +150,7 @@ def test_a_tensor_that_can_not_be_read_gets_one_plain_error(step: Postprocess, m
     def broken(*_: Any) -> Any:
         raise OSError("/secret/path")
 
-    monkeypatch.setattr("kimi_k2_serving.triton.tensors.read_array", broken)
+    monkeypatch.setattr("kimi_k2_serving.triton.tensors.inputs_by_name", broken)
     sender = ask(step, "x", [65])
     assert str(sender.sent[0].error) == "internal: an internal error; see the server's log"
 

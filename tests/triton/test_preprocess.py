@@ -264,13 +264,13 @@ def test_triton_s_sender_is_gone_with_the_answer_without_a_collection(step: Prep
 
 def test_requests_are_read_on_threads_that_are_not_triton_s(step: Preprocess, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[threading.Thread] = []
-    lookup = fake_pb_utils.get_input_tensor_by_name
+    inputs = Request.inputs
 
-    def spy(request: Request, name: str) -> Any:
+    def spy(request: Request) -> Any:
         seen.append(threading.current_thread())
-        return lookup(request, name)
+        return inputs(request)
 
-    monkeypatch.setattr(fake_pb_utils, "get_input_tensor_by_name", spy)
+    monkeypatch.setattr(Request, "inputs", spy)
     answer(ask(step))
     assert seen
     assert threading.current_thread() not in seen

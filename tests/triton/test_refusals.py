@@ -20,14 +20,11 @@ class Unread(triton.Request):
 
     def __init__(self) -> None:
         super().__init__({})
-        self.inputs = _Unreadable()
 
-    def parameters(self) -> str:
+    def inputs(self) -> Any:
         raise AssertionError("a refused request was read")
 
-
-class _Unreadable(dict[str, Any]):
-    def get(self, key: str, default: Any = None) -> Any:
+    def parameters(self) -> str:
         raise AssertionError("a refused request was read")
 
 

@@ -30,9 +30,11 @@ def build_supervised(
     environ: Mapping[str, str],
     server: int = 0,
     token_socket: Path | None = None,
+    warm_up: bool = True,
 ) -> SupervisedEngine:
     """`runtime`: the directory for the engine's sockets. `environ`: the host process inherits it. `server`: the engine
-    ends with this process; 0 for none. `token_socket`: where readers of ids connect; None for nowhere.
+    ends with this process; 0 for none. `token_socket`: where readers of ids connect; None for nowhere. `warm_up`: see
+    engine/warm_up.
     """
     # A grammar that allows no token leaves a row of logits without a finite number. Sampling from it ends SGLang's
     # scheduler, for all requests. With sanitized logits only that request fails.
@@ -51,6 +53,7 @@ def build_supervised(
         steps_on_cpu=config.server_args.get("device") == "cpu",
         token_socket=token_socket,
         reader_seconds=config.preset.slow_reader_seconds,
+        warm_up=warm_up,
     )
 
 

@@ -26,6 +26,7 @@ from kimi_k2_serving.engine import group, linux, shared_memory, wire
 from kimi_k2_serving.engine.generations import Generations, TextSource, request_id
 from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.engine.token_socket import TokenSocket
+from kimi_k2_serving.engine.warm_up import warm_up
 
 TITLE = "sglang::host"
 # After the server's end, the parent has this long to stop this engine in an orderly way.
@@ -104,6 +105,8 @@ async def serve(engine: Any, texts: TextSource, start: wire.Start, stream: socke
     """Serve until the stub closes its side of the stream."""
     incoming, writer = await asyncio.open_unix_connection(sock=stream)
     await try_out(engine)
+    if start.warm_up:
+        await warm_up(engine, request_id("warm-up"))
     leave_nothing(engine.tokenizer_manager.load_snapshot_reader)
     readers = TokenSocket(
         patience=start.reader_seconds,

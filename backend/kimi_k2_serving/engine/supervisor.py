@@ -61,7 +61,7 @@ class SupervisedEngine:
     makes no progress for this long with requests in flight. `steps_on_cpu`: the scheduler's CPU time counts as
     progress. `silent_seconds`: a generation without output for this long ends alone, if the engine moves and its
     queue is empty. `token_socket`: where the host listens for readers, if anywhere; removed by `stop`.
-    `reader_seconds`: a reader that reads nothing for this long is disconnected.
+    `reader_seconds`: a reader that reads nothing for this long is disconnected. `warm_up`: see wire.Start.
     """
 
     def __init__(
@@ -75,11 +75,12 @@ class SupervisedEngine:
         steps_on_cpu: bool = False,
         token_socket: Path | None = None,
         reader_seconds: float = 30.0,
+        warm_up: bool = True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._spawn = spawn
-        self._start_message = wire.Start(dict(server_args), str(token_socket or ""), reader_seconds)
+        self._start_message = wire.Start(dict(server_args), str(token_socket or ""), reader_seconds, warm_up)
         self._token_socket = token_socket
         self._start_timeout = start_timeout
         self._stall_seconds = stall_seconds

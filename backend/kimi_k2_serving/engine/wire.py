@@ -30,12 +30,14 @@ READER_GONE = 499
 
 class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """`server_args` are SGLang's ServerArgs by name. `token_socket`: the path for the readers' socket, "" for none.
-    `reader_seconds`: a reader that reads nothing for this long is disconnected.
+    `reader_seconds`: a reader that reads nothing for this long is disconnected. `warm_up`: whether to compile and cache
+    before Started what the first requests would.
     """
 
     server_args: dict[str, Any]
     token_socket: str = ""
     reader_seconds: float = 30.0
+    warm_up: bool = True
 
 
 class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):

@@ -202,9 +202,11 @@ def request(run: Generation, *, beat: float = BEAT_SECONDS) -> Any:
     # msgspec, because a grammar has megabytes.
     _add(message, "sampling_parameters", "BYTES", _bytes(msgspec.json.encode(run.sampling)))
     _add(message, "request_context", "BYTES", _text(run.uid))
-    _add(message, "return_num_input_tokens", "BOOL", _flag(True))
     if run.reader:
+        # The reader gets the number of cached tokens with the first ids.
         _add(message, "token_reader", "BYTES", _text(run.reader))
+    else:
+        _add(message, "return_num_input_tokens", "BOOL", _flag(True))
     if run.stream:
         _add(message, "heartbeat_ms", "INT32", struct.pack("<i", round(beat * 1000)))
     if run.top_logprobs is not None:

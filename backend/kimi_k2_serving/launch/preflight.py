@@ -9,6 +9,7 @@ from kimi_k2_serving.launch.cli import DEMO_PRESETS, Options
 from kimi_k2_serving.launch.layout import Layout
 from kimi_k2_serving.launch.machine import Gpu, Machine
 from kimi_k2_serving.launch.refusal import Refusal
+from kimi_k2_serving.plan.hardware import find_accelerator
 
 PYTHONS = ((3, 11), (3, 12))
 GLIBC = (2, 35)  # the tritonserver and stubs of nvidia-pytriton 0.7.0 are built on Ubuntu 22.04
@@ -16,12 +17,18 @@ INSTALL_BYTES = 6 * 10**9  # 3.3 GB installed, plus pip's downloads during the i
 
 IMAGE = "kimi-k2-triton"  # docker build -t kimi-k2-triton .
 
-# Kimi-K2-Instruct-0905 in block fp8 takes ~1,030 GB (958 GiB). Rows: (preset, min GPUs, min bytes per GPU, machines).
+# Rows: (preset, its GPU, GPUs per machine, machines). The first row that fits is suggested. Fewer bytes than this share
+# of what the planner knows of the GPU would take the room of the cache.
 GPU_PRESETS = (
-    ("b200-8", 8, 175 * 2**30, 1),
-    ("h200-16", 8, 138 * 2**30, 2),
-    ("h100-16", 8, 79 * 2**30, 2),
+    ("gb200-16", "gb200", 4, 4),
+    ("b200-8", "b200", 8, 1),
+    ("b200-8-throughput", "b200", 8, 1),
+    ("b200-8-long", "b200", 8, 1),
+    ("h200-8", "h200", 8, 1),
+    ("h200-16", "h200", 8, 2),
+    ("h100-16", "h100", 8, 2),
 )
+LEAST_MEMORY = 0.99
 
 
 def check_machine(
@@ -132,9 +139,13 @@ def fitting_preset(gpus: Sequence[Gpu]) -> tuple[str, str]:
         return "nvidia-smi gives no information", "NAME"
     memory = min(gpu.memory for gpu in gpus)
     seen = f"{len(gpus)} x {gpus[0].name}, {memory // 2**30} GiB each"
-    for preset, min_count, min_memory, machines in GPU_PRESETS:
-        if len(gpus) >= min_count and memory >= min_memory:
-            return (
-                f"{seen}: preset {preset} fits" + (f", on {machines} such machines" if machines > 1 else "")
-            ), preset
+    fitting = [
+        (preset, f"{preset} fits" + (f" on {machines} such machines" if machines > 1 else ""), accelerator)
+        for preset, accelerator, count, machines in GPU_PRESETS
+        if len(gpus) >= count and memory >= LEAST_MEMORY * find_accelerator(accelerator).memory_bytes
+    ]
+    # A larger GPU holds a smaller one's presets too, but they were made for that one.
+    own = [(preset, says) for preset, says, accelerator in fitting if accelerator == fitting[0][2]]
+    if own:
+        return f"{seen}: preset {', '.join(says for _, says in own)}", own[0][0]
     return f"{seen}: less than Kimi K2 needs, which is 8 x 141 GB on one machine or 16 x 80 GB on two", "NAME"

@@ -35,7 +35,7 @@ DEMO = ROOT / ".cache" / "checkpoints" / "demo"
 # Requests of a round by concurrency. In a full run two waves at least, so that requests begin while others run.
 REQUESTS = {1: 6, 16: 32, 64: 128}
 QUICK_REQUESTS = {1: 4, 16: 32, 64: 64}
-# A quick run begins no round that would end later. The servers' end takes a few seconds more.
+# A quick run begins no second round that would end later. The servers' end takes a few seconds more.
 QUICK_SECONDS = 340.0
 
 
@@ -60,13 +60,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         bench.start_clients()
         try:
             bench.warm_up(max(options.concurrency))
-            measured = bench.measure(plan(options), began + (QUICK_SECONDS if options.quick else math.inf))
+            if not options.quick:
+                bench.measure_idle_connections()
+            measured = bench.measure(plan(options), began + options.seconds)
         finally:
             bench.end_clients()
     parts = {name: document(levels) for name, levels in measured.items()}
     first = next(iter(parts.values()))
     return {
         "ratios": first["ratios"],
+        "cpu_ratios": first["cpu_ratios"],
         "cpu_us_per_token": first["cpu_us_per_token"],
         "workloads": parts,
         "memory": bench.memory,
@@ -117,6 +120,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", choices=[each.name for each in workload.ALL])
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, help="begin no further round that would end later")
     parser.add_argument("--checkpoint", type=Path, default=DEMO)
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--port", type=int, help="the first of six ports (default: any that are free)")
@@ -124,6 +128,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the CPU time per token as a PNG")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
+    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else math.inf)
     options.workloads = options.workloads or (["short"] if options.quick else [each.name for each in workload.ALL])
     options.checkpoint = options.checkpoint.absolute()
     return options

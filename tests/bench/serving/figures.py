@@ -88,14 +88,23 @@ def ratios(rounds: Mapping[str, Rounds]) -> dict[str, tuple[float, list[float]]]
     return found
 
 
+def cpu_ratios(rounds: Mapping[str, Rounds]) -> dict[str, float]:
+    """The same ratios of tokens per CPU second of the server. Other work on the machine disturbs them less."""
+    total = {arm: sum(cpu_per_token(each).values()) for arm, each in rounds.items()}
+    pairs = {name: pair for name, pair in RATIOS.items() if set(pair) <= set(total)}
+    return {name: round(total[below] / total[above], 3) for name, (above, below) in pairs.items() if total[above]}
+
+
 def document(measured: Mapping[int, Mapping[str, Rounds]]) -> dict[str, Any]:
     """One workload's part of the result; `measured` holds the rounds by concurrency and arm. Levels are `c16`."""
-    result: dict[str, Any] = {"ratios": {}, "spread": {}, "cpu_us_per_token": {}, "arms": {}}
+    result: dict[str, Any] = {"ratios": {}, "spread": {}, "cpu_ratios": {}, "cpu_us_per_token": {}, "arms": {}}
     for concurrency, rounds in measured.items():
         level = f"c{concurrency}"
         for name, (median, spread) in ratios(rounds).items():
             result["ratios"].setdefault(name, {})[level] = median
             result["spread"].setdefault(name, {})[level] = spread
+        for name, ratio in cpu_ratios(rounds).items():
+            result["cpu_ratios"].setdefault(name, {})[level] = ratio
         for arm, each in rounds.items():
             row = figures(each)
             result["arms"].setdefault(arm, {})[level] = row

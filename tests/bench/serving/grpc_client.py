@@ -31,12 +31,14 @@ class Stream:
         self.began = 0.0
         self._first = self._last = 0.0
         self._gaps: list[float] = []
-        self._tokens = self._events = self._prompt = 0
+        self._tokens = self._events = self._prompt = self._messages = self._tensors = 0
 
     def feed(self, response: Any) -> Answer | None:
         """The answer, with its last response."""
         now = time.perf_counter()
         raw = {each.name: data for each, data in zip(response.outputs, response.raw_output_contents, strict=True)}
+        self._messages += 1
+        self._tensors += len(raw)
         ids = len(raw.get("output_ids", b"")) // 4
         self._tokens += ids
         # A string's bytes begin with their length.
@@ -54,7 +56,7 @@ class Stream:
             self._prompt = int.from_bytes(raw["num_input_tokens"][:4], "little")
         if not raw.get("finish_reason"):
             return None
-        return Answer(self._first, self._gaps, self._tokens, self._events, self._prompt)
+        return Answer(self._first, self._gaps, self._tokens, self._events, self._prompt, self._messages, self._tensors)
 
 
 def inputs(body: dict[str, Any]) -> list[Any]:

@@ -39,13 +39,18 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Seconds to the first event with content, and between the arrivals after it. `events` are those with content."""
+    """Seconds to the first event with content, and between the arrivals after it. `events` are those with content.
+
+    `messages` are all responses of a model over gRPC, and `tensors` theirs.
+    """
 
     first: float
     gaps: list[float]
     tokens: int
     events: int
     prompt: int
+    messages: int = 0
+    tensors: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ class Driver:
                 env=None if environment is None else dict(environment),
                 start_new_session=True,
             )
+        self._module = module
         self._log = log
 
     @property
@@ -129,5 +135,5 @@ class Driver:
         line = self._process.stdout.readline() if ready else ""
         if not line:
             why = "said nothing in time" if not ready else "ended"
-            raise SystemExit(f"bench: {self._process.args} {why}; {self._log} says:\n{self._log.read_text()[-3000:]}")
+            raise SystemExit(f"bench: {self._module} {why}; {self._log} says:\n{self._log.read_text()[-3000:]}")
         return json.loads(line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +12,12 @@ from typing import Any
 from tests.bench.serving.arms import ARMS, Arm
 from tests.bench.serving.figures import Round
 from tests.bench.serving.load import Driver
-from tests.bench.serving.processes import Memory, Tree, busy_seconds, difference
+from tests.bench.serving.memory import Peak, idle_connections, memory_row
+from tests.bench.serving.processes import busy_seconds, difference
 from tests.bench.serving.servers import LOGS, Server
 from tests.bench.serving.workload import Chats, Workload
 
 WARM_TOKENS = 24
-MEMORY_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,7 @@ class Bench:
     def warm_up(self, streams: int) -> None:
         """One load of every arm, for lazy imports and allocations; memory is looked at meanwhile."""
         for arm in self.arms:
+            say(f"warming up {arm.name}")
             server = self.servers[arm.server]
             chats = self.chats.chats(Workload("warm", 64, WARM_TOKENS), streams)
             with server.measured():
@@ -57,6 +57,15 @@ class Bench:
                 with Peak(server.tree) as peak:
                     arm.driver(server, self.clients).run(arm.load(server, chats, streams))
                 self.memory[arm.name] = memory_row(idle, peak.largest, streams)
+
+    def measure_idle_connections(self) -> None:
+        """Adds to `memory` what an open connection without a request costs each server with HTTP."""
+        for arm in self.arms:
+            if arm.path.startswith("/"):
+                server = self.servers[arm.server]
+                with server.measured():
+                    found = idle_connections(server.tree, server.addresses[arm.address], arm.path)
+                self.memory[arm.name]["idle_connection_pss_kib"] = found
 
     def measure(self, plan: Plan, deadline: float) -> dict[str, dict[int, dict[str, list[Round]]]]:
         """Rounds by workload, concurrency and arm: at least one, then as many of the plan's as end by `deadline`."""
@@ -67,7 +76,7 @@ class Bench:
         longest = 0.0
         for number in range(plan.rounds):
             began = time.monotonic()
-            if began + longest > deadline:
+            if number and began + longest > deadline:
                 say(f"{number} of {plan.rounds} rounds: the next one would end too late")
                 break
             for workload, level, arm in product(plan.workloads, plan.requests, self.arms):
@@ -101,45 +110,6 @@ def start_drivers(arms: Sequence[Arm]) -> dict[str, Driver]:
         found[name] = Driver(f"tests.bench.serving.{name}", log=LOGS / f"bench-{name}.log")
         found[name].wait()
     return found
-
-
-class Peak:
-    """Looks at a tree's memory from a thread until it is left; `largest` is the look with the largest sum."""
-
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.largest: dict[str, Memory] = {}
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.wait(MEMORY_SECONDS):
-            now = self._tree.memory()
-            if total(now) >= total(self.largest):
-                self.largest = now
-
-
-def total(memory: Mapping[str, Memory]) -> float:
-    return sum(each.pss for each in memory.values())
-
-
-def memory_row(idle: Mapping[str, Memory], busy: Mapping[str, Memory], streams: int) -> dict[str, Any]:
-    return {
-        "streams": streams,
-        "idle_pss_mib": {name: round(each.pss, 1) for name, each in idle.items()},
-        "idle_rss_mib": {name: round(each.rss, 1) for name, each in idle.items()},
-        "growth_pss_kib_per_stream": {
-            name: round(1024 * (each.pss - idle.get(name, Memory()).pss) / streams, 1) for name, each in busy.items()
-        },
-    }
 
 
 def say(text: str) -> None:

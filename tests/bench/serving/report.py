@@ -51,7 +51,8 @@ def _ratios(part: dict[str, Any]) -> Iterator[str]:
             f"{level} {value:.3f} ({'..'.join(map(str, part['spread'][name][level]))})"
             for level, value in levels.items()
         ]
-        yield f"{name:28} " + ", ".join(cells)
+        cpu = ", ".join(f"{level} {value:.3f}" for level, value in part["cpu_ratios"][name].items())
+        yield f"{name:28} " + ", ".join(cells) + f"; per CPU second {cpu}"
 
 
 def _processes(part: dict[str, Any]) -> Iterator[str]:
@@ -69,7 +70,9 @@ def _memory(memory: dict[str, Any]) -> Iterator[str]:
     for arm, row in memory.items():
         growth = row["growth_pss_kib_per_stream"]
         cells = [f"{name} {size:g} +{growth.get(name, 0):g}" for name, size in row["idle_pss_mib"].items()]
-        yield f"{LABELS.get(arm, arm):26}  " + ", ".join(cells)
+        yield f"{LABELS[arm]:26}  " + ", ".join(cells)
+        if "idle_connection_pss_kib" in row:
+            yield f"{'':26}  KiB an idle connection: {row['idle_connection_pss_kib']}"
 
 
 def _scripted(arms: dict[str, Any]) -> Iterator[str]:

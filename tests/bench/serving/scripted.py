@@ -63,7 +63,9 @@ def running(checkpoint: Path, ports: Ports, rate: float) -> Iterator[Server]:
             wait_for(f"http://127.0.0.1:{http}/v2/models/kimi_k2/ready", START_SECONDS, triton, Path(log.name))
             python = Path(sys.executable)
             words = frontend_arguments(options, python=python, checkpoint=checkpoint, repository=repository)
-            front = _start(words, environment(), log)
+            # As the launcher does: only Triton's stubs need the libraries of LD_LIBRARY_PATH.
+            own = {name: value for name, value in command.merged(environment()).items() if name != "LD_LIBRARY_PATH"}
+            front = _start(words, own, log)
             wait_for(f"http://127.0.0.1:{openai}/health/ready", START_SECONDS, front, Path(log.name))
             addresses = {"http": f"127.0.0.1:{http}", "grpc": f"127.0.0.1:{grpc}", "openai": f"127.0.0.1:{openai}"}
             yield Server(OURS, Tree((triton.pid, front.pid)), addresses)

@@ -23,13 +23,17 @@ _numbers = count(1)
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`prompt` and `answer` in tokens. `shared`: the length of a system message that all conversations begin with."""
+    """`prompt` and `answer` in tokens. `shared`: the length of a system message that all conversations begin with.
+
+    `turns`: how many questions and answers come before the last question. They count towards `prompt`.
+    """
 
     name: str
     prompt: int
     answer: int
     shared: int = 0
     tools: int = 0
+    turns: int = 0
 
 
 SHORT = Workload("short", 64, 64)
@@ -63,6 +67,9 @@ class Chats:
         messages = []
         if workload.shared:
             messages.append({"role": "system", "content": "Be brief." + self._words(workload.shared)})
+        for turn in range(workload.turns):
+            messages.append({"role": "user", "content": f"Question {turn}: what comes after it?"})
+            messages.append({"role": "assistant", "content": f"After {turn} comes {turn + 1}."})
         messages.append({"role": "user", "content": f"{number:06d}"})
         left = workload.prompt - len(self._ids(messages, []))
         messages[-1]["content"] += self._words(max(left, 0))

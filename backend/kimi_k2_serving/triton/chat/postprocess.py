@@ -93,7 +93,7 @@ class Postprocess:
                 return
             made = self._streams.feed(
                 context,
-                tensors.read_packed_ids(request, "output_ids"),
+                given.packed_ids("output_ids"),
                 finish=inputs.value(given, "finish_reason"),
                 prompt_tokens=inputs.value(given, "num_input_tokens") or 0,
                 cached_tokens=inputs.value(given, "num_cached_tokens") or 0,

@@ -81,6 +81,7 @@ def configure(directory: Path, model: str) -> tuple[EngineService, str]:
         environ=environ,
         server=os.getppid(),
         token_socket=socket_path(runtime, model, TOKENS),
+        warm_up=own.warm_up,
     )
     encoder = load_encoder(checkpoint, own.cache, parse_special=config.parse_special)
     serving = Serving(
