@@ -47,8 +47,9 @@ class RequestInFlight:
 
 def due(flights: Iterable[RequestInFlight], now: float) -> list[RequestInFlight]:
     """The requests to ask Triton about now: all that wait, and at most ASKS of those that run, in turn.
-    Each asking takes both processes about 0.1 ms from the tokens. A frontend that reads the ids itself also says when
-    its client leaves.
+
+    Each asking takes both processes about 0.1 ms from the tokens. While others wait for their places, those that run
+    are asked about as often as possible. A frontend that reads the ids itself also says when its client leaves.
     """
     live = [flight for flight in flights if flight.live and flight.outbox.stalled_seconds() < 1]
     found = [flight for flight in live if flight.lifecycle.phase is Phase.WAITING]
@@ -56,7 +57,7 @@ def due(flights: Iterable[RequestInFlight], now: float) -> list[RequestInFlight]
         flight
         for flight in live
         if flight.lifecycle.phase is Phase.RUNNING
-        and now - flight.asked >= (READER_SECONDS if flight.reader else RUNNING_SECONDS)
+        and (found or now - flight.asked >= (READER_SECONDS if flight.reader else RUNNING_SECONDS))
     ]
     found += heapq.nsmallest(ASKS, running, key=lambda flight: flight.asked)
     for flight in found:
