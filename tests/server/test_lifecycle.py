@@ -245,7 +245,7 @@ def test_no_engine_outlives_a_killed_stub_or_a_killed_triton_by_more_than_5_s(tm
         stubs = [each for each in family if each.name().startswith(STUBS)]
         read_elsewhere(client)
         (reader,) = readers(psutil.Process(process.pid).children(recursive=True))
-        assert len(engine) >= 3
+        assert len(engine) >= 2
         assert len(stubs) == 3
         entries = shared_memory(family)
         (own,) = [each for each in stubs if "kimi_k2_engine_0_0" in each.cmdline()]
