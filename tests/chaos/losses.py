@@ -28,11 +28,10 @@ TURNS_SECONDS = 20.0
 LOSSES = (
     ("sglang::host", signal.SIGKILL),
     ("sglang::scheduler", signal.SIGKILL),
-    ("sglang::detokenizer", signal.SIGKILL),
     ("sglang::scheduler", signal.SIGSTOP),
 )
 GIVEN_UP = "engine_unavailable: the engine keeps dying"
-LAST_LOSS = ("sglang::detokenizer", signal.SIGSTOP)
+LAST_LOSS = ("sglang::host", signal.SIGSTOP)
 
 
 def probe(server: Server) -> httpx.Response:
@@ -132,14 +131,14 @@ async def crash_loop(server: Server) -> Row:
     status = await ended(server, 40)
     left = [each for each in processes if each.is_running()]
     row = Row(
-        f"{number.name} {title}, a fifth death, then {more} while idle: crash loop",
+        f"{number.name} {title}, a fourth death, then {more} while idle: crash loop",
         1,
         load.counted(since=moment),
         f"{len(lost)} of {in_flight} in flight lost, last after {late:.2f} s; refusals {quantiles(refused)}: {said}; "
         f"serve ended with {status}",
         leaks=", ".join(titles(each) for each in left) or "none",
     )
-    row.expect(0 < late < ERROR_SECONDS + STALL_SECONDS, "a stopped detokenizer must be noticed")
+    row.expect(0 < late < ERROR_SECONDS + STALL_SECONDS, "a stopped host must be noticed")
     row.expect(GIVEN_UP in said, "a refusal must say why")
     row.expect(status == 1, "serve must end with 1")
     row.expect(not left, "no process may be left")

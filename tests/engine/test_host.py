@@ -196,7 +196,7 @@ def test_an_answer_that_can_not_be_passed_on_is_that_request_s_end_and_no_other_
         (wire.Failed, "a", 500),
         (wire.Failed, "b", 500),
     ]
-    assert engine.forgotten == [request_id("a"), request_id("b")]
+    assert engine.forgotten == [request_id("a", 1), request_id("b", 2)]
 
 
 def test_a_request_that_can_not_be_read_is_refused_and_the_next_is_served() -> None:

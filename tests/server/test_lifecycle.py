@@ -214,8 +214,6 @@ def test_plain_tritonserver_loads_unloads_and_loads_the_unmodified_repository_an
         for _ in range(2):
             client.load_model("kimi_k2", client_timeout=240)
             until(lambda: client.is_model_ready("kimi_k2"), 60)
-            # SGLang is ready once its schedulers are; its detokenizer may still be about to take its title.
-            until(lambda: "sglang::detokenizer" in process_names(process), 10)
             read_elsewhere(client)
             loaded = psutil.Process(process.pid).children(recursive=True)
             names.append(process_names(process))
@@ -247,7 +245,7 @@ def test_no_engine_outlives_a_killed_stub_or_a_killed_triton_by_more_than_5_s(tm
         stubs = [each for each in family if each.name().startswith(STUBS)]
         read_elsewhere(client)
         (reader,) = readers(psutil.Process(process.pid).children(recursive=True))
-        assert len(engine) >= 3
+        assert len(engine) >= 2
         assert len(stubs) == 3
         entries = shared_memory(family)
         (own,) = [each for each in stubs if "kimi_k2_engine_0_0" in each.cmdline()]

@@ -1,9 +1,9 @@
-"""SGLang's `Engine` without its detokenizer process: the scheduler sends each batch of new ids to this process.
+"""SGLang's `Engine` without its detokenizer process: this process gets each batch of new ids from the schedulers.
 
 A callback gets each batch as it arrives, so no request needs a task that waits for its next token. Text is decoded
 here, by SGLang's own detokenizer, for the requests whose clients read text. Written for SGLang 0.5.23, whose internals
-it overrides: the three launch hooks of Engine, and what TokenizerManager does with a batch, with an abort and with the
-wait for a response. Importing this module imports SGLang.
+it overrides: two launch hooks of Engine, and where TokenizerManager listens and what it does with a batch, with an
+abort and with the wait for a response. Importing this module imports SGLang.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ class DirectManager(TokenizerManager):  # type: ignore[misc]
 
     deliver: Callable[[Any], None] | None = None
     ended: Callable[[str, Mapping[str, Any]], None] | None = None
+
+    def init_ipc_channels(self, port_args: Any) -> None:
+        """Listen at the detokenizer's address, too. With data-parallel attention, and on other nodes, each scheduler
+        computes that address by itself, so it can't be changed for them.
+        """
+        super().init_ipc_channels(port_args)
+        self.recv_from_detokenizer.bind(port_args.detokenizer_ipc_name)
 
     def _wait_one_response(self, obj: Any, request: Any = None) -> Any:
         return super()._wait_one_response(obj, request) if self.deliver is None else nothing()
@@ -64,11 +71,6 @@ class DirectEngine(Engine):  # type: ignore[misc]
     init_tokenizer_manager_func = staticmethod(
         functools.partial(init_tokenizer_manager, TokenizerManagerClass=DirectManager)
     )
-
-    @classmethod
-    def _launch_scheduler_processes(cls, server_args: Any, port_args: Any, *args: Any, **named: Any) -> Any:
-        port_args.detokenizer_ipc_name = port_args.tokenizer_ipc_name
-        return super()._launch_scheduler_processes(server_args, port_args, *args, **named)
 
     @classmethod
     def _launch_detokenizer_subprocesses(cls, **_: Any) -> tuple[list[Any], list[str]]:

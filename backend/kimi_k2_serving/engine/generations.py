@@ -8,6 +8,7 @@ loop. `manager` is `direct_engine.DirectManager`; nothing here imports SGLang.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -35,14 +36,17 @@ class Running:
     submit: wire.Submit
     reader: ReaderConnection | None
     begun: bool = False
+    # Whether SGLang has it.
+    submitted: bool = False
 
 
-def request_id(uid: str) -> str:
-    """SGLang's id for our uid. The prefix is needed because SGLang treats some ids specially: it drops the outputs of
-    `HEALTH_CHECK...`, and clients choose uids. The line break is needed because SGLang's scheduler aborts every request
-    whose id starts with the given one; no uid contains a line break.
+def request_id(uid: str, number: int = 0) -> str:
+    """SGLang's id for the generation with this uid and number. The number is needed because SGLang knows an aborted
+    generation for a while, and its client may use the uid again at once. The prefix is needed because SGLang treats
+    some ids specially: it drops the outputs of `HEALTH_CHECK...`, and clients choose uids. The line break is needed
+    because SGLang's scheduler aborts every request whose id starts with the given one; no uid contains a line break.
     """
-    return f"kimi-k2:{uid}\n"
+    return f"kimi-k2:{number}:{uid}\n"
 
 
 class Generations:
@@ -54,6 +58,9 @@ class Generations:
         self._readers = readers
         self._write = write
         self._running: dict[str, Running] = {}
+        # SGLang's id of the last generation with each uid, as long as it runs.
+        self._rids: dict[str, str] = {}
+        self._numbers = itertools.count(1)
         self._starting: set[asyncio.Task[None]] = set()
         # The uids whose ids went to a reader since the last `read`.
         self._read: set[str] = set()
@@ -68,21 +75,30 @@ class Generations:
         self._engine.tokenizer_manager.ended = self.end
 
     def submit(self, message: wire.Submit) -> None:
+        if message.uid in self._rids:
+            # It was aborted, and its caller has left.
+            self._drop(self._rids[message.uid])
         reader = self._readers.reader(message.reader) if message.reader else None
-        self._running[request_id(message.uid)] = Running(message, reader)
-        task = asyncio.create_task(self._start(message))
+        rid = self._rids[message.uid] = request_id(message.uid, next(self._numbers))
+        running = self._running[rid] = Running(message, reader)
+        task = asyncio.create_task(self._start(rid, running))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
 
     def abort(self, uid: str) -> None:
         """An unknown uid is ignored."""
-        if request_id(uid) in self._running:
-            self._engine.tokenizer_manager.abort_request(rid=request_id(uid))
+        rid = self._rids.get(uid)
+        if rid is None:
+            return
+        if self._running[rid].submitted:
+            self._engine.tokenizer_manager.abort_request(rid=rid)
+        else:
+            self.end(rid, {"type": "abort"})
 
     def abort_read(self, reader: ReaderConnection, uid: str) -> None:
         """As `abort`, for a reader: it can abort only what it reads."""
-        running = self._running.get(request_id(uid))
-        if running is not None and running.reader is reader:
+        rid = self._rids.get(uid)
+        if rid is not None and self._running[rid].reader is reader:
             self.abort(uid)
 
     def refuse(self, uid: str, status: int, log: str) -> None:
@@ -99,10 +115,13 @@ class Generations:
             if running.reader is reader:
                 self._fail(rid, running, wire.READER_GONE, "its reader is gone")
 
-    async def _start(self, submit: wire.Submit) -> None:
+    async def _start(self, rid: str, running: Running) -> None:
         import fastapi
 
-        rid = request_id(submit.uid)
+        if rid not in self._running:
+            # It has ended before it began.
+            return
+        running.submitted, submit = True, running.submit
         try:
             waiting = await self._engine.async_generate(
                 input_ids=submit.input_ids,
@@ -137,7 +156,9 @@ class Generations:
         self.refuse(running.submit.uid, status, log)
 
     def _drop(self, rid: str) -> None:
-        self._running.pop(rid, None)
+        running = self._running.pop(rid, None)
+        if running is not None and self._rids.get(running.submit.uid) == rid:
+            del self._rids[running.submit.uid]
         self._texts.forget(rid)
 
     def deliver(self, batch: Any) -> None:

@@ -128,8 +128,6 @@ async def serve(engine: Any, texts: TextSource, start: wire.Start, stream: socke
                     generations.submit(message)
                     pace.wake()
                 case wire.Abort(uid=uid):
-                    # SGLang ignores an abort of a request that it does not have yet, so the task must run first.
-                    await asyncio.sleep(0)
                     generations.abort(uid)
                 case wire.Unreadable(uid=uid, problem=problem):
                     logger.error("a request could not be read: %s", problem)

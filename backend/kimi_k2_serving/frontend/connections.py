@@ -92,9 +92,14 @@ class Connection(H11Protocol):
         async def shortened(message: Message) -> None:
             nonlocal chunked
             if chunked and message.get("more_body"):
-                if body := message["body"]:
-                    await self._write_chunk(body)
+                if self.flow.write_paused:
+                    await self.flow.drain()
+                # A keep-alive frame may have waited until after the stream's end, behind which it would spoil the
+                # connection's next response.
+                if chunked and (body := message["body"]):
+                    self._write_chunk(body)
                 return
+            chunked = False
             if message["type"] == "http.response.start":
                 sized = any(name == b"content-length" for name, _ in message["headers"])
                 chunked = scope["http_version"] == "1.1" and scope["method"] != "HEAD" and not sized
@@ -102,9 +107,7 @@ class Connection(H11Protocol):
 
         return shortened
 
-    async def _write_chunk(self, body: bytes) -> None:
-        if self.flow.write_paused:
-            await self.flow.drain()
+    def _write_chunk(self, body: bytes) -> None:
         if not self.transport.is_closing():
             self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
 

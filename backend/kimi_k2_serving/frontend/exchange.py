@@ -108,7 +108,12 @@ class Sender:
 
     def keep_alive(self) -> None:
         if self.idle and (self.beat is None or self.beat.done()):
-            self.beat = asyncio.ensure_future(self.stream(self.idle))
+            self.beat = asyncio.ensure_future(self._keep_alive())
+
+    async def _keep_alive(self) -> None:
+        # The stream may have ended since this was started.
+        if self.idle:
+            await self.stream(self.idle)
 
     def close(self) -> None:
         if self.beat is not None:

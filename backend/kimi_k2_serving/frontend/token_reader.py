@@ -24,8 +24,9 @@ from kimi_k2_serving.engine.token_socket import peer_user
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
-# How long the last response, which came through Triton, waits for ids that are still on their way here.
+# How long an answer whose end has come through Triton waits for the next ids that are still on their way here.
 REST_SECONDS = 5.0
+LOST = "the end of this answer was lost; send the request again"
 
 
 class Inbox:
@@ -54,12 +55,26 @@ class Inbox:
         self._wake()
 
     def end(self, end: End, total: int) -> None:
-        """The generation has ended, with `total` ids. Those that have not arrived yet have `rest` seconds."""
+        """The generation has ended, with `total` ids. It fails if those that have not arrived yet do not come: if none
+        comes for `rest` seconds, or the connection ends.
+        """
         self._end, self._total = end, total
-        if self.arrived < total:
-            late = EngineLost("the end of this answer was lost; send the request again")
-            self._timer = self._loop.call_later(self._rest, self.fail, late)
+        if not self._complete:
+            self._timer = self._loop.call_later(self._rest, self._look, self.arrived)
         self._wake()
+
+    def broken(self) -> None:
+        """The connection has ended: nothing more comes from there."""
+        if self._total is not None and not self._complete:
+            self.fail(EngineLost(LOST))
+
+    def _look(self, before: int) -> None:
+        if self._complete:
+            return
+        if self.arrived == before:
+            self.fail(EngineLost(LOST))
+        else:
+            self._timer = self._loop.call_later(self._rest, self._look, self.arrived)
 
     def fail(self, error: ServingError) -> None:
         self._error = error
@@ -140,6 +155,8 @@ class TokenReader:
             finally:
                 self._claim, self._connection = "", None
                 connection.close()
+                for inbox in self._inboxes.values():
+                    inbox.broken()
             logger.info("the engine's token socket has closed; ids come through Triton until it is back")
             await asyncio.sleep(RETRY_SECONDS)
 

@@ -1,0 +1,205 @@
+"""Generations in the host: each ends once, its ids go one way, and none is left in SGLang when its caller has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import fastapi  # noqa: F401
+import msgspec
+import pytest
+
+from kimi_k2_serving.engine import wire
+from kimi_k2_serving.engine.generations import Generations, ReaderConnection
+from tests.engine.test_host import batch
+
+pytestmark = pytest.mark.anyio
+
+
+class Scheduler:
+    """As SGLang: it knows what was submitted, and ignores an abort of anything else."""
+
+    def __init__(self) -> None:
+        self.tokenizer_manager = SimpleNamespace(abort_request=self._abort, deliver=None, ended=None)
+        self.rids: list[str] = []
+        self.aborted: list[str] = []
+
+    def _abort(self, rid: str) -> None:
+        if rid in self.rids:
+            self.aborted.append(rid)
+
+    async def async_generate(self, *, rid: str, **_: Any) -> Any:
+        self.rids.append(rid)
+        return nothing()
+
+
+async def nothing() -> Any:
+    return
+    yield
+
+
+class Texts:
+    def __init__(self) -> None:
+        self.fails = False
+
+    def decode(self, batch: Any, rows: list[int]) -> list[str]:
+        if self.fails:
+            raise ValueError("undecodable")
+        return ["x" for _ in rows]
+
+    def forget(self, rid: str) -> None:
+        pass
+
+
+class Reader:
+    def __init__(self, written: list[Any]) -> None:
+        self._written = written
+        self._frames = wire.FrameReader(wire.ToReader)
+
+    def write(self, data: bytes) -> None:
+        self._written += self._frames.feed(data)
+
+
+class Readers:
+    """Two connected readers: "one" and "two"."""
+
+    def __init__(self) -> None:
+        self.written: dict[str, list[Any]] = {"one": [], "two": []}
+        self._readers = {name: Reader(to) for name, to in self.written.items()}
+
+    def reader(self, token: str) -> Any:
+        return self._readers.get(token)
+
+
+class Host:
+    def __init__(self) -> None:
+        self.scheduler, self.texts, self.readers = Scheduler(), Texts(), Readers()
+        self.told: list[Any] = []
+        frames = wire.FrameReader(wire.FromHost)
+        self.generations = Generations(
+            self.scheduler,
+            self.texts,
+            self.readers,  # type: ignore[arg-type]
+            lambda data: self.told.extend(frames.feed(data)),
+        )
+        self.generations.attach()
+
+    def reader(self, name: str) -> ReaderConnection:
+        found = self.readers.reader(name)
+        assert found is not None
+        return found  # type: ignore[no-any-return]
+
+    async def begin(self, uid: str, reader: str = "", **fields: Any) -> str:
+        """SGLang's id for it."""
+        self.generations.submit(submission(uid, reader, **fields))
+        await asyncio.sleep(0)
+        return self.scheduler.rids[-1]
+
+    def deliver(self, rid: str, finish: Any = None, **fields: Any) -> None:
+        self.generations.deliver(batch(rid, finish, **fields))
+
+
+def submission(uid: str, reader: str = "", **fields: Any) -> wire.Submit:
+    return msgspec.structs.replace(wire.Submit(uid, [1], {}, None, None, None, False, reader), **fields)
+
+
+async def test_ids_go_to_the_reader_and_only_the_end_and_their_number_to_the_stub() -> None:
+    host = Host()
+    rid = await host.begin("a", "one")
+    host.deliver(rid, ids=(5,), completion_tokens=1, cached_tokens=3)
+    host.deliver(rid, {"type": "length"}, ids=(6, 7), completion_tokens=3, cached_tokens=3)
+    assert [(each.ids, each.cached_tokens, each.end) for each in host.readers.written["one"]] == [
+        ([5], 3, ""),
+        ([6, 7], 3, "length"),
+    ]
+    assert host.told == [wire.Output("a", [], 3, 3, end="length")]
+    assert host.readers.written["two"] == []
+    assert host.generations.read() == ["a"]
+    assert host.generations.read() == [], "each beat tells what is new"
+    assert not host.generations.running
+
+
+async def test_without_a_connected_reader_ids_go_to_the_stub() -> None:
+    host = Host()
+    for claim in ("", "stale"):
+        host.deliver(await host.begin("a", claim), {"type": "stop"}, ids=(5,))
+    assert [(each.ids, each.end) for each in host.told] == [([5], "stop")] * 2
+    assert host.generations.read() == []
+
+
+async def test_a_lost_reader_ends_its_generations_and_no_other() -> None:
+    host = Host()
+    a, b = await host.begin("a", "one"), await host.begin("b", "two")
+    host.generations.lose(host.reader("one"))
+    host.deliver(a, {"type": "abort"})
+    host.deliver(b, {"type": "stop"})
+    assert host.scheduler.aborted == [a]
+    assert [(each.uid, getattr(each, "status", 0)) for each in host.told] == [("a", wire.READER_GONE), ("b", 0)]
+
+
+async def test_a_reader_aborts_what_it_reads_and_nothing_else() -> None:
+    host = Host()
+    a = await host.begin("a", "one")
+    for reader, uid in (("two", "a"), ("one", "unknown")):
+        host.generations.abort_read(host.reader(reader), uid)
+    assert host.scheduler.aborted == []
+    host.generations.abort_read(host.reader("one"), "a")
+    assert host.scheduler.aborted == [a]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_what_ends_before_sglang_has_it_never_reaches_sglang(gone: bool) -> None:
+    """SGLang ignores an abort of what it does not have yet, and would generate to the end for nobody."""
+    host = Host()
+    host.generations.submit(submission("a", "one"))
+    if gone:
+        host.generations.lose(host.reader("one"))
+    else:
+        host.generations.abort_read(host.reader("one"), "a")
+    await asyncio.sleep(0.01)
+    assert host.scheduler.rids == []
+    (told,) = host.told
+    assert told == (
+        wire.Failed("a", wire.READER_GONE, "its reader is gone") if gone else wire.Output("a", [], 0, end="abort")
+    )
+
+
+async def test_a_uid_that_is_used_again_at_once_gets_nothing_of_the_aborted_generation() -> None:
+    host = Host()
+    old = await host.begin("a")
+    host.generations.abort("a")
+    new = await host.begin("a")
+    assert old != new, "SGLang refuses an id that it still knows"
+    host.deliver(old, {"type": "abort"}, ids=(1,))
+    host.deliver(new, {"type": "stop"}, ids=(2,))
+    assert [(each.ids, each.end) for each in host.told] == [([2], "stop")]
+    assert not host.generations.running
+
+
+@pytest.mark.parametrize("reader", ["", "one"])
+async def test_what_can_not_be_passed_on_ends_once_with_an_error(reader: str) -> None:
+    host = Host()
+    rid = await host.begin("a", reader)
+    host.deliver(rid, completion_tokens=1 << 80)
+    host.deliver(rid, {"type": "abort"})
+    assert [(each.uid, each.status) for each in host.told] == [("a", 500)]
+    assert host.scheduler.aborted == [rid]
+
+
+async def test_text_that_can_not_be_decoded_ends_only_those_who_read_text() -> None:
+    host = Host()
+    host.texts.fails = True
+    a, b = await host.begin("a", text=True), await host.begin("b")
+    host.deliver(a)
+    host.deliver(b, {"type": "stop"})
+    assert [(each.uid, getattr(each, "status", 0)) for each in host.told] == [("a", 500), ("b", 0)]
+
+
+async def test_a_request_that_sglang_ends_in_its_queue_ends_once() -> None:
+    host = Host()
+    a, b = await host.begin("a", "one"), await host.begin("b", "one")
+    host.generations.end(a, {"type": "abort", "status_code": 503, "message": "full"})
+    host.generations.end(b, {"type": "abort"})
+    host.generations.end(b, {"type": "abort"})
+    assert host.told == [wire.Failed("a", 503, "full"), wire.Output("b", [], 0, end="abort")]
