@@ -1,4 +1,4 @@
-"""Background tasks on an event loop whose failures are logged: tasks that end, and tasks that repeat for ever.
+"""Background work: a pool of threads, and tasks on an event loop whose failures are logged, once or repeated for ever.
 
 A failure does not end a repeating task: it is logged, and the next turn comes after the usual pause. Each task logs at
 most once in LOG_SECONDS, with the number of failures that were not logged.
@@ -7,8 +7,10 @@ most once in LOG_SECONDS, with the number of failures that were not logged.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -16,6 +18,15 @@ import triton_python_backend_utils as pb_utils
 from kimi_k2_serving.engine.pace import Pace
 
 LOG_SECONDS = 60.0
+
+
+def thread_pool(threads: int, name: str) -> ThreadPoolExecutor:
+    """A pool with all of its threads from the start, so that a growing number of threads is always a leak."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    everybody = threading.Barrier(threads)
+    for _ in range(threads):
+        pool.submit(everybody.wait)
+    return pool
 
 
 class Complaints:

@@ -14,9 +14,11 @@ from kimi_k2_serving.engine.lifecycle import Lifecycle, Phase
 from kimi_k2_serving.triton.engine.outbox import Outbox
 from kimi_k2_serving.triton.engine.request import Job
 
-# The number of running requests that one turn of the poll asks Triton about at most, and the least time between two
-# questions about one: longer if its frontend reads the ids itself.
+# The number of running requests that one turn of the poll asks Triton about at most.
 ASKS = 10
+# Questions about running requests take place at this rate per second, unless one would then wait longer than the first
+# of these times; the second is for requests whose frontend reads the ids itself.
+ASK_RATE = 60
 RUNNING_SECONDS, READER_SECONDS = 0.25, 1.0
 
 
@@ -53,13 +55,12 @@ def due(flights: Iterable[RequestInFlight], now: float) -> list[RequestInFlight]
     """
     live = [flight for flight in flights if flight.live and flight.outbox.stalled_seconds() < 1]
     found = [flight for flight in live if flight.lifecycle.phase is Phase.WAITING]
-    running = [
-        flight
-        for flight in live
-        if flight.lifecycle.phase is Phase.RUNNING
-        and (found or now - flight.asked >= (READER_SECONDS if flight.reader else RUNNING_SECONDS))
+    running = [flight for flight in live if flight.lifecycle.phase is Phase.RUNNING]
+    interval = min(len(running) / ASK_RATE, RUNNING_SECONDS)
+    overdue = [
+        flight for flight in running if found or now - flight.asked >= (READER_SECONDS if flight.reader else interval)
     ]
-    found += heapq.nsmallest(ASKS, running, key=lambda flight: flight.asked)
+    found += heapq.nsmallest(ASKS, overdue, key=lambda flight: flight.asked)
     for flight in found:
         flight.asked = now
     return found

@@ -16,7 +16,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, TokenUsage
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton import tensors
-from kimi_k2_serving.triton.background import Background, Complaints
+from kimi_k2_serving.triton.background import Background, Complaints, thread_pool
 from kimi_k2_serving.triton.engine.flight import RequestInFlight, ask, due
 from kimi_k2_serving.triton.engine.metrics import EngineMetrics, Own
 from kimi_k2_serving.triton.engine.outbox import Outbox
@@ -99,9 +98,9 @@ class EngineService:
         self._background = Background(self._loop, self._complaints)
         self._pace = Pace(lambda: bool(self._flights) or not self.ready)
         self._given_up = GivenUp(serving.runtime, serving.model)
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="engine-read")
+        self._readers = thread_pool(READERS, "engine-read")
         self._senders = Senders(SENDERS)
-        self._askers = ThreadPoolExecutor(2, thread_name_prefix="engine-ask")
+        self._askers = thread_pool(2, "engine-ask")
         self._asking: asyncio.Future[None] | None = None
         self._metrics: EngineMetrics | None = None
         # Every request whose final response Triton does not have yet. The other two have those that have not ended.
