@@ -174,3 +174,28 @@ def test_streams_end_once_when_the_host_is_killed_and_ids_take_the_socket_again_
         assert time.monotonic() - begin < 120
         time.sleep(0.2)
     assert responses(server, monkeypatch, direct=True)[1] == 1
+
+
+@pytest.mark.slow
+def test_a_stopped_frontend_holds_nobody_up_and_its_requests_end(urls: Urls, server: Server) -> None:
+    """It reads nothing for `slow_reader_seconds`, 30 in the demo's preset, while ids with log-probabilities wait."""
+    heavy = body(max_tokens=4000, stream=True, ignore_eos=True, n=8, logprobs=True, top_logprobs=20)
+    with over(server, "--runtime-dir", str(runtime(server))) as url:
+        port = url.rpartition(":")[2]
+        (process,) = [each for each in psutil.Process(os.getpid()).children() if f"--port {port} " in titles(each)]
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=heavy, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGSTOP)
+            stopped = time.monotonic()
+            try:
+                assert streamed(urls[0], *ASKED["plain"]) == streamed(urls[1], *ASKED["plain"])
+                assert time.monotonic() - stopped < 20
+                assert running(server) > 0
+                while running(server):
+                    assert time.monotonic() - stopped < 60, "its requests go on for nobody"
+                    time.sleep(0.5)
+            finally:
+                process.send_signal(signal.SIGCONT)
+            rest = [line for line in lines if line]
+    assert '"cancelled"' in rest[-1] or '"engine_lost"' in rest[-1]
