@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from kimi_k2_serving.demo.architecture import Architecture, config
 from kimi_k2_serving.plan.presets import GpuPreset, gpu_presets, sglang_flags
 from kimi_k2_serving.plan.shape import K2
 from tests.structure.tree import ROOT
@@ -72,57 +73,34 @@ ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("b200-8-throughput", "decode", {"disaggregation_mode": "decode"}),
     *((name, "own fraction", {"mem_fraction_static": None}) for name in ("b200-8", "h200-8", "h200-16", "h100-16")),
 )
-# K2's published configuration where it is no size; the sizes are the planner's.
-FIXED = {
-    "architectures": ["DeepseekV3ForCausalLM"],
-    "model_type": "kimi_k2",
-    "n_group": 1,
-    "topk_group": 1,
-    "topk_method": "noaux_tc",
-    "scoring_func": "sigmoid",
-    "norm_topk_prob": True,
-    "routed_scaling_factor": 2.827,
-    "moe_layer_freq": 1,
-    "num_nextn_predict_layers": 0,
-    "hidden_act": "silu",
-    "tie_word_embeddings": False,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 50000.0,
-    "rope_scaling": {
-        "type": "yarn",
-        "factor": 64.0,
-        "original_max_position_embeddings": 4096,
-        "beta_fast": 1.0,
-        "beta_slow": 1.0,
-        "mscale": 1.0,
-        "mscale_all_dim": 1.0,
-    },
+# K2's published configuration: the demo's, with the planner's sizes and in block fp8.
+PUBLISHED = {
+    **config(
+        Architecture(
+            hidden=K2.hidden,
+            layers=K2.layers,
+            dense_layers=K2.dense_layers,
+            heads=K2.heads,
+            query_rank=K2.query_rank,
+            key_value_rank=K2.latent,
+            nope_head=K2.nope,
+            rope_head=K2.rope,
+            value_head=K2.value,
+            dense_intermediate=K2.dense_intermediate,
+            expert_intermediate=K2.expert_intermediate,
+            experts=K2.experts,
+            experts_per_token=K2.experts_per_token,
+            shared_experts=K2.shared_experts,
+            vocabulary=K2.vocabulary,
+            context=K2.context,
+        )
+    ),
     "quantization_config": {
         "quant_method": "fp8",
         "fmt": "e4m3",
         "activation_scheme": "dynamic",
         "weight_block_size": [128, 128],
     },
-    "torch_dtype": "bfloat16",
-}
-SIZES = {
-    "hidden_size": K2.hidden,
-    "num_hidden_layers": K2.layers,
-    "first_k_dense_replace": K2.dense_layers,
-    "num_attention_heads": K2.heads,
-    "num_key_value_heads": K2.heads,
-    "q_lora_rank": K2.query_rank,
-    "kv_lora_rank": K2.latent,
-    "qk_nope_head_dim": K2.nope,
-    "qk_rope_head_dim": K2.rope,
-    "v_head_dim": K2.value,
-    "intermediate_size": K2.dense_intermediate,
-    "moe_intermediate_size": K2.expert_intermediate,
-    "n_routed_experts": K2.experts,
-    "num_experts_per_tok": K2.experts_per_token,
-    "n_shared_experts": K2.shared_experts,
-    "vocab_size": K2.vocabulary,
-    "max_position_embeddings": K2.context,
 }
 
 
@@ -153,7 +131,7 @@ def resolve_all() -> dict[str, Any]:
     """By name of the case, `resolved` and `parsed` of tests.plan.resolver, or an error as text."""
     presets = {each.name: each for each in gpu_presets()}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps({**FIXED, **SIZES}))
+        (Path(folder) / "config.json").write_text(json.dumps(PUBLISHED))
         cases = [(each, case_of(each, folder)) for each in presets.values()]
         cases += [(presets[name], case_of(presets[name], folder, label, added)) for name, label, added in ADDITIONS]
         cases.sort(key=lambda pair: pair[0].hardware.accelerator.capability)

@@ -9,6 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ def responses(server: Server, monkeypatch: pytest.MonkeyPatch, *, direct: bool) 
 
     monkeypatch.setattr(triton_engine, "read_response", counted)
     return asyncio.run(ids()), count
+
+
+@contextmanager
+def another(server: Server) -> Iterator[tuple[str, psutil.Process]]:
+    """A frontend that reads ids from the engine's socket, and its process."""
+    with over(server, "--runtime-dir", str(runtime(server))) as url:
+        port = url.rpartition(":")[2]
+        (process,) = [each for each in psutil.Process(os.getpid()).children() if f"--port {port} " in titles(each)]
+        yield url, process
 
 
 def runtime(server: Server) -> Path:
@@ -135,15 +145,15 @@ def test_ids_of_a_frontend_here_do_not_pass_through_triton(server: Server, monke
 
 def test_a_killed_frontend_leaves_no_generation_and_harms_no_other(urls: Urls, server: Server) -> None:
     long = body(max_tokens=4000, stream=True, ignore_eos=True)
-    with over(server, "--runtime-dir", str(runtime(server))) as url:
-        port = url.rpartition(":")[2]
-        (process,) = [each for each in psutil.Process(os.getpid()).children() if f"--port {port} " in titles(each)]
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=long, timeout=60) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            process.send_signal(signal.SIGKILL)
-            with pytest.raises(httpx.TransportError):
-                list(lines)
+    with (
+        another(server) as (url, process),
+        httpx.stream("POST", f"{url}/v1/chat/completions", json=long, timeout=60) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGKILL)
+        with pytest.raises(httpx.TransportError):
+            list(lines)
     killed = time.monotonic()
     assert streamed(urls[0], *ASKED["plain"]) == streamed(urls[1], *ASKED["plain"])
     while running(server):
@@ -180,22 +190,22 @@ def test_streams_end_once_when_the_host_is_killed_and_ids_take_the_socket_again_
 def test_a_stopped_frontend_holds_nobody_up_and_its_requests_end(urls: Urls, server: Server) -> None:
     """It reads nothing for `slow_reader_seconds`, 30 in the demo's preset, while ids with log-probabilities wait."""
     heavy = body(max_tokens=4000, stream=True, ignore_eos=True, n=8, logprobs=True, top_logprobs=20)
-    with over(server, "--runtime-dir", str(runtime(server))) as url:
-        port = url.rpartition(":")[2]
-        (process,) = [each for each in psutil.Process(os.getpid()).children() if f"--port {port} " in titles(each)]
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=heavy, timeout=60) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            process.send_signal(signal.SIGSTOP)
-            stopped = time.monotonic()
-            try:
-                assert streamed(urls[0], *ASKED["plain"]) == streamed(urls[1], *ASKED["plain"])
-                assert time.monotonic() - stopped < 20
-                assert running(server) > 0
-                while running(server):
-                    assert time.monotonic() - stopped < 60, "its requests go on for nobody"
-                    time.sleep(0.5)
-            finally:
-                process.send_signal(signal.SIGCONT)
-            rest = [line for line in lines if line]
+    with (
+        another(server) as (url, process),
+        httpx.stream("POST", f"{url}/v1/chat/completions", json=heavy, timeout=60) as answer,
+    ):
+        lines = answer.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        try:
+            assert streamed(urls[0], *ASKED["plain"]) == streamed(urls[1], *ASKED["plain"])
+            assert time.monotonic() - stopped < 20
+            assert running(server) > 0
+            while running(server):
+                assert time.monotonic() - stopped < 60, "its requests go on for nobody"
+                time.sleep(0.5)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        rest = [line for line in lines if line]
     assert '"cancelled"' in rest[-1] or '"engine_lost"' in rest[-1]

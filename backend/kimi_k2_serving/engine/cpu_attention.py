@@ -10,6 +10,8 @@ knows nothing of models or presets.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
@@ -35,29 +37,13 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         extend_seq_lens: torch.Tensor,
         encoder_lens: torch.Tensor | None = None,
         scaling: float | None = None,
-        enable_gqa: bool = False,
-        causal: bool = False,
-        is_cross_attn: bool = False,
-        sliding_window_size: int | None = None,
+        **kind: Any,
     ) -> torch.Tensor:
         """Attend from each request's new tokens, its last ones; `query` and `output` hold those of all requests."""
-        if not causal or encoder_lens is not None or is_cross_attn or sliding_window_size is not None:
+        if not kind.get("causal") or special(encoder_lens, kind):
+            requests = (req_to_token, req_pool_indices, seq_lens, extend_prefix_lens, extend_seq_lens, encoder_lens)
             inherited: torch.Tensor = super()._run_sdpa_forward_extend(
-                query,
-                output,
-                k_cache,
-                v_cache,
-                req_to_token,
-                req_pool_indices,
-                seq_lens,
-                extend_prefix_lens,
-                extend_seq_lens,
-                encoder_lens,
-                scaling,
-                enable_gqa,
-                causal,
-                is_cross_attn,
-                sliding_window_size,
+                query, output, k_cache, v_cache, *requests, scaling=scaling, **kind
             )
             return inherited
         begin = 0
@@ -84,33 +70,24 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         seq_lens: torch.Tensor,
         encoder_lens: torch.Tensor | None = None,
         scaling: float | None = None,
-        enable_gqa: bool = False,
-        causal: bool = False,
-        is_cross_attn: bool = False,
-        sliding_window_size: int | None = None,
+        **kind: Any,
     ) -> torch.Tensor:
         """Attend from each request's last token to all of its tokens."""
-        if encoder_lens is not None or is_cross_attn or sliding_window_size is not None:
+        if special(encoder_lens, kind):
+            requests = (req_to_token, req_pool_indices, seq_lens, encoder_lens)
             inherited: torch.Tensor = super()._run_sdpa_forward_decode(
-                query,
-                output,
-                k_cache,
-                v_cache,
-                req_to_token,
-                req_pool_indices,
-                seq_lens,
-                encoder_lens,
-                scaling,
-                enable_gqa,
-                causal,
-                is_cross_attn,
-                sliding_window_size,
+                query, output, k_cache, v_cache, *requests, scaling=scaling, **kind
             )
             return inherited
         for number, (row, length) in enumerate(zip(req_pool_indices.tolist(), seq_lens.tolist(), strict=True)):
             keys, values = gathered(k_cache, v_cache, req_to_token[row, :length])
             attend(query[number : number + 1], keys, values, scaling, output[number : number + 1])
         return output
+
+
+def special(encoder_lens: torch.Tensor | None, kind: Mapping[str, Any]) -> bool:
+    """Whether it is more than a model's own tokens, without a window."""
+    return encoder_lens is not None or kind.get("is_cross_attn", False) or kind.get("sliding_window_size") is not None
 
 
 def gathered(k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

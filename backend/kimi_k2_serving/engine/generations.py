@@ -2,7 +2,7 @@
 
 One batch is one step of the scheduler for all of its requests. Its messages to the stub are one write, and so are those
 to each reader of `token_socket`. A row that can't be passed on ends that generation alone. All methods run on one event
-loop. `manager` is `direct_engine.DirectManager`; nothing here imports SGLang.
+loop. The engine is a `direct_engine.DirectEngine`; nothing here imports SGLang.
 """
 
 from __future__ import annotations

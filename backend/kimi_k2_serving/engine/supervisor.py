@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from kimi_k2_serving.core.errors import (
-    Cancelled,
     EngineLost,
     EngineUnavailable,
     Internal,
     InvalidValue,
-    Overloaded,
     ServingError,
 )
 from kimi_k2_serving.engine import wire
@@ -154,7 +152,7 @@ class SupervisedEngine:
                 end = chunks[-1].end
                 ended, served = end is not None, end is not None and end.reason is not EndReason.ABORT
                 yield merge_chunks(chunks)
-        except (EngineLost, InvalidValue, Overloaded, Internal, Cancelled):
+        except ServingError:
             ended = True
             raise
         finally:
@@ -281,27 +279,22 @@ class SupervisedEngine:
                 self._progress.scheduler(message.published, self._clock(), busy=message.busy)
                 self._load = Load(message.running, message.queued, message.kv_usage, self._load.restarts)
                 for uid in message.read:
-                    self._heard(uid)
-            case wire.Output(uid=uid):
+                    self._heard(uid, output=True)
+            case wire.Output(uid=uid) | wire.Failed(uid=uid):
                 if uid in self._flights:
                     self._flights[uid].answers.put_nowait(message)
-                self._heard(uid)
-            case wire.Failed(uid=uid):
-                self._progress.output(self._clock())
-                self._silence.output(uid)
-                if uid in self._flights:
-                    self._flights[uid].answers.put_nowait(message)
+                self._heard(uid, output=isinstance(message, wire.Output))
             case wire.Unreadable(uid=uid, problem=problem):
                 logger.error("a message from the engine could not be read: %s", problem)
                 self._give_up(uid, Internal("the engine's answer could not be read"))
             case wire.Started():
                 pass
 
-    def _heard(self, uid: str) -> None:
-        """The engine has produced output for this generation."""
+    def _heard(self, uid: str, *, output: bool) -> None:
+        """The engine has said something about this generation; `output`: it has produced some."""
         self._progress.output(self._clock())
         self._silence.output(uid)
-        if self._suspects.output(uid, self._served()):
+        if output and self._suspects.output(uid, self._served()):
             self._settle()
 
     def _give_up(self, uid: str, error: ServingError) -> None:

@@ -193,7 +193,6 @@ class Endpoint:
         request_id = _request_id(headers.get("x-request-id", "")) or f"req_{service.new_uid()}"
         record = Record(request_id, self.route, scope["method"], service.clock())
         sender = Sender(send, {"x-request-id": request_id, "request-id": request_id}, record, time.monotonic())
-        service.exchanges += 1
         service.timer.add(sender)
         try:
             await self._exchange(scope, headers, receive, sender)
@@ -218,7 +217,6 @@ class Endpoint:
         finally:
             service.timer.remove(sender)
             sender.close()
-            service.exchanges -= 1
             self._report(record)
 
     def _gone(self, record: Record) -> None:

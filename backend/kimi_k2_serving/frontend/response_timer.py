@@ -37,6 +37,10 @@ class ResponseTimer:
         self._responses: set[Timed] = set()
         self._timer: asyncio.TimerHandle | None = None
 
+    def __len__(self) -> int:
+        """The responses that are under way."""
+        return len(self._responses)
+
     def add(self, response: Timed) -> None:
         self._responses.add(response)
         if self._timer is None:

@@ -93,8 +93,7 @@ class Service:
     readers: Readers | None = None
     # None: the Host header is not checked.
     hosts: Hosts | None = None
-    # Requests whose response is not completely written.
-    exchanges: int = 0
+    # Holds the responses that are not completely written.
     timer: ResponseTimer = field(init=False)
     _running: Counter[str] = field(default_factory=Counter)
     # Only two threads, because only tokenization releases the interpreter lock.
@@ -183,7 +182,7 @@ class Service:
         """The server has cancelled the remaining requests. Let each send its error first, then close everything."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_SECONDS):
-                while self.exchanges:  # noqa: ASYNC110 - runs once in a process
+                while len(self.timer):  # noqa: ASYNC110 - runs once in a process
                     await asyncio.sleep(0.01)
         if self.readers is not None:
             await self.readers.close()

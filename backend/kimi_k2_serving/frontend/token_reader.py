@@ -142,9 +142,8 @@ class TokenReader:
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection = TokenConnection(self)
             try:
-                await loop.create_unix_connection(connection.itself, str(self._path))
+                _, connection = await loop.create_unix_connection(lambda: TokenConnection(self), str(self._path))
             except OSError:
                 # No engine listens: it has not started yet, or starts again.
                 await asyncio.sleep(RETRY_SECONDS)
@@ -183,10 +182,6 @@ class TokenConnection(asyncio.Protocol):
         self._owner = owner
         self._frames = wire.FrameReader(wire.ToReader)
         self._transport: asyncio.Transport | None = None
-
-    def itself(self) -> TokenConnection:
-        """As asyncio wants a protocol: from a factory."""
-        return self
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # A cast, for uvloop's transports are no instances of asyncio's.

@@ -10,6 +10,7 @@ from typing import Any
 from tests.bench.serving.arms import RATIOS
 from tests.bench.serving.load import Outcome
 from tests.bench.serving.processes import Spent
+from tests.chaos.row import quantile
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,7 @@ def per_token(rounds: Rounds, tokens: int, what: str) -> dict[str, float]:
 
 
 def milliseconds(seconds: Iterable[float], share: float) -> float:
-    ordered = sorted(seconds)
-    return round(1000 * ordered[min(int(share * len(ordered)), len(ordered) - 1)], 2) if ordered else 0.0
+    return round(1000 * quantile(seconds, share), 2)
 
 
 def ratios(rounds: Mapping[str, Rounds]) -> dict[str, tuple[float, list[float]]]:
