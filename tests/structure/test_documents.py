@@ -10,7 +10,7 @@ import pytest
 
 from tests.structure.tree import PACKAGE, ROOT, TEXT, files, modules
 
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [path for path in sorted(files()) if path.suffix == ".md" and ".github" not in path.parts]
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 HOST = re.compile(r"\b(?:https?|grpc|ssh|git)://(?:[^\s/@]*@)?([A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z]{2,})", re.ASCII)
 # Hosts that a reader needs: standards, licences, and the sources of images, models and CPU builds of PyTorch.
@@ -21,6 +21,7 @@ HOSTS = {
     "json-schema.org",
     "nvcr.io",
     "www.apache.org",
+    "www.w3.org",
 }
 RESERVED = ("example.com", "example.net", "example.org", ".example", ".invalid", ".test")
 # Directories of a developer's machine mean nothing to other readers.
@@ -53,6 +54,22 @@ def texts() -> Iterator[tuple[Path, str]]:
 
 def test_there_are_links_to_check() -> None:
     assert len(list(links())) > 10
+
+
+def test_every_code_block_names_its_language() -> None:
+    nameless = []
+    for document in DOCUMENTS:
+        fences = [line.strip() for line in document.read_text("utf-8").splitlines() if line.strip().startswith("```")]
+        assert len(fences) % 2 == 0, f"{document.name} leaves a code block open"
+        nameless += [str(document.relative_to(ROOT)) for fence in fences[::2] if fence == "```"]
+    assert nameless == []
+
+
+def test_every_picture_is_there_and_described() -> None:
+    for document in DOCUMENTS:
+        for description, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", prose(document)):
+            assert description, f"{document.name}: {target} has no description"
+            assert (document.parent / target).is_file(), f"{document.name}: {target} is missing"
 
 
 def test_relative_links_lead_to_files_and_headings() -> None:
