@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import subprocess
+import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.structure.tree import PACKAGE, ROOT, TEXT, files, modules
 
@@ -56,13 +62,46 @@ def test_there_are_links_to_check() -> None:
     assert len(list(links())) > 10
 
 
-def test_every_code_block_names_its_language() -> None:
-    nameless = []
+def blocks() -> Iterator[tuple[Path, str, str]]:
+    """Each code block: its document, its language and its text without the indentation of the fence."""
     for document in DOCUMENTS:
-        fences = [line.strip() for line in document.read_text("utf-8").splitlines() if line.strip().startswith("```")]
-        assert len(fences) % 2 == 0, f"{document.name} leaves a code block open"
-        nameless += [str(document.relative_to(ROOT)) for fence in fences[::2] if fence == "```"]
-    assert nameless == []
+        language: str | None = None
+        text: list[str] = []
+        for line in document.read_text("utf-8").splitlines():
+            if not line.strip().startswith("```"):
+                text.append(line)
+            elif language is None:
+                language, text = line.strip().removeprefix("```"), []
+            else:
+                yield document, language, textwrap.dedent("\n".join(text))
+                language = None
+        assert language is None, f"{document.name} leaves a code block open"
+
+
+def test_every_code_block_names_its_language() -> None:
+    known = {"bash", "console", "json", "python", "text", "toml", "yaml"}
+    wrong = {
+        f"{document.relative_to(ROOT)}: {language!r}" for document, language, _ in blocks() if language not in known
+    }
+    assert wrong == set()
+
+
+def test_code_blocks_are_what_their_language_says() -> None:
+    for document, language, text in blocks():
+        try:
+            match language:
+                case "python":
+                    ast.parse(text)
+                case "json":
+                    json.loads(text)
+                case "toml":
+                    tomllib.loads(text)
+                case "yaml":
+                    list(yaml.safe_load_all(text))
+                case "bash":
+                    subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=True)
+        except (SyntaxError, ValueError, yaml.YAMLError, subprocess.CalledProcessError) as error:
+            pytest.fail(f"{document.relative_to(ROOT)}: {error}\n{text}")
 
 
 def test_every_picture_is_there_and_described() -> None:
