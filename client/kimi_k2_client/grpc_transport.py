@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
 from typing import Any
 
@@ -20,9 +20,9 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from kimi_k2_client.decoder import Outputs
-from kimi_k2_client.errors import KimiError, UnexpectedAnswer, lost, refusal, timed_out, unreachable
+from kimi_k2_client.errors import KimiError, UnexpectedAnswer, is_http, lost, refusal, timed_out, unreachable
 from kimi_k2_client.request import Datatype, InputTensor, Request
-from kimi_k2_client.transport import READY_TIMEOUT, Model
+from kimi_k2_client.transport import READY_TIMEOUT, Model, Stats, stats_of
 
 # Reconnects quickly, so that `wait_ready` sees soon that a server is up. Message sizes are limited by the server only.
 CHANNEL = [
@@ -75,18 +75,26 @@ class GrpcTransport:
             self._idle.append(client)
 
     def is_ready(self, model: str) -> bool:
-        client = self._take()
-        try:
-            return bool(client.is_model_ready(model, client_timeout=READY_TIMEOUT))
-        except InferenceServerException as error:
-            raise _refused(error, self._address, self._timeout) from None
-        finally:
-            self._idle.append(client)
+        return bool(self._ask(lambda client: client.is_model_ready(model, client_timeout=READY_TIMEOUT)))
+
+    def is_live(self) -> bool:
+        return bool(self._ask(lambda client: client.is_server_live(client_timeout=READY_TIMEOUT)))
+
+    def is_server_ready(self) -> bool:
+        return bool(self._ask(lambda client: client.is_server_ready(client_timeout=READY_TIMEOUT)))
+
+    def stats(self, model: str) -> Stats:
+        timeout = self._timeout
+        return _stats(self._ask(lambda client: client.get_inference_statistics(model, client_timeout=timeout)))
 
     def models(self) -> list[Model]:
+        timeout = self._timeout
+        return _models(self._ask(lambda client: client.get_model_repository_index(client_timeout=timeout)))
+
+    def _ask(self, question: Callable[[Any], Any]) -> Any:
         client = self._take()
         try:
-            return _models(client.get_model_repository_index(client_timeout=self._timeout))
+            return question(client)
         except InferenceServerException as error:
             raise _refused(error, self._address, self._timeout) from None
         finally:
@@ -131,14 +139,23 @@ class AsyncGrpcTransport:
             stream.cancel()
 
     async def is_ready(self, model: str) -> bool:
-        try:
-            return bool(await self._client.is_model_ready(model, client_timeout=READY_TIMEOUT))
-        except InferenceServerException as error:
-            raise _refused(error, self._address, self._timeout) from None
+        return bool(await self._ask(self._client.is_model_ready(model, client_timeout=READY_TIMEOUT)))
+
+    async def is_live(self) -> bool:
+        return bool(await self._ask(self._client.is_server_live(client_timeout=READY_TIMEOUT)))
+
+    async def is_server_ready(self) -> bool:
+        return bool(await self._ask(self._client.is_server_ready(client_timeout=READY_TIMEOUT)))
+
+    async def stats(self, model: str) -> Stats:
+        return _stats(await self._ask(self._client.get_inference_statistics(model, client_timeout=self._timeout)))
 
     async def models(self) -> list[Model]:
+        return _models(await self._ask(self._client.get_model_repository_index(client_timeout=self._timeout)))
+
+    async def _ask(self, question: Awaitable[Any]) -> Any:
         try:
-            return _models(await self._client.get_model_repository_index(client_timeout=self._timeout))
+            return await question
         except InferenceServerException as error:
             raise _refused(error, self._address, self._timeout) from None
 
@@ -183,6 +200,14 @@ def _models(index: Any) -> list[Model]:
     return [Model(row.name, row.version, row.state == "READY", row.reason) for row in index.models]
 
 
+def _stats(answer: Any) -> Stats:
+    (row,) = answer.model_stats
+    counts = row.inference_stats
+    success, queue = ({"count": each.count, "ns": each.ns} for each in (counts.success, counts.queue))
+    cancelled = sum(each.cancel.count for each in row.response_stats.values())
+    return stats_of(row.name, success, queue, counts.fail.count, cancelled)
+
+
 def _refused(error: InferenceServerException, address: str, timeout: float, *, has_begun: bool = False) -> KimiError:
     """A model's refusal has a message but no status. A call that failed has a status."""
     status = error.status()
@@ -195,6 +220,8 @@ def _broken(status: str, message: str | None, address: str, timeout: float, has_
     match status:
         case "UNAVAILABLE" if has_begun:
             return lost()
+        case "UNAVAILABLE" if any(words in (message or "") for words in HTTP_ANSWERS):
+            return is_http(address)
         case "UNAVAILABLE":
             return unreachable(address)
         case "DEADLINE_EXCEEDED":
@@ -202,6 +229,8 @@ def _broken(status: str, message: str | None, address: str, timeout: float, has_
     return refusal(message or "", status=HTTP_STATUS.get(status, 500))
 
 
+# gRPC's words about a peer that answers with HTTP/1.
+HTTP_ANSWERS = ("Failed parsing HTTP/2", "http1.x server")
 HTTP_STATUS = {
     "INVALID_ARGUMENT": 400,
     "NOT_FOUND": 404,
