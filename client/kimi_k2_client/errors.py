@@ -114,14 +114,14 @@ def refusal(message: str, *, status: int | None = None, retry_after: float | Non
     """The error for a message of the server.
 
     `message` is `code: field: detail`, perhaps after a prefix from Triton (`in ensemble 'kimi_k2', ...`). Messages of
-    Triton itself have no code: their HTTP status, `status`, classifies them, or their text if there is no status.
+    Triton itself have no code: their text classifies them, else their HTTP status, `status`.
     """
     found = core.parse_message(message)
     if found is not None:
         kind, field, detail = found
         return _error(kind.code, detail, field, kind.http, retry_after)
-    if status is None:
-        status = next((known for words, known in _TRITONS_WORDS if words in message), 500)
+    # Triton's status for its own errors differs between HTTP and gRPC; its words do not.
+    status = next((known for words, known in _TRITONS_WORDS if words in message), status or 500)
     code = _CODE_OF_STATUS.get(status, "invalid_request" if 400 <= status < 500 else "internal")
     return _error(code, message.strip() or "the server gave no reason", "", status, retry_after)
 

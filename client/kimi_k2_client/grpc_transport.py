@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
 from typing import Any
@@ -125,7 +126,7 @@ class AsyncGrpcTransport:
                 async with asyncio.timeout(self._timeout):
                     result, error = await anext(stream)
                 if error is not None:
-                    raise _refused(error, self._address, self._timeout, has_begun=has_begun)
+                    raise await self._error(error, has_begun=has_begun)
                 has_begun = True
                 if outputs := _outputs(result):
                     yield outputs
@@ -134,7 +135,8 @@ class AsyncGrpcTransport:
         except TimeoutError:
             raise timed_out(self._timeout) from None
         except grpc.RpcError as error:
-            raise _broken(error.code().name, error.details(), self._address, self._timeout, has_begun) from None
+            status, details = error.code().name, error.details()
+            raise await asyncio.to_thread(_broken, status, details, self._address, self._timeout, has_begun) from None
         finally:
             stream.cancel()
 
@@ -157,7 +159,11 @@ class AsyncGrpcTransport:
         try:
             return await question
         except InferenceServerException as error:
-            raise _refused(error, self._address, self._timeout) from None
+            raise await self._error(error) from None
+
+    async def _error(self, error: InferenceServerException, *, has_begun: bool = False) -> KimiError:
+        """In a thread, because asking a port what it speaks may wait."""
+        return await asyncio.to_thread(_refused, error, self._address, self._timeout, has_begun=has_begun)
 
     async def close(self) -> None:
         await self._client.close()
@@ -220,17 +226,26 @@ def _broken(status: str, message: str | None, address: str, timeout: float, has_
     match status:
         case "UNAVAILABLE" if has_begun:
             return lost()
-        case "UNAVAILABLE" if any(words in (message or "") for words in HTTP_ANSWERS):
-            return is_http(address)
         case "UNAVAILABLE":
-            return unreachable(address)
+            return is_http(address) if _answers_http(address) else unreachable(address)
         case "DEADLINE_EXCEEDED":
             return timed_out(timeout)
     return refusal(message or "", status=HTTP_STATUS.get(status, 500))
 
 
-# gRPC's words about a peer that answers with HTTP/1.
-HTTP_ANSWERS = ("Failed parsing HTTP/2", "http1.x server")
+def _answers_http(address: str) -> bool:
+    """Whether HTTP/1 is spoken there. gRPC's own words about such a peer differ from server to server."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=HTTP_TIMEOUT) as peer:
+            peer.settimeout(HTTP_TIMEOUT)
+            peer.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return peer.recv(5, socket.MSG_WAITALL) == b"HTTP/"
+    except (OSError, ValueError):
+        return False
+
+
+HTTP_TIMEOUT = 2.0  # seconds
 HTTP_STATUS = {
     "INVALID_ARGUMENT": 400,
     "NOT_FOUND": 404,

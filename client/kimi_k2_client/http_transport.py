@@ -148,7 +148,7 @@ def _stats_path(model: str) -> str:
 
 def _is_ready(url: str, response: httpx.Response) -> bool:
     """Triton answers its health endpoints with an empty body. Raises WrongPort for another server's answer."""
-    if response.status_code == 404 or (response.status_code == 200 and response.content):
+    if response.status_code in (404, 405) or (response.status_code == 200 and response.content):
         raise is_not_triton(_address(url))
     return response.status_code == 200
 
@@ -191,7 +191,7 @@ def _refused(url: str, response: httpx.Response, body: bytes) -> KimiError:
     except (ValueError, KeyError, TypeError):
         message = None
     if not isinstance(message, str):
-        if response.status_code == 404:  # Triton always gives a reason
+        if response.status_code in (400, 404, 405):  # Triton gives a reason with these
             return is_not_triton(_address(url))
         message = f"HTTP {response.status_code} without a reason"
     return refusal(message, status=response.status_code, retry_after=retry_after)

@@ -31,7 +31,7 @@ def blocks(page: Path = PAGE) -> list[tuple[int, str]]:
 def test_the_examples_run(line: int, code: str, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     for default, port in ((8000, server.http), (8001, server.grpc)):
         code = code.replace(f"127.0.0.1:{default}", f"127.0.0.1:{port}")
-    compiled = compile(code, f"{PAGE.name}:{line}", "exec", flags=0x2000)  # top-level await
+    compiled = compile(code, f"{PAGE.name}:{line}", "exec", flags=0x2000, dont_inherit=True)  # top-level await
     result = eval(compiled, {"__name__": "example"})  # noqa: S307 - our own page
     if inspect.iscoroutine(result):
         asyncio.run(result)
