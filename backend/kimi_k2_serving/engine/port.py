@@ -53,6 +53,7 @@ class Generation:
     goes first. Generations share the prefix cache only with those of the same `cache_salt`. `text`: whether chunks need
     their text. `reader`: the claim of a process on this machine that reads the ids itself, "" for none: see
     `token_socket`. If it has a reader, only the last chunk comes, without ids; its usage counts them.
+    `prompt_logprobs`: whether log-probabilities of the prompt come, too, which needs `top_logprobs`.
     """
 
     uid: str
@@ -64,6 +65,7 @@ class Generation:
     cache_salt: str | None = None
     text: bool = True
     reader: str = ""
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The output since the last chunk: ids, and their text without special tokens."""
+    """The output since the last chunk: ids, and their text without special tokens. `prompt_logprobs`: those of all of
+    the prompt but its first token, if they were requested and came with this chunk.
+    """
 
     ids: tuple[int, ...]
     text: str
     usage: TokenUsage
     end: End | None = None
     logprobs: tuple[TokenLogprob, ...] = field(default=())
+    prompt_logprobs: tuple[TokenLogprob, ...] = field(default=())
 
 
 def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
@@ -115,6 +120,7 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
         replace(last.usage, cached=max(chunk.usage.cached for chunk in chunks)),
         last.end,
         tuple(each for chunk in chunks for each in chunk.logprobs),
+        tuple(each for chunk in chunks for each in chunk.prompt_logprobs),
     )
 
 

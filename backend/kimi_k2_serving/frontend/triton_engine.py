@@ -212,11 +212,12 @@ def request(run: Generation, *, beat: float = BEAT_SECONDS) -> Any:
     if run.top_logprobs is not None:
         _add(message, "return_logprobs", "BOOL", _flag(True))
         _add(message, "top_logprobs", "INT32", struct.pack("<i", run.top_logprobs))
+        _add(message, "return_prompt_logprobs", "BOOL", _flag(run.prompt_logprobs))
     if run.priority is not None:
         _add(message, "request_priority", "INT32", struct.pack("<i", run.priority))
     if run.cache_salt is not None:
         _add(message, "cache_salt", "BYTES", _text(run.cache_salt))
-    for name in OUTPUTS:
+    for name in (*OUTPUTS, "prompt_logprobs") if run.prompt_logprobs else OUTPUTS:
         message.outputs.add(name=name)
     return message
 
@@ -245,7 +246,7 @@ def read_response(response: Any, inbox: Inbox) -> bool:
     ids = array("i")
     ids.frombytes(raw.get("output_ids", b""))
     if ids:
-        inbox.put(ids, _logprobs(_string(raw, "logprobs"), ids))
+        inbox.put(ids, _logprobs(_string(raw, "logprobs"), ids), 0, _prompt_logprobs(_string(raw, "prompt_logprobs")))
     reason = _string(raw, "finish_reason")
     cached = _number(raw, "num_cached_tokens")
     if cached is not None:
@@ -271,8 +272,16 @@ def _logprobs(text: str | None, ids: array[int]) -> tuple[TokenLogprob, ...]:
     """For each id its log-probability and the alternatives that have a rank, best first."""
     if not text:
         return ()
-    found = []
-    for token, entries in zip(ids, msgspec.json.decode(text), strict=False):
-        ranked = sorted((each["rank"], int(key), each["logprob"]) for key, each in entries.items() if each["rank"])
-        found.append(TokenLogprob(token, entries[str(token)]["logprob"], tuple((key, p) for _, key, p in ranked)))
-    return tuple(found)
+    return tuple(_entry(token, entries) for token, entries in zip(ids, msgspec.json.decode(text), strict=False))
+
+
+def _prompt_logprobs(text: str | None) -> tuple[TokenLogprob, ...]:
+    """The first key of each entry is the prompt's own token. The first entry is null."""
+    if not text:
+        return ()
+    return tuple(_entry(int(next(iter(entries))), entries) for entries in msgspec.json.decode(text) if entries)
+
+
+def _entry(token: int, entries: dict[str, Any]) -> TokenLogprob:
+    ranked = sorted((each["rank"], int(key), each["logprob"]) for key, each in entries.items() if each["rank"])
+    return TokenLogprob(token, entries[str(token)]["logprob"], tuple((key, p) for _, key, p in ranked))

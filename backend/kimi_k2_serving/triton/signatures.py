@@ -75,12 +75,13 @@ ENGINE_INPUTS: tuple[TensorSpec, ...] = (
     ),
     scalar("return_finish_reason", "BOOL", "no effect: the last response always has finish_reason"),
     scalar("return_logprobs", "BOOL", "return `logprobs`"),
+    scalar("return_prompt_logprobs", "BOOL", "return `prompt_logprobs`; the prompt is then computed without its cache"),
     scalar("return_cumulative_logprob", "BOOL", "return `cumulative_logprob` with the last response"),
     scalar(
         "return_num_input_tokens", "BOOL", "num_input_tokens on every response, num_cached_tokens on the first, too"
     ),
     scalar("return_num_output_tokens", "BOOL", "num_output_tokens on every response"),
-    scalar("top_logprobs", "INT32", "alternatives per token in `logprobs`, 0 to 20"),
+    scalar("top_logprobs", "INT32", "alternatives per token in `logprobs` and `prompt_logprobs`, 0 to 20"),
     scalar(
         "request_context",
         "STRING",
@@ -102,6 +103,11 @@ ENGINE_OUTPUTS: tuple[TensorSpec, ...] = (
     series("stop_reason", "STRING", "the stop string or stop token id (in decimal) that ended the answer"),
     series("cumulative_logprob", "FP32", "sum of the log-probabilities of all output ids"),
     series("logprobs", "STRING", "JSON: for each new id {token_id: {logprob, rank, decoded_token}}, with alternatives"),
+    series(
+        "prompt_logprobs",
+        "STRING",
+        "JSON: as `logprobs`, for each prompt id, null for the first; on the first response",
+    ),
     series("num_input_tokens", "UINT32", "prompt tokens; on the last response"),
     series(
         "num_output_tokens",

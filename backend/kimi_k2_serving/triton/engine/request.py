@@ -37,6 +37,7 @@ class Job:
     context: str | None
     stops: tuple[str, ...]
     logprobs: bool
+    prompt_logprobs: bool
     cumulative_logprob: bool
     num_input_tokens: bool
     num_output_tokens: bool
@@ -62,6 +63,7 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
     context = inputs.value(given, "request_context")
     top = read_top_logprobs(given)
     cumulative = inputs.flag(given, "return_cumulative_logprob", False)
+    prompt = read_prompt_logprobs(given, len(input_ids))
     outputs = frozenset(request.requested_output_names())
     return Job(
         generation=Generation(
@@ -69,7 +71,8 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
             input_ids=input_ids,
             sampling=sampling,
             stream=stream,
-            top_logprobs=0 if top is None and cumulative else top,
+            top_logprobs=(prompt or 0) if top is None and (cumulative or prompt is not None) else top,
+            prompt_logprobs=prompt is not None,
             priority=read_integer(given, "request_priority", *PRIORITIES) or 0,
             cache_salt=read_salt(given),
             text="text_output" in outputs,
@@ -80,6 +83,7 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
         context=context,
         stops=tuple(sampling.get("stop", ())),
         logprobs=top is not None,
+        prompt_logprobs=prompt is not None,
         cumulative_logprob=cumulative,
         num_input_tokens=inputs.flag(given, "return_num_input_tokens", False),
         num_output_tokens=inputs.flag(given, "return_num_output_tokens", False),
@@ -123,6 +127,15 @@ def read_top_logprobs(given: Inputs) -> int | None:
     if inputs.flag(given, "return_logprobs", False):
         return int(top or 0)
     return None
+
+
+def read_prompt_logprobs(given: Inputs, prompt_tokens: int) -> int | None:
+    """The number of alternatives per token of the prompt; None if `return_prompt_logprobs` is not set."""
+    if not inputs.flag(given, "return_prompt_logprobs", False):
+        return None
+    top = int(inputs.value(given, "top_logprobs") or 0)
+    limits.PROMPT_LOGPROBS.check(prompt_tokens * (top + 1), field="return_prompt_logprobs")
+    return top
 
 
 def read_heartbeat(given: Inputs, stream: bool) -> float | None:

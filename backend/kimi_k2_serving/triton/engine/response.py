@@ -64,6 +64,8 @@ class ResponseWriter:
             self._context = self._context.partition("\n")[0]
         if job.logprobs:
             values["logprobs"] = json.dumps([self._described(each) for each in chunk.logprobs])
+        if job.prompt_logprobs and chunk.ids and not self._begun:
+            values["prompt_logprobs"] = json.dumps([None, *map(self._described, chunk.prompt_logprobs)])
         self._cumulative += sum(each.logprob for each in chunk.logprobs)
         if job.num_output_tokens or not job.stream:
             values["num_output_tokens"] = len(chunk.ids)
