@@ -41,7 +41,9 @@ INSTALLED = {
     "chat": (),
     "reading": ("msgspec",),
     "triton": ("numpy", "triton_python_backend_utils"),
-    "frontend": ("grpc", "h11", "msgspec", "numpy", "prometheus_client", "starlette", "tritonclient", "uvicorn"),
+    "frontend": (
+        *("grpc", "h11", "httpx", "msgspec", "numpy", "prometheus_client", "starlette", "tritonclient", "uvicorn"),
+    ),
     "launch": ("psutil", "torch"),
     "backend": (),
     "model_repository": ("triton_python_backend_utils",),
