@@ -155,3 +155,17 @@ def test_log_probabilities_of_a_prompt_agree_with_those_of_the_same_text_as_an_a
     ]
     values = [next(iter(each.values()))["logprob"] for each in found[len(ids) :]]
     assert values == pytest.approx(expected, abs=0.02)
+
+
+def test_several_answers_come_whole_and_streamed(server: Server) -> None:
+    body = {"text_input": "Once upon a time", "max_tokens": 6, "ignore_eos": True, "n": 3}
+    answer = whole(server, body, MODEL)
+    assert answer["index"] == [0, 1, 2]
+    assert answer["num_output_tokens"] == [6, 6, 6]
+    assert len(answer["text_output"]) == 3
+    assert len(answer["output_ids"]) == 18
+    parts = over_grpc(server, body, MODEL)
+    assert sorted(part["index"] for part in parts if "finish_reason" in part) == [0, 1, 2]
+    assert "finish_reason" in parts[-1]
+    greedy = whole(server, {**body, "temperature": 0.0}, MODEL)["text_output"]
+    assert len(set(greedy)) == 1, "at temperature 0 all are the same"

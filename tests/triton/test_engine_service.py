@@ -304,3 +304,46 @@ def test_log_probabilities_of_a_prompt_are_bounded(tmp_path: Path, monkeypatch: 
     with service(tmp_path) as (running, _):
         sent = ask(running, input_ids=[1, 2], return_prompt_logprobs=True, top_logprobs=2)
         assert error(sent)[0].startswith("limit_exceeded: return_prompt_logprobs: ")
+
+
+def test_several_answers_are_the_elements_of_one_response(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        (answer,) = answers(ask(running, text_input="H", n=3))
+        assert answer["index"] == [0, 1, 2]
+        assert answer["text_output"] == ["Hello"] * 3
+        assert answer["finish_reason"] == ["length"] * 3
+        assert answer["num_output_tokens"] == [5, 5, 5]
+        assert bytes(answer["output_ids"]) == b"Hello" * 3
+        assert len({run.uid for run in engine.generations}) == 3
+
+
+def test_several_streamed_answers_say_which_they_are_and_share_one_final_flag(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, _):
+        sender = ask(running, stream=True, text_input="H", sampling_parameters='{"n": 2}', request_context="u rest")
+        parts = answers(sender)
+        for number in range(2):
+            own = [part for part in parts if part["index"] == number]
+            assert "".join(part["text_output"] for part in own) == "Hello"
+            assert ["finish_reason" in part for part in own] == [*[False] * (len(own) - 1), True]
+
+
+def test_an_abort_ends_every_answer_of_a_request(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        sender = ask(running, input_ids=[4], n=4)
+        until(lambda: engine.in_flight == 4)
+        sender.cancelled = True
+        until(lambda: engine.in_flight == 0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code"),
+    [
+        ({"n": 0}, "invalid_value: n: "),
+        ({"n": 9}, "limit_exceeded: n: "),
+        ({"sampling_parameters": '{"n": "two"}'}, "invalid_type: n: "),
+        ({"n": 2, "token_reader": "x"}, "invalid_value: n: "),
+    ],
+)
+def test_a_number_of_answers_that_can_not_be_is_refused(tmp_path: Path, inputs: dict[str, Any], code: str) -> None:
+    with service(tmp_path) as (running, _):
+        assert error(ask(running, input_ids=[1], **inputs))[0].startswith(code)

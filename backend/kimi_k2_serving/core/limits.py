@@ -43,6 +43,7 @@ PROMPT_LOGPROBS = Limit(
     "prompt_logprobs", 131_072, "log-probabilities", "they arrive as one message; count tokens times (top_logprobs + 1)"
 )
 CHOICES = Limit("choices", 32, "choices", "each is a generation of its own")
+ENGINE_CHOICES = Limit("engine_choices", 8, "choices", "one request of Triton's is one place in the queue")
 SCHEMA_BYTES = Limit("schema_bytes", 256 * 1024, "bytes", "compile time grows with the size")
 SCHEMA_DEPTH = Limit("schema_depth", 32, "levels", "the grammar compiler recurses")
 SCHEMA_NODES = Limit("schema_nodes", 4_000, "nodes", "compile time grows with the number of nodes")

@@ -70,6 +70,7 @@ ENGINE_INPUTS: tuple[TensorSpec, ...] = (
     STREAM,
     SAMPLING_PARAMETERS,
     *SAMPLING,
+    scalar("n", "INT32", "number of answers, 1 (default) to 8; also a key of `sampling_parameters`"),
     scalar(
         "exclude_input_in_output", "BOOL", "false: put text_input before text_output (stream false only); default true"
     ),
@@ -115,6 +116,7 @@ ENGINE_OUTPUTS: tuple[TensorSpec, ...] = (
         "number of new tokens in this response; all of them when stream is false or with token_reader",
     ),
     series("num_cached_tokens", "UINT32", "prompt tokens found in the prefix cache; on the last response"),
+    series("index", "INT32", "with `n` above 1: the number of the answer, from 0, that each element is of"),
     series("request_context", "STRING", "the input on the first response, then only its first line"),
 )
 

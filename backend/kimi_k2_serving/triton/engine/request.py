@@ -8,8 +8,9 @@ from typing import Any
 
 from kimi_k2_serving.core import limits
 from kimi_k2_serving.core import sampling as core_sampling
-from kimi_k2_serving.core.errors import InvalidValue, MissingField
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
 from kimi_k2_serving.core.sampling import Room
+from kimi_k2_serving.core.typed_json import is_whole
 from kimi_k2_serving.engine.port import Generation
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton import inputs, tensors
@@ -28,10 +29,12 @@ SHORTEST_HEARTBEAT_MS = 100
 @dataclass(frozen=True, slots=True)
 class Job:
     """`echo`: text to put before the output. `context`: the request_context as received. `stops`: the text is cut at
-    these strings. `timeout`, `heartbeat`: seconds, or None. `outputs`: names of the requested outputs, all by default.
+    these strings. `n`: number of answers. `timeout`, `heartbeat`: seconds, or None. `outputs`: names of the requested
+    outputs, all by default.
     """
 
     generation: Generation
+    n: int
     stream: bool
     echo: str
     context: str | None
@@ -52,7 +55,9 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
     inputs.refuse_parameters(given, (tensor.name for tensor in ENGINE_INPUTS))
     stream = inputs.flag(given, "stream", False)
     text, input_ids = read_prompt(given, encoder)
-    sampling = core_sampling.read_parameters(inputs.sampling(given))
+    parameters = inputs.sampling(given)
+    n = read_choices(given, parameters.pop("n", None))
+    sampling = core_sampling.read_parameters(parameters)
     field = "input_ids" if text is None else "text_input"
     core_sampling.fit_to_engine(sampling, prompt_tokens=len(input_ids), room=room, field=field)
     # SGLang only ends the run at a stop string. ResponseWriter cuts the text, because it also holds back text that may
@@ -78,6 +83,7 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
             text="text_output" in outputs,
             reader=inputs.value(given, "token_reader") or "",
         ),
+        n=n,
         stream=stream,
         echo=read_echo(given, text, stream),
         context=context,
@@ -107,6 +113,22 @@ def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[i
     if min(ids) < 0 or max(ids) >= encoder.vocab_size:
         raise InvalidValue(f"ids must lie in 0 to {encoder.vocab_size - 1}", field="input_ids")
     return None, ids
+
+
+def read_choices(given: Inputs, key: Any) -> int:
+    """`n`; the tensor overrides the key of `sampling_parameters`."""
+    found = inputs.value(given, "n")
+    found = key if found is None else found
+    if found is None:
+        return 1
+    if not is_whole(found):
+        raise InvalidType("must be an integer", field="n")
+    if found < 1:
+        raise InvalidValue(f"must be at least 1, got {found}", field="n")
+    limits.ENGINE_CHOICES.check(int(found), field="n")
+    if found > 1 and inputs.value(given, "token_reader"):
+        raise InvalidValue("must be 1 with token_reader", field="n")
+    return int(found)
 
 
 def read_echo(given: Inputs, text: str | None, stream: bool) -> str:
