@@ -46,7 +46,7 @@ SAMPLING: tuple[TensorSpec, ...] = (
     scalar("frequency_penalty", "FP32", "-2 to 2"),
     scalar("presence_penalty", "FP32", "-2 to 2"),
     scalar("repetition_penalty", "FP32", "0.01 to 2"),
-    scalar("seed", "UINT64", "0 to 2^63 - 1; SGLang uses it only with enable_deterministic_inference"),
+    scalar("seed", "UINT64", "0 to 2^63 - 1; has an effect only with `deterministic: true` in engine.yaml"),
     scalar("ignore_eos", "BOOL", "go on after the end-of-turn token, for benchmarks"),
     series("stop_words", "STRING", "strings that end the answer and are left out of it; empty ones are ignored"),
     series("stop_token_ids", "INT32", "token ids that end the answer"),

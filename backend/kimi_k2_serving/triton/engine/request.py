@@ -24,6 +24,8 @@ PRIORITIES = (-100, 100)
 DAY_MS = 86_400_000
 # Triton and the client have to handle each heartbeat as a response.
 SHORTEST_HEARTBEAT_MS = 100
+# Request parameters that may be sampling parameters.
+TAKEN = frozenset({*core_sampling.FIELDS, *core_sampling.ALIASES, *core_sampling.USUAL, "n", "logprobs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,12 @@ class Job:
 def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callable[[], str]) -> Job:
     """Raises subclasses of InvalidRequest that name the tensor or key."""
     given = tensors.Arrived(request)
-    inputs.refuse_parameters(given, (tensor.name for tensor in ENGINE_INPUTS))
+    inputs.refuse_parameters(given, (tensor.name for tensor in ENGINE_INPUTS), taken=TAKEN)
     stream = inputs.flag(given, "stream", False)
     text, input_ids = read_prompt(given, encoder)
-    parameters = inputs.sampling(given)
+    parameters = read_sampling(given)
     n = read_choices(given, parameters.pop("n", None))
+    alternatives = parameters.pop("logprobs", None)
     sampling = core_sampling.read_parameters(parameters)
     field = "input_ids" if text is None else "text_input"
     core_sampling.fit_to_engine(sampling, prompt_tokens=len(input_ids), room=room, field=field)
@@ -66,9 +69,9 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
     if not stream:
         sampling["stream_interval"] = WHOLE_ANSWER_INTERVAL
     context = inputs.value(given, "request_context")
-    top = read_top_logprobs(given)
+    top = read_top_logprobs(given, alternatives)
     cumulative = inputs.flag(given, "return_cumulative_logprob", False)
-    prompt = read_prompt_logprobs(given, len(input_ids))
+    prompt = read_prompt_logprobs(given, len(input_ids), alternatives)
     outputs = frozenset(request.requested_output_names())
     return Job(
         generation=Generation(
@@ -97,6 +100,17 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
         heartbeat=read_heartbeat(given, stream),
         outputs=outputs,
     )
+
+
+def read_sampling(given: Inputs) -> dict[str, Any]:
+    """Under the client's names. Clients of Triton's vLLM backend send them as request parameters, too, which count only
+    without `sampling_parameters` there.
+    """
+    own = inputs.sampling(given)
+    if inputs.value(given, "sampling_parameters") is None:
+        sent = {name: each for name, each in inputs.parameters(given).items() if name in TAKEN}
+        own = {**sent, **own}
+    return core_sampling.spelled_out(own)
 
 
 def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[int]]:
@@ -139,9 +153,9 @@ def read_echo(given: Inputs, text: str | None, stream: bool) -> str:
     return text or ""
 
 
-def read_top_logprobs(given: Inputs) -> int | None:
-    """The number of alternatives per token; None if `return_logprobs` is not set."""
-    top = inputs.value(given, "top_logprobs")
+def read_top_logprobs(given: Inputs, key: Any) -> int | None:
+    """The number of alternatives per token; None if `return_logprobs` is not set. `key`: vLLM's, `logprobs`."""
+    top = alternatives_of(given, key)
     if top is not None:
         if top < 0:
             raise InvalidValue(f"must not be negative, got {top}", field="top_logprobs")
@@ -151,11 +165,18 @@ def read_top_logprobs(given: Inputs) -> int | None:
     return None
 
 
-def read_prompt_logprobs(given: Inputs, prompt_tokens: int) -> int | None:
+def alternatives_of(given: Inputs, key: Any) -> int | None:
+    top = inputs.value(given, "top_logprobs")
+    if top is None and key is not None and not is_whole(key):
+        raise InvalidType("must be an integer", field="sampling_parameters.logprobs")
+    return key if top is None else top
+
+
+def read_prompt_logprobs(given: Inputs, prompt_tokens: int, key: Any) -> int | None:
     """The number of alternatives per token of the prompt; None if `return_prompt_logprobs` is not set."""
     if not inputs.flag(given, "return_prompt_logprobs", False):
         return None
-    top = int(inputs.value(given, "top_logprobs") or 0)
+    top = int(alternatives_of(given, key) or 0)
     limits.PROMPT_LOGPROBS.check(prompt_tokens * (top + 1), field="return_prompt_logprobs")
     return top
 
