@@ -169,7 +169,8 @@ def alternatives_of(given: Inputs, key: Any) -> int | None:
     top = inputs.value(given, "top_logprobs")
     if top is None and key is not None and not is_whole(key):
         raise InvalidType("must be an integer", field="sampling_parameters.logprobs")
-    return key if top is None else top
+    found = key if top is None else top
+    return None if found is None else int(found)
 
 
 def read_prompt_logprobs(given: Inputs, prompt_tokens: int, key: Any) -> int | None:
