@@ -1,4 +1,4 @@
-"""Calls the engine model `kimi_k2_engine` over Triton's gRPC, with one bidirectional stream for each generation.
+"""Calls an engine model over Triton's gRPC, with one bidirectional stream for each generation.
 
 With an engine on this machine, ids come over its token socket, and only the end and errors through Triton. Closing the
 iterator cancels the call, and the engine model notices that in every phase. Error texts of gRPC and of
@@ -57,8 +57,11 @@ class TritonEngine:
     method, on the event loop that will use the object.
     """
 
-    def __init__(self, address: str, *, beat: float = BEAT_SECONDS, tokens: TokenReader | None = None) -> None:
+    def __init__(
+        self, address: str, *, model: str = MODEL, beat: float = BEAT_SECONDS, tokens: TokenReader | None = None
+    ) -> None:
         self._address = address
+        self._model = model
         self._beat = beat
         self._tokens = tokens
         self._listening: set[asyncio.Task[None]] = set()
@@ -84,7 +87,7 @@ class TritonEngine:
         """
         call = self._stub.ModelStreamInfer(timeout=HEALTH_SECONDS)
         try:
-            await call.write(empty_request())
+            await call.write(empty_request(self._model))
             await call.done_writing()
             async for response in call:
                 error = from_engine(response.error_message)
@@ -119,7 +122,7 @@ class TritonEngine:
         call = self._stub.ModelStreamInfer()
         silence = SilenceTimeout(call, self._beat * BEATS if run.stream else None)
         try:
-            await call.write(request(run, beat=self._beat))
+            await call.write(request(run, model=self._model, beat=self._beat))
             await call.done_writing()
             async for response in call:
                 silence.ends()
@@ -188,15 +191,15 @@ def _broken(error: Any, began: bool) -> ServingError:
             return from_engine(error.details() or "")
 
 
-def empty_request() -> Any:
-    message = service_pb2.ModelInferRequest(model_name=MODEL)
+def empty_request(model: str = MODEL) -> Any:
+    message = service_pb2.ModelInferRequest(model_name=model)
     _add(message, "stream", "BOOL", _flag(False))
     return message
 
 
-def request(run: Generation, *, beat: float = BEAT_SECONDS) -> Any:
+def request(run: Generation, *, model: str = MODEL, beat: float = BEAT_SECONDS) -> Any:
     """The request message. Triton drops no input silently: it refuses inputs that the model does not declare."""
-    message = service_pb2.ModelInferRequest(model_name=MODEL)
+    message = service_pb2.ModelInferRequest(model_name=model)
     _add(message, "input_ids", "INT32", array("i", run.input_ids).tobytes(), len(run.input_ids))
     _add(message, "stream", "BOOL", _flag(run.stream))
     # msgspec, because a grammar has megabytes.
