@@ -68,12 +68,12 @@ def test_an_engine_yaml_that_is_not_there_or_no_text_is_refused(tmp_path: Path) 
 GPU = "deterministic: true\npreset: h200-8\n"
 
 
-def test_deterministic_lets_sglang_choose_where_the_preset_s_attention_can_not(tmp_path: Path) -> None:
+def test_deterministic_replaces_an_attention_of_the_preset_that_is_not(tmp_path: Path) -> None:
     path = tmp_path / "engine.yaml"
     path.write_text(f"checkpoint: /model\n{GPU}")
     found = load_engine_config(path, ENVIRON).server_args
     assert found["enable_deterministic_inference"] is True
-    assert "attention_backend" not in found, "the preset's flashmla is not deterministic"
+    assert found["attention_backend"] == "triton", "the preset's flashmla is not deterministic"
     path.write_text(f"checkpoint: /model\n{GPU}engine: {{attention_backend: fa3}}\n")
     assert load_engine_config(path, ENVIRON).server_args["attention_backend"] == "fa3"
 

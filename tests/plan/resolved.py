@@ -63,7 +63,7 @@ NGRAM = {
     "speculative_ngram_max_bfs_breadth": 1,
 }
 # What `deterministic: true` in engine.yaml makes of a preset.
-DETERMINISTIC = {"enable_deterministic_inference": True, "attention_backend": None}
+DETERMINISTIC = {"enable_deterministic_inference": True, "attention_backend": "triton"}
 # What docs/deployment.md adds to presets under `engine:` of engine.yaml.
 ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("b200-8", "hicache", HICACHE),

@@ -132,19 +132,19 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
 
 
 def deterministic_args(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with which the same seed gives the same answer. An attention backend of the preset that can't do
-    that is left out, so that SGLang chooses one that can. Raises InvalidValue if that is not possible.
+    """The arguments with which the same seed gives the same answer. Instead of an attention backend of the preset that
+    can't do that, or of SGLang's own choice, which can't on Blackwell, it is triton. Raises InvalidValue.
     """
     together = {**preset, **own}
     if together.get("device") == "cpu":
         raise InvalidValue("needs a GPU: SGLang has no such kernels for a CPU; remove it", field=DETERMINISTIC)
     if own.get("attention_backend", DETERMINISTIC_BACKENDS[0]) not in DETERMINISTIC_BACKENDS:
         raise InvalidValue(
-            f"deterministic needs one of {', '.join(DETERMINISTIC_BACKENDS)}, or none: SGLang then chooses",
+            f"deterministic needs one of {', '.join(DETERMINISTIC_BACKENDS)}; choose one, or leave it out",
             field="engine.yaml.engine.attention_backend",
         )
     if together.get("attention_backend") not in DETERMINISTIC_BACKENDS:
-        together.pop("attention_backend", None)
+        together["attention_backend"] = DETERMINISTIC_BACKENDS[0]
     return {**together, "enable_deterministic_inference": True}
 
 
