@@ -79,7 +79,7 @@ def blocks() -> Iterator[tuple[Path, str, str]]:
 
 
 def test_every_code_block_names_its_language() -> None:
-    known = {"bash", "console", "json", "python", "text", "toml", "yaml"}
+    known = {"bash", "sh", "console", "json", "python", "text", "toml", "yaml"}
     wrong = {
         f"{document.relative_to(ROOT)}: {language!r}" for document, language, _ in blocks() if language not in known
     }
@@ -98,7 +98,7 @@ def test_code_blocks_are_what_their_language_says() -> None:
                     tomllib.loads(text)
                 case "yaml":
                     list(yaml.safe_load_all(text))
-                case "bash":
+                case "bash" | "sh":
                     subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=True)
         except (SyntaxError, ValueError, yaml.YAMLError, subprocess.CalledProcessError) as error:
             pytest.fail(f"{document.relative_to(ROOT)}: {error}\n{text}")
