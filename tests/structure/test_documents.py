@@ -104,6 +104,12 @@ def test_code_blocks_are_what_their_language_says() -> None:
             pytest.fail(f"{document.relative_to(ROOT)}: {error}\n{text}")
 
 
+def test_the_index_names_every_document() -> None:
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {name for name in pages if f"]({name})" not in index} == set()
+
+
 def test_every_picture_is_there_and_described() -> None:
     for document in DOCUMENTS:
         for description, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", prose(document)):
