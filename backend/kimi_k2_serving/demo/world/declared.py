@@ -107,7 +107,7 @@ def declare(draw: Draw, topic: Topic, style: Style, *, name: str = "") -> Declar
     """A declaration of a tool for this topic."""
     fields = draw.shuffled(list(topic.fields)) if draw.flip(0.3) else list(topic.fields)
     kept = [each for each in fields if not topic.fields[each].is_optional or draw.flip(0.75)]
-    keys = _keys(draw, topic, kept)
+    keys = _keys(draw, topic, kept, told=style.describes or len(kept) == 1)
     optional = [each for each in kept if topic.fields[each].is_optional]
     # An author may require what has one of a few values: the first of them is meant then.
     enums = [each for each in optional if "enum" in topic.fields[each].schema]
@@ -116,7 +116,7 @@ def declare(draw: Draw, topic: Topic, style: Style, *, name: str = "") -> Declar
     if optional and not forced and draw.flip(0.12):
         group = draw.pick([each for each in _GROUPS.of(draw.split) if each not in keys.values()] or ["group"])
         kept = [each for each in kept if each not in optional] + optional
-    function: dict[str, Any] = {"name": name or style.name(_name(draw, topic))}
+    function: dict[str, Any] = {"name": name or style.name(_name(draw, topic, told=not style.bare))}
     if not style.bare:
         does = draw.pick(topic.does)
         function["description"] = draw.pick(_DOES).format(d=does, D=does[0].upper() + does[1:])
@@ -128,13 +128,15 @@ def declare(draw: Draw, topic: Topic, style: Style, *, name: str = "") -> Declar
     return Declared(topic, function["name"], declaration, {k: keys[k] for k in kept}, group, meant)
 
 
-def _name(draw: Draw, topic: Topic) -> str:
-    """The words of a name: one that many use, one of those with something around it, or one that says nothing."""
+def _name(draw: Draw, topic: Topic, *, told: bool) -> str:
+    """The words of a name: one that many use, one of those with something around it, or one that says
+    nothing, if the description says what the tool does (`told`).
+    """
     chance = draw.chance()
     if chance < 0.3:
         return draw.pick(topic.names)
     while True:
-        if chance > 0.75:
+        if told and chance > 0.75:
             name = draw.word() if draw.flip(0.5) else f"{draw.word()} {draw.word()}"
         else:
             name = draw.pick(topic.names.everything)
@@ -146,12 +148,12 @@ def _name(draw: Draw, topic: Topic) -> str:
             return name
 
 
-def _key(draw: Draw, choices: list[str]) -> str:
+def _key(draw: Draw, choices: list[str], *, told: bool) -> str:
     """The name of a parameter. Both splits have all of them: what they do not share is what a call has to copy."""
     chance = draw.chance()
     if chance < 0.45:
         return draw.pick(choices)
-    if chance > 0.85:
+    if told and chance > 0.85:
         return draw.word() if draw.flip(0.7) else f"{draw.word()}_{draw.word()}"
     key = draw.pick(AROUND).format(draw.pick(choices))
     if draw.flip(0.3):
@@ -160,14 +162,14 @@ def _key(draw: Draw, choices: list[str]) -> str:
     return key
 
 
-def _keys(draw: Draw, topic: Topic, names: list[str]) -> dict[str, str]:
+def _keys(draw: Draw, topic: Topic, names: list[str], *, told: bool) -> dict[str, str]:
     """A different key for each field."""
     keys: dict[str, str] = {}
     for name in names:
         choices = list(topic.fields[name].keys.everything)
-        key = _key(draw, choices)
+        key = _key(draw, choices, told=told)
         while key in keys.values():
-            key = _key(draw, choices)
+            key = _key(draw, choices, told=told)
         keys[name] = key
     return keys
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kimi_k2_serving.demo.world.draw import Draw, is_held_out
+from kimi_k2_serving.demo.world.draw import Draw, is_held_out, raw_pool
 from kimi_k2_serving.demo.world.sample import Split
 
 PATTERNS: dict[str, tuple[str, ...]] = {
@@ -172,10 +172,10 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         'a bug report] [that says|for|about|saying] "{title}"[.|]',
     ),
 }
-_SOFT = tuple(
+_SOFT = raw_pool(
     "{}|{}|hey, {}|so, {}|ok, {}|well, {}|but {}|and {}|hi, {}|please: {}|oh, {}|hm, {}|{} then|{} really|{} exactly|"
-    "{} please|{} today|{} now|{}, friend|{} again".split("|")
-)
+    "{} please|{} today|{} now|{}, friend|{} again"
+).everything
 
 
 def expanded(draw: Draw, patterns: Sequence[str]) -> str:
