@@ -7,6 +7,8 @@ KIMI_K2_CHECKPOINT and may set the others. Unknown names are ignored, and an emp
     KIMI_K2_PRESET       name of an engine preset (presets/NAME.yaml); unset: the engine chooses
     KIMI_K2_RUNTIME_DIR  directory (0700) for unix sockets, removed by its maker; unset: the backend makes its own
     KIMI_K2_WARMUP       0: the engine is reported as started before it has compiled what requests need
+    KIMI_K2_DIST_INIT_ADDR
+                         host and port of rank 0 for an engine over several nodes; presets refer to it
     KIMI_K2_CACHE        directory for derived files such as tokenizer.json; unset: kimi-k2 in the user's cache
 """
 
@@ -21,6 +23,7 @@ CHECKPOINT = "KIMI_K2_CHECKPOINT"
 PRESET = "KIMI_K2_PRESET"
 RUNTIME_DIR = "KIMI_K2_RUNTIME_DIR"
 CACHE = "KIMI_K2_CACHE"
+DIST_INIT_ADDR = "KIMI_K2_DIST_INIT_ADDR"
 WARM_UP = "KIMI_K2_WARMUP"
 
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "tokenizer": ("kimi_k2_cli.tokenizer", "write the checkpoint's tokenizer.json to a directory"),
     "plan": ("kimi_k2_cli.plan", "GPUs -> whether K2 fits, the preset, the tokens in the cache, and rooflines"),
+    "worker": ("kimi_k2_cli.worker", "run a further node of an engine that spans several; rank 0 is Triton's node"),
     "chat": ("kimi_k2_cli.chat", "talk to a running server: one prompt, or a conversation in the terminal"),
 }
 

@@ -1,4 +1,4 @@
-"""The engine's host process: one SGLang `Engine` behind an inherited socket.
+"""The engine's host process: one SGLang `Engine` behind an inherited socket, or its schedulers on a further node.
 
 `python -m kimi_k2_serving.engine.host SERVER FD PARENT`. It ends with its parent (PDEATHSIG, and the end of the
 socket's stream) and with the process SERVER, the Triton that its parent belongs to (0: none). SGLang's processes share
@@ -50,9 +50,12 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     # SGLang must be built on the main thread (its signal handlers) and before any loop runs (it sets the loop policy).
     start = receive_start(stream)
-    engine, texts = build_engine(start.server_args)
     try:
-        engine.loop.run_until_complete(serve(engine, texts, start, stream))
+        if start.server_args.get("node_rank", 0):
+            follow(start.server_args, stream)
+        else:
+            engine, texts = build_engine(start.server_args)
+            engine.loop.run_until_complete(serve(engine, texts, start, stream))
     finally:
         end_group()
 
@@ -99,6 +102,18 @@ def build_engine(server_args: dict[str, Any]) -> tuple[Any, TextSource]:
 
     engine = DirectEngine(**server_args)
     return engine, text_decoder(engine.tokenizer_manager)
+
+
+def follow(server_args: dict[str, Any], stream: socket.socket) -> None:
+    """Run the schedulers of a node whose requests come from rank 0's node, until the worker closes the stream."""
+    from sglang.srt.entrypoints.engine import Engine
+    from sglang.version import __version__
+
+    # It returns when the schedulers are ready: `nodes.worker` has set SGLANG_BLOCK_NONZERO_RANK_CHILDREN.
+    Engine(**server_args)
+    stream.sendall(wire.frame(wire.Started(f"SGLang {__version__}", 0, 0, 0, 0)))
+    while stream.recv(1 << 16):
+        pass
 
 
 async def serve(engine: Any, texts: TextSource, start: wire.Start, stream: socket.socket) -> None:

@@ -64,7 +64,7 @@ UNLOAD_SECONDS = 3.0
 @dataclass(frozen=True, slots=True)
 class Serving:
     """`runtime`: the directory of the abort channel. `server`: the Triton of this stub. `parent`: its process id.
-    None: there is none to watch.
+    None: there is none to watch. `ends_server`: a death of the engine ends it.
     """
 
     model: str
@@ -73,6 +73,7 @@ class Serving:
     slow_reader_seconds: float
     server: TritonServer | None = None
     parent: int | None = None
+    ends_server: bool = False
 
 
 class EngineService:
@@ -97,7 +98,7 @@ class EngineService:
         self._complaints = Complaints()
         self._background = Background(self._loop, self._complaints)
         self._pace = Pace(lambda: bool(self._flights) or not self.ready)
-        self._given_up = GivenUp(serving.runtime, serving.model)
+        self._given_up = GivenUp(serving.runtime, serving.model, serving.parent if serving.ends_server else None)
         self._readers = thread_pool(READERS, "engine-read")
         self._senders = Senders(SENDERS)
         self._askers = thread_pool(2, "engine-ask")
