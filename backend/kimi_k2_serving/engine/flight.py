@@ -16,7 +16,7 @@ from kimi_k2_serving.core.errors import (
 )
 from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import wire
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob, TokenUsage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, Load, TokenLogprob, TokenUsage
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,11 @@ def ending(answer: wire.Output) -> End | None:
     if isinstance(matched, list):
         matched = matched[-1] if matched else None
     return End(EndReason(answer.end), matched)
+
+
+def load_of(beat: wire.Beat, before: Load) -> Load:
+    totals = before.totals.adding(beat.finished, beat.generated)
+    return Load(beat.running, beat.queued, beat.kv_usage, before.restarts, beat.used, beat.capacity, totals)
 
 
 def refusal(status: int, generation: Generation) -> InvalidValue | Overloaded | Internal | Cancelled:

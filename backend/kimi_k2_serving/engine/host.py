@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from kimi_k2_serving.engine import group, linux, shared_memory, wire
 from kimi_k2_serving.engine.generations import Generations, TextSource, request_id
 from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.engine.token_socket import TokenSocket
+from kimi_k2_serving.engine.totals import Finished
 from kimi_k2_serving.engine.warm_up import warm_up
 
 TITLE = "sglang::host"
@@ -175,7 +177,7 @@ async def beat(
     while lost < LOST_BEATS:
         try:
             readers.drop_stalled()
-            state = beat_of(reader.read_all(), generations.read())
+            state = beat_of(reader.read_all(), generations.read(), *generations.spent())
             wire.write_frames(writer, [state])
             lost = 0
         except Exception:
@@ -189,7 +191,7 @@ async def beat(
     writer.close()
 
 
-def beat_of(published: list[Any], read: list[str]) -> wire.Beat:
+def beat_of(published: list[Any], read: list[str], generated: int = 0, finished: Sequence[Finished] = ()) -> wire.Beat:
     """One Beat for all data-parallel ranks."""
     ranks = [load for load in published if load is not None]
     return wire.Beat(
@@ -199,6 +201,10 @@ def beat_of(published: list[Any], read: list[str]) -> wire.Beat:
         queued=sum(load.num_waiting_reqs for load in ranks),
         kv_usage=max((load.token_usage for load in ranks), default=0.0),
         read=read,
+        generated=generated,
+        finished=list(finished),
+        used=sum(load.num_used_tokens for load in ranks),
+        capacity=sum(load.max_total_num_tokens for load in ranks),
     )
 
 

@@ -27,7 +27,7 @@ from kimi_k2_serving.core.errors import (
 )
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.config import Restart
-from kimi_k2_serving.engine.flight import GenerationInFlight, read_answer
+from kimi_k2_serving.engine.flight import GenerationInFlight, load_of, read_answer
 from kimi_k2_serving.engine.host_process import HostProcess
 from kimi_k2_serving.engine.nodes.meeting import Nodes, OneNode
 from kimi_k2_serving.engine.port import (
@@ -289,7 +289,7 @@ class SupervisedEngine:
         match message:
             case wire.Beat():
                 self._progress.scheduler(message.published, self._clock(), busy=message.busy)
-                self._load = Load(message.running, message.queued, message.kv_usage, self._load.restarts)
+                self._load = load_of(message, self._load)
                 for uid in message.read:
                     self._heard(uid, output=True)
             case wire.Output(uid=uid) | wire.Failed(uid=uid):
@@ -345,7 +345,7 @@ class SupervisedEngine:
         self._service = self._served()
         self._state = EngineState.RESTARTING
         self._spawned_at = self._clock()
-        self._load = Load(restarts=self._load.restarts + 1)
+        self._load = Load(restarts=self._load.restarts + 1, totals=self._load.totals)
         killer = self._suspects.died(self._served())
         if killer:
             logger.error("one request crashed the engine: it is refused from now on (fingerprint %s)", killer)

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from kimi_k2_serving.engine.port import Generation
+from kimi_k2_serving.engine.totals import Finished
 
 HEADER = struct.Struct(">I")
 # The largest size of a frame, checked by `frame`. The largest real ones are a prompt of 262,144 ids of up to 5 bytes
@@ -94,7 +95,8 @@ class Failed(msgspec.Struct, tag=True, array_like=True, frozen=True):
 class Beat(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """The state that the scheduler last published, at `published` by its own clock. `busy`: it has requests, including
     a partly prefilled long prompt, which `running` and `queued` do not count. `read`: the requests whose ids went to a
-    reader since the last Beat.
+    reader since the last Beat; `generated` and `finished`: the tokens and the ended requests since then. `used` of
+    `capacity` tokens of the cache are taken.
     """
 
     published: float
@@ -103,6 +105,10 @@ class Beat(msgspec.Struct, tag=True, array_like=True, frozen=True):
     queued: int
     kv_usage: float
     read: list[str] = []
+    generated: int = 0
+    finished: list[Finished] = []
+    used: int = 0
+    capacity: int = 0
 
 
 class Claim(msgspec.Struct, tag=True, array_like=True, frozen=True):
