@@ -61,7 +61,8 @@ class Nodes:
         self.hosts.append(await host_process.spawn([sys.executable, str(HOST)], os.environ, self.runtime))
         return self.hosts[-1]
 
-    async def spawn_rank(self) -> HostProcess:
+    async def spawn_rank(self, address: str) -> HostProcess:
+        assert address == self.meeting.local_address == "127.0.0.1"
         self.ranks.append(await host_process.spawn([sys.executable, str(HOST)], os.environ, self.runtime))
         return self.ranks[-1]
 
@@ -274,7 +275,7 @@ def test_with_restart_pod_a_death_is_final_on_every_node(tmp_path: Path) -> None
 
 def test_a_worker_without_rank_0_ends_after_its_patience(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async def never() -> HostProcess:
+        async def never(address: str) -> HostProcess:
             raise AssertionError("nothing is to be started")
 
         worker = NodeWorker(f"127.0.0.1:{free_port()}", HELLO, {}, never, patience=0.5)

@@ -13,10 +13,12 @@ START_SECONDS = 60.0
 
 
 @contextmanager
-def over(server: Server, *flags: str) -> Iterator[str]:
-    """The frontend of `scripts/serve` with flags of one's own; its URL."""
+def over(server: Server, *flags: str, **variables: str) -> Iterator[str]:
+    """The frontend of `scripts/serve` with flags and variables of one's own; its URL."""
     checkpoint = ("--checkpoint", server.ready["checkpoint"])
-    with _process("kimi_k2_serving.frontend", "--grpc-url", f"127.0.0.1:{server.grpc}", *checkpoint, *flags) as url:
+    with _process(
+        "kimi_k2_serving.frontend", "--grpc-url", f"127.0.0.1:{server.grpc}", *checkpoint, *flags, **variables
+    ) as url:
         yield url
 
 
@@ -27,13 +29,13 @@ def scripted(*flags: str) -> Iterator[str]:
 
 
 @contextmanager
-def _process(module: str, *flags: str) -> Iterator[str]:
+def _process(module: str, *flags: str, **variables: str) -> Iterator[str]:
     (port,) = free_ports(1)
     log = ROOT / ".cache" / "logs" / f"test-{module.rpartition('.')[2]}-{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command: Sequence[str] = [sys.executable, "-m", module, "--port", str(port), *flags]
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=environment())
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=environment() | variables)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_for(f"{url}/health/ready", START_SECONDS, process, log)

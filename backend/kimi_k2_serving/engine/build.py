@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from kimi_k2_serving.core.errors import InvalidValue, MissingField
 from kimi_k2_serving.engine import host_process
 from kimi_k2_serving.engine.checkpoint import Checkpoint, tokenizer_directory
 from kimi_k2_serving.engine.config import EngineConfig
+from kimi_k2_serving.engine.host_process import HostProcess
 from kimi_k2_serving.engine.nodes import messages
 from kimi_k2_serving.engine.nodes.meeting import Group, Meeting, split_address
 from kimi_k2_serving.engine.nodes.worker import NodeWorker
@@ -27,6 +28,7 @@ RESERVED = ("model_path", "tokenizer_path", "trust_remote_code", "incremental_st
 
 # The environment variable that presets refer to.
 ADDRESS = "KIMI_K2_DIST_INIT_ADDR"
+HOST_ADDRESS = "SGLANG_HOST_IP"
 # A worker learns from rank 0 how many ranks there are, and on a CPU never runs more of them.
 CPU_RANKS = 64
 
@@ -41,18 +43,27 @@ def build_supervised(
     server: int = 0,
     token_socket: Path | None = None,
     warm_up: bool = True,
+    trace_endpoint: str = "",
 ) -> SupervisedEngine:
     """`runtime`: the directory for the engine's sockets. `environ`: the host process inherits it. `server`: the engine
     ends with this process; 0 for none. `token_socket`: where readers of ids connect; None for nowhere. `warm_up`: see
-    engine/warm_up.
+    engine/warm_up. `trace_endpoint`: where SGLang sends its spans, "" for nowhere.
     """
     nodes = node_count(config)
     ranks = int(config.server_args.get("tp_size", 1)) * int(config.server_args.get("pp_size", 1))
     environment = engine_environment(config, checkpoint, environ, ranks=ranks)
     command = [python(), "-m", "kimi_k2_serving.engine.host", str(server)]
     args = server_args(config, checkpoint, cache)
+    if trace_endpoint:
+        args |= {"enable_trace": True, "otlp_traces_endpoint": trace_endpoint, "otlp_service_name": "kimi-k2-engine"}
+    meeting = Meeting(group_of(config, checkpoint)) if nodes > 1 else None
+
+    def spawn() -> Awaitable[HostProcess]:
+        own = environment if meeting is None else at_address(environment, meeting.local_address)
+        return host_process.spawn(command, own, runtime, nodes=nodes)
+
     return SupervisedEngine(
-        lambda: host_process.spawn(command, environment, runtime, nodes=nodes),
+        spawn,
         args,
         start_timeout=config.preset.start_timeout_seconds,
         stall_seconds=config.preset.stall_seconds,
@@ -61,7 +72,7 @@ def build_supervised(
         token_socket=token_socket,
         reader_seconds=config.preset.slow_reader_seconds,
         warm_up=warm_up,
-        nodes=Meeting(group_of(config, checkpoint)) if nodes > 1 else None,
+        nodes=meeting,
         restart=config.restart,
     )
 
@@ -86,9 +97,16 @@ def build_worker(
         address,
         messages.Hello(rank, config.preset.name, software(), checkpoint.tokenizer_hash),
         own,
-        lambda: host_process.spawn(command, environment, runtime, nodes=2),
+        lambda local: host_process.spawn(command, at_address(environment, local), runtime, nodes=2),
         patience=config.preset.start_timeout_seconds,
     )
+
+
+def at_address(environment: Mapping[str, str], address: str) -> dict[str, str]:
+    """The ranks exchange messages at this address of the node. SGLang's own choice is the default route's, which the
+    other nodes may not reach.
+    """
+    return {HOST_ADDRESS: address, **environment}
 
 
 def node_count(config: EngineConfig) -> int:

@@ -153,6 +153,7 @@ class Generations:
                 top_logprobs_num=submit.top_logprobs or 0,
                 priority=submit.priority,
                 cache_salt=submit.cache_salt,
+                external_trace_header={"traceparent": submit.trace} if submit.trace else None,
             )
             # It ends as soon as the scheduler has the request.
             async for _ in waiting:

@@ -54,7 +54,8 @@ class Generation:
     yields chunks. `top_logprobs`: number of alternatives per token, None for no log-probabilities. `priority`: higher
     goes first. Generations share the prefix cache only with those of the same `cache_salt`. `text`: whether chunks need
     their text. `reader`: the claim of a process on this machine that reads the ids itself, "" for none: see
-    `token_socket`. If it has a reader, only the last chunk comes, without ids; its usage counts them.
+    `token_socket`. If it has a reader, only the last chunk comes, without ids; its usage counts them. `trace`: the W3C
+    traceparent, "" for none.
     """
 
     uid: str
@@ -66,6 +67,7 @@ class Generation:
     cache_salt: str | None = None
     text: bool = True
     reader: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

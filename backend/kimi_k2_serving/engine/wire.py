@@ -42,7 +42,9 @@ class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none."""
+    """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none.
+    `trace`: a W3C traceparent, "" for none.
+    """
 
     uid: str
     input_ids: list[int]
@@ -52,6 +54,7 @@ class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     cache_salt: str | None = None
     text: bool = True
     reader: str = ""
+    trace: str = ""
 
 
 class Abort(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -143,6 +146,7 @@ def submission(generation: Generation) -> Submit:
         cache_salt=generation.cache_salt,
         text=generation.text,
         reader=generation.reader,
+        trace=generation.trace,
     )
 
 

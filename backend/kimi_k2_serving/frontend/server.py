@@ -44,6 +44,7 @@ from kimi_k2_serving.frontend.reader import Description
 from kimi_k2_serving.frontend.readers import Readers
 from kimi_k2_serving.frontend.service import Service
 from kimi_k2_serving.frontend.token_reader import TokenReader
+from kimi_k2_serving.frontend.tracing import Traced
 from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine
 from kimi_k2_serving.frontend.worker import FrontendWorker
 
@@ -178,7 +179,9 @@ def application(options: FrontendOptions) -> ASGIApp:
         await engine.open()
         await readers.open()
 
-    return create_app(service, opened=opened)
+    app = create_app(service, opened=opened)
+    endpoint = settings.Settings.read().trace_endpoint
+    return Traced(app, endpoint) if endpoint else app
 
 
 def _end_with_parent() -> None:

@@ -125,10 +125,27 @@ def sampling_value(given: Inputs, tensor: TensorSpec) -> Any:
     return strings(given, tensor.name) if tensor.data_type == "TYPE_STRING" else ids(given, tensor.name)
 
 
+# W3C's trace context, as a client's or a forwarded header's request parameter.
+TRACE = ("traceparent", "tracestate")
+_TRACE_LENGTHS = [2, 32, 16, 2]
+
+
+def read_traceparent(given: Inputs) -> str:
+    """The request parameter `traceparent`; "" without one, or for one that is none: a trace never fails a request."""
+    if TRACE[0] not in given.parameters:
+        return ""
+    parameters = strict_json.loads(given.parameters, field="parameters")
+    found = parameters.get(TRACE[0]) if isinstance(parameters, dict) else None
+    parts = found.split("-") if isinstance(found, str) else []
+    if [len(part) for part in parts] != _TRACE_LENGTHS or not set("".join(parts)) <= set("0123456789abcdef"):
+        return ""
+    return str(found)
+
+
 def refuse_parameters(given: Inputs, known: Iterable[str]) -> None:
     """Raise UnknownField for a request parameter that is not Triton's own: a JSON key that names no tensor is one."""
     parameters = strict_json.loads(given.parameters or "{}", field="parameters")
     assert isinstance(parameters, dict)
     for name in parameters:
-        if not name.startswith(("triton_", "sequence_")):
+        if not name.startswith(("triton_", "sequence_")) and name not in TRACE:
             raise UnknownField(f"not an input of this model; known: {', '.join(known)}", field=name)

@@ -144,6 +144,11 @@ class Meeting:
             member.generation = self._generation
         return made
 
+    @property
+    def local_address(self) -> str:
+        """The address that the other nodes reach this one at; "" before `gather`."""
+        return str(self._server.sockets[0].getsockname()[0]) if self._server is not None else ""
+
     def guard(self, lost: Callable[[], None]) -> None:
         """Call `lost` once when a node of this start is gone, at once if one is already."""
         self._lost = lost

@@ -37,14 +37,16 @@ class Exit(enum.IntEnum):
 
 
 class NodeWorker:
-    """`own` are the arguments that differ from rank 0's: paths and the node's rank. `spawn` starts a host process."""
+    """`own` are the arguments that differ from rank 0's: paths and the node's rank. `spawn` starts a host process at
+    the address that rank 0 sees this node at, which it is given.
+    """
 
     def __init__(
         self,
         address: str,
         hello: messages.Hello,
         own: Mapping[str, Any],
-        spawn: Callable[[], Awaitable[HostProcess]],
+        spawn: Callable[[str], Awaitable[HostProcess]],
         *,
         patience: float = 7200.0,
         clock: Callable[[], float] = time.monotonic,
@@ -148,7 +150,7 @@ class NodeWorker:
     async def _run(self, server_args: Mapping[str, Any], generation: int, writer: asyncio.StreamWriter) -> None:
         """One rank, until it ends by itself or this task is cancelled."""
         try:
-            spawning = asyncio.ensure_future(self._spawn())
+            spawning = asyncio.ensure_future(self._spawn(writer.get_extra_info("sockname")[0]))
             try:
                 self._host = host = await asyncio.shield(spawning)
             except asyncio.CancelledError:

@@ -82,6 +82,7 @@ def configure(directory: Path, model: str) -> tuple[EngineService, str]:
         server=os.getppid(),
         token_socket=socket_path(runtime, model, TOKENS),
         warm_up=own.warm_up,
+        trace_endpoint=own.trace_endpoint,
     )
     encoder = load_encoder(checkpoint, own.cache, parse_special=config.parse_special)
     serving = Serving(
