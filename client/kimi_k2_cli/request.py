@@ -19,4 +19,5 @@ def from_stdin() -> Conversation:
         tool_choice=request.get("tool_choice"),
         response_format=request.get("response_format"),
         parallel_tool_calls=as_flag(request.get("parallel_tool_calls"), "parallel_tool_calls", default=True),
+        continue_final_message=as_flag(request.get("continue_final_message"), "continue_final_message", default=False),
     )

@@ -70,6 +70,8 @@ class ChatOptions(SamplingOptions, total=False):
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
     response_format: Mapping[str, Any] | None
+    # True: the last message, from the assistant, is the beginning of the answer, which has only what follows.
+    continue_final_message: bool | None
 
 
 def chat_request(
@@ -81,6 +83,7 @@ def chat_request(
     tool_choice: str | Mapping[str, Any] | None = None,
     parallel_tool_calls: bool | None = None,
     response_format: Mapping[str, Any] | None = None,
+    continue_final_message: bool | None = None,
     **sampling: Any,
 ) -> Request:
     """A request to the ensemble. A `str` is one user message. Raises InvalidRequest."""
@@ -95,6 +98,8 @@ def chat_request(
     tensors = [_document(name, value) for name, value in documents.items() if value is not None]
     if parallel_tool_calls is not None:
         tensors.append(_scalar("parallel_tool_calls", Datatype.BOOL, parallel_tool_calls))
+    if continue_final_message is not None:
+        tensors.append(_scalar("continue_final_message", Datatype.BOOL, continue_final_message))
     return Request(model, (*tensors, *_sampling_tensors(stream, **sampling)), stream)
 
 

@@ -20,7 +20,7 @@ from kimi_k2_serving.core.tokens import Vocabulary
 from tests.bench.serving import figures, report, sse_client, workload
 from tests.bench.serving.figures import Round
 from tests.bench.serving.load import Answer, Load, Outcome
-from tests.bench.serving.processes import Spent, Tree, difference
+from tests.bench.serving.processes import Spent, Tree, difference, end_group
 from tests.bench.serving.workload import Chats
 from tests.support.vocabulary import write_small_checkpoint
 
@@ -36,6 +36,34 @@ STREAM = (
 def round_of(tokens: int, seconds: float, **spent: float) -> Round:
     answers = [Answer(first=0.5, gaps=[0.1, 0.3], tokens=tokens, events=tokens // 2, prompt=9)]
     return Round(Outcome(seconds, 0.01, answers), {name: Spent(each) for name, each in spent.items()}, 0.0)
+
+
+# A process with a file in /dev/shm, and a child of its group that has another one; both stop.
+LEAVING = """
+import mmap, os, signal, sys
+name = sys.argv[1] + ("-child" if os.fork() == 0 else "")
+with open(name, "w+b") as file:
+    file.truncate(4096)
+    held = mmap.mmap(file.fileno(), 4096)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_server_that_is_ended_leaves_no_file_in_shared_memory_and_takes_no_other_ones() -> None:
+    own = [Path("/dev/shm") / f"bench-test-{os.getpid()}{ending}" for ending in ("", "-child")]
+    other = Path("/dev/shm") / f"bench-test-{os.getpid()}-other"
+    other.touch()
+    process = subprocess.Popen([sys.executable, "-c", LEAVING, str(own[0])], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 10
+        while not all(path.exists() and path.stat().st_size for path in own):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        end_group(process.pid)
+        process.wait(10)
+        assert [path.exists() for path in (*own, other)] == [False, False, True]
+    finally:
+        other.unlink()
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))

@@ -144,8 +144,6 @@ def test_p15_keys_without_a_place_in_the_prompt_are_ignored(key: str, value: Jso
     [
         ("function_call", {"name": "f"}, "send tool_calls"),
         ("audio", {"id": "a"}, "reads text only"),
-        ("partial", True, "end with a user or tool message"),
-        ("prefix", True, "end with a user or tool message"),
     ],
 )
 def test_p15_keys_that_change_the_meaning_are_refused(key: str, value: Json, advice: str) -> None:

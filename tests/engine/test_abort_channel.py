@@ -6,7 +6,7 @@ import asyncio
 import socket
 from pathlib import Path
 
-from kimi_k2_serving.engine.abort_channel import AbortReceiver, AbortSender, socket_path
+from kimi_k2_serving.engine.abort_channel import WAITING_RECEIPTS, AbortReceiver, AbortSender, socket_path
 
 
 def test_models_of_one_server_are_all_told_and_neither_takes_the_other_ones_place(tmp_path: Path) -> None:
@@ -28,6 +28,45 @@ def test_models_of_one_server_are_all_told_and_neither_takes_the_other_ones_plac
 
     asyncio.run(scenario())
     assert not (tmp_path / "run").exists()
+
+
+def test_receipts_reach_the_models_and_those_that_find_a_full_socket_come_with_the_next(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        aborted: list[str] = []
+        taken: list[str] = []
+        receiver = AbortReceiver(tmp_path, "model", aborted.append, taken.append)
+        await receiver.open()
+        sender = AbortSender(tmp_path)
+        sender.confirm(["a", "b", "a"])
+        sender.abort("c")
+        await asyncio.sleep(0.05)
+        assert (aborted, taken) == (["c"], ["a", "b", "a"])
+        # Nobody reads meanwhile: the kernel keeps some ten to some hundred datagrams.
+        uids = [f"u{number}" for number in range(1000)]
+        for uid in uids:
+            sender.confirm([uid])
+        await asyncio.sleep(0.05)
+        assert "u999" not in taken
+        sender.confirm([])
+        await asyncio.sleep(0.05)
+        assert taken[3:] == uids
+        sender.close()
+        receiver.close()
+
+    asyncio.run(scenario())
+
+
+def test_receipts_without_a_reader_are_not_kept_for_ever(tmp_path: Path) -> None:
+    path = socket_path(tmp_path, "model")
+    sender = AbortSender(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stuck:
+        stuck.bind(str(path))
+        for number in range(10 * WAITING_RECEIPTS):
+            sender.confirm([str(number)])
+            assert len(sender.waiting) <= WAITING_RECEIPTS
+    sender.confirm(["the model is gone"])
+    assert not sender.waiting
+    sender.close()
 
 
 def test_a_killed_models_socket_is_taken_over_by_the_next_of_its_name(tmp_path: Path) -> None:

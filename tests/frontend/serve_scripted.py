@@ -19,6 +19,7 @@ from kimi_k2_serving.frontend.app import create_app
 from kimi_k2_serving.frontend.connections import Connection, raise_limit, watch_accepts
 from kimi_k2_serving.frontend.hosts import Hosts
 from kimi_k2_serving.frontend.keys import Keys
+from kimi_k2_serving.frontend.page import Page
 from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.reader import Description
 from kimi_k2_serving.frontend.readers import Readers
@@ -60,7 +61,7 @@ def configuration(given: argparse.Namespace, checkpoint: Path) -> uvicorn.Config
         await readers.open()
 
     return uvicorn.Config(
-        create_app(Service(model, engine, keys, policy, readers=readers, hosts=hosts), opened=opened),
+        create_app(Service(model, engine, keys, policy, readers=readers, hosts=hosts), opened=opened, page=Page.load()),
         port=given.port,
         http=Connection,
         loop="asyncio",

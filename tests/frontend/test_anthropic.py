@@ -12,6 +12,8 @@ from tests.frontend.asking import ANTHROPIC_LOOK, LOOK, chat, events, messages, 
 from tests.frontend.conftest import CONTEXT
 from tests.frontend.scripted import CACHED, ScriptedEngine
 
+USED = {"type": "tool_use", "id": "a", "name": "look", "input": {}}
+
 pytestmark = pytest.mark.anyio
 PATH = "/v1/messages"
 MIXED = (
@@ -267,7 +269,20 @@ async def test_an_output_format_constrains_the_engine(http: httpx.AsyncClient, e
             "invalid_request_error",
             "messages[0].content[0].type",
         ),
-        ({"messages": [*user("a"), {"role": "assistant", "content": "b"}]}, "invalid_request_error", "continuing"),
+        (
+            {"messages": [*user("a"), {"role": "assistant", "content": [USED]}]},
+            "invalid_request_error",
+            "messages[1]: a message with tool calls can't be continued",
+        ),
+        (
+            {
+                "messages": [*user("a"), {"role": "assistant", "content": "b"}],
+                "tools": [ANTHROPIC_LOOK],
+                "tool_choice": {"type": "any"},
+            },
+            "invalid_request_error",
+            "tool_choice",
+        ),
         ({"messages": user("x" * CONTEXT)}, "invalid_request_error", "prompt is too long"),
     ],
 )

@@ -32,7 +32,11 @@ def _backend(vocabulary: Vocabulary) -> SimpleNamespace:
         pieces, xgrammar.VocabType.RAW, vocab_size=vocabulary.size, stop_token_ids=list(vocabulary.stop_ids)
     )
     return SimpleNamespace(
-        _tokenizer_info=info, grammar_compiler=xgrammar.GrammarCompiler(info), executor=ThreadPoolExecutor()
+        _tokenizer_info=info,
+        grammar_compiler=xgrammar.GrammarCompiler(info),
+        executor=ThreadPoolExecutor(),
+        dispatch_structural_tag=None,
+        set_cache=None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,6 +74,12 @@ def test_text_beside_calls_is_not_inspected_without_a_format() -> None:
 
 
 ANSWER = Relaxed(("response_format.json_schema.schema.properties.x: maxLength",), {}, LOOSE)
+
+
+def test_content_is_inspected_with_the_beginning_that_the_request_has_given() -> None:
+    begun = Relaxed.decode(replace(ANSWER, prefix='{"x": "a').encode())  # type: ignore[arg-type]
+    assert report([TextDelta('b"}'), STOP], begun).document() == {"relaxed": list(ANSWER.places)}
+    assert report([TextDelta('bc"}'), STOP], begun).invalid_content == ("answer.x: maxLength",)
 
 
 def test_content_that_its_format_refuses_has_a_field_of_its_own() -> None:

@@ -19,8 +19,8 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from kimi_k2_serving.core.errors import Internal, InvalidSchema, Overloaded
-from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat
+from kimi_k2_serving.core.errors import Internal, InvalidSchema, InvalidValue, Overloaded
+from kimi_k2_serving.core.messages import Conversation, FormatKind, Message, ResponseFormat, Role
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.enforcer import worker_client, worker_main
 from kimi_k2_serving.enforcer.enforcer import MOST_SECONDS, Enforcer
@@ -103,6 +103,17 @@ def test_an_invalid_schema_is_refused_as_it_is_here(enforcer: Enforcer) -> None:
     with pytest.raises(InvalidSchema) as caught:
         constraint_of(enforcer, request(tool(SMALL), replace(careless, insists=True)))
     assert caught.value.field == place
+
+
+def test_a_given_beginning_is_a_part_of_the_constraint_or_refused(enforcer: Enforcer) -> None:
+    format_ = ResponseFormat(FormatKind.JSON_SCHEMA, SMALL)
+    begun = Conversation((Message(Role.ASSISTANT, '{"n": 1'),), response_format=format_, continues=True)
+    tag = constraint_of(enforcer, begun).structural_tag
+    assert tag is not None
+    assert json.loads(tag)["prefix"] == '{"n": 1'
+    with pytest.raises(InvalidValue) as caught:
+        constraint_of(enforcer, replace(begun, messages=(Message(Role.ASSISTANT, "Sure: "),)))
+    assert caught.value.field == "messages"
 
 
 @pytest.mark.slow

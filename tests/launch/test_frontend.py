@@ -33,12 +33,19 @@ def test_its_command_line_says_where_triton_and_the_checkpoint_are() -> None:
         "--host": "127.0.0.1",
         "--port": "9100",
         "--grpc-url": "127.0.0.1:8100",
+        "--triton-metrics": "127.0.0.1:8002",
         "--checkpoint": "/checkpoint",
         "--model-repository": "/models",
         "--workers": "2",
         "--grace": "5",
         "--preset": "demo-random",
     }
+
+
+@pytest.mark.parametrize(("argv", "word"), [([], None), (["--page"], "--page"), (["--no-page"], "--no-page")])
+def test_the_page_is_the_frontends_own_choice_unless_a_flag_says(argv: list[str], word: str | None) -> None:
+    line = frontend_arguments(cli.parse_options(argv), python=Path("/p"), checkpoint=Path("/c"), repository=Path("/m"))
+    assert [each for each in line if each.endswith("-page") or each == "--page"] == ([word] if word else [])
 
 
 def test_a_frontend_that_died_is_started_again_after_a_pause_and_not_before(tmp_path: Path) -> None:

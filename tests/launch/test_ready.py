@@ -37,6 +37,14 @@ def test_the_block_names_model_context_engine_and_ports() -> None:
     assert "not stated by the checkpoint" in block(context=None).text()
 
 
+def test_the_block_names_the_page_where_there_is_one() -> None:
+    page = "http://127.0.0.1:9000/\n"
+    assert page in block().text()
+    for argv in (["--no-page"], ["--no-frontend"], ["--host", "0.0.0.0", "--insecure"]):
+        assert page not in block(*argv).text()
+    assert page in block("--host", "0.0.0.0", "--insecure", "--page").text()
+
+
 def test_the_document_is_one_line_of_json() -> None:
     line = json.dumps(block().document())
     assert "\n" not in line

@@ -17,7 +17,8 @@ from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.admission import Capacity
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenLogprob, TokenUsage
-from kimi_k2_serving.triton.engine.service import EngineService, Serving
+from kimi_k2_serving.triton.engine.service import EngineService
+from kimi_k2_serving.triton.engine.serving import Serving
 from kimi_k2_serving.triton.server_watch import TritonServer
 
 
@@ -46,11 +47,13 @@ def chunk(text: str, *, end: EndReason | None = None, matched: str | int | None 
 
 ROOMY = Capacity(requests=1000, prompt_tokens=100_000, queue=1000, queue_seconds=10)
 HELLO = (chunk("He"), chunk("l"), chunk("lo", end=EndReason.LENGTH))
+MANY = (*(chunk(str(number)) for number in range(9)), chunk("9", end=EndReason.STOP))
 SCRIPTS: dict[int, tuple[Step, ...]] = {
     1: (HELLO[0], Wait(0.05), *HELLO[1:]),
     2: (chunk("a"), Wait(0.05), EngineLost("the engine died")),
     3: (chunk("a"), Wait(30), chunk("b", end=EndReason.STOP)),
     4: (Wait(30), chunk("b", end=EndReason.STOP)),
+    6: tuple(each for part in MANY for each in (Wait(0.02), part)),
     5: (chunk("one S"), chunk("TO"), chunk("P two", end=EndReason.STOP, matched="STOP")),
     ord("H"): HELLO,
 }
@@ -189,6 +192,21 @@ def test_an_abort_over_the_channel_ends_a_request_by_its_uid(tmp_path: Path) -> 
         channel.abort("wanted")
         channel.close()
         assert answers(sender)[-1]["finish_reason"] == "abort"
+
+
+def test_ids_gather_while_the_next_step_has_not_taken_the_last_responses(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        sender = ask(running, input_ids=[6], stream=True, request_context="wanted tag")
+        other = ask(running, input_ids=[6], stream=True, request_context="other tag")
+        until(lambda: engine.in_flight == 2)
+        channel = AbortSender(tmp_path / "runtime")
+        channel.confirm(["unknown", "wanted"])
+        channel.close()
+        # Without receipts each chunk is a response.
+        assert len(answers(other)) == len(MANY)
+        responses = answers(sender)
+        assert "".join(each["text_output"] for each in responses) == "0123456789"
+        assert len(responses) < len(MANY)
 
 
 def test_stopping_ends_every_request_with_one_error_and_removes_the_socket(tmp_path: Path) -> None:

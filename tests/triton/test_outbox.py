@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +13,9 @@ import fake_pb_utils as triton
 import pytest
 
 from kimi_k2_serving.core.errors import Cancelled
-from kimi_k2_serving.triton.engine.outbox import Outbox
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
+from kimi_k2_serving.triton.engine.outbox import AHEAD, Outbox
+from kimi_k2_serving.triton.engine.response import OUTPUTS
 
 
 class FreedSender(triton.Sender):
@@ -79,3 +82,89 @@ def test_a_final_response_that_fails_is_tried_again_and_triton_s_sender_let_go(f
             time.sleep(0.001)
         assert (outbox.finished, sender.finals) == (True, finals)
         assert sys.getrefcount(sender) == 2
+
+
+class Queue:
+    """Workers that work when they are told to."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+
+    def submit(self, work: Callable[[], None]) -> None:
+        self.work.append(work)
+
+    def run(self) -> None:
+        while self.work:
+            self.work.pop(0)()
+
+
+class Ids:
+    """An answer that is its chunks' ids."""
+
+    def feed(self, chunk: Chunk) -> tuple[Any, bool]:
+        return [(OUTPUTS["output_ids"], chunk.ids)], chunk.end is not None
+
+
+def held(*, confirms: bool) -> tuple[Outbox, Queue, triton.Sender]:
+    """An outbox whose first AHEAD + 1 responses of one id were put, and as many sent as may be."""
+    sender, queue = triton.Sender(), Queue()
+    outbox = Outbox(sender, queue, broken=lambda _: None)
+    outbox.answer = Ids()  # type: ignore[assignment]
+    if confirms:
+        outbox.confirm()
+    for number in range(AHEAD + 1):
+        outbox.put(chunk(number))
+        queue.run()
+    return outbox, queue, sender
+
+
+def chunk(*ids: int, last: bool = False) -> Chunk:
+    return Chunk(ids, "", TokenUsage(1), End(EndReason.STOP) if last else None)
+
+
+def sent(sender: triton.Sender) -> list[list[int]]:
+    return [each.output_tensors[0].as_numpy().tolist() for each in sender.sent]
+
+
+def test_without_receipts_no_response_waits() -> None:
+    _, _, sender = held(confirms=False)
+    assert sent(sender) == [[number] for number in range(AHEAD + 1)]
+
+
+def test_ids_wait_for_the_next_step_and_then_go_together() -> None:
+    outbox, queue, sender = held(confirms=True)
+    first = [[number] for number in range(AHEAD)]
+    assert sent(sender) == first
+    outbox.put(chunk(10, 11))
+    queue.run()
+    assert (sent(sender), outbox.idle) == (first, True)
+    outbox.confirm()
+    queue.run()
+    assert sent(sender) == [*first, [AHEAD, 10, 11]]
+
+
+def test_the_last_ids_and_errors_wait_for_nothing() -> None:
+    outbox, queue, sender = held(confirms=True)
+    outbox.put(chunk(10, last=True))
+    queue.run()
+    assert (sent(sender)[-1], sender.finals) == ([AHEAD, 10], 1)
+    outbox, queue, sender = held(confirms=True)
+    outbox.fail(Cancelled("x"))
+    queue.run()
+    assert sender.finals == 1
+
+
+def test_a_lost_receipt_delays_a_moment_and_a_surplus_one_changes_nothing() -> None:
+    outbox, queue, sender = held(confirms=True)
+    outbox.hasten(60)
+    queue.run()
+    assert len(sender.sent) == AHEAD
+    outbox.hasten(-1)
+    queue.run()
+    assert sent(sender)[-1] == [AHEAD]
+    for _ in range(9):
+        outbox.confirm()
+    for number in range(AHEAD + 1):
+        outbox.put(chunk(number))
+        queue.run()
+    assert len(sender.sent) == 2 * AHEAD + 1

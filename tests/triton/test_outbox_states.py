@@ -97,6 +97,11 @@ class Life(RuleBasedStateMachine):
         self.outbox.fail(Cancelled("x"))
         time.sleep(TURN_SECONDS)
 
+    @rule()
+    def confirm(self) -> None:
+        self.outbox.confirm()
+        time.sleep(TURN_SECONDS)
+
     @rule(gone=st.booleans())
     def ask(self, gone: bool) -> None:
         self.sender.cancelled = gone
@@ -126,6 +131,8 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.sender.reading.set()
         self.sender.answering.set()
+        # Receipts that are lost delay what waits for them, no more.
+        self.outbox.hasten(-1)
         for each in self.answers:
             each.result(10)
         deadline = time.monotonic() + 10

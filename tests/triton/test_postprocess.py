@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,10 @@ class SlowWorker(CheckingWorker):
 class Aborts(AbortSender):
     def __init__(self) -> None:
         self.uids: list[str] = []
+        self.receipts: list[list[str]] = []
+
+    def confirm(self, uids: Sequence[str]) -> None:
+        self.receipts.append(list(uids))
 
     def abort(self, uid: str) -> None:
         self.uids.append(uid)
@@ -124,6 +128,27 @@ def test_the_last_response_of_a_checked_answer_comes_last(step: Postprocess, wor
     until(lambda: sender.finals)
     assert order == [1] * 5
     assert outputs(sender.sent[0])["finish_reason"] == "stop"
+
+
+def test_one_call_answers_a_batch_in_order_and_confirms_what_is_not_over(step: Postprocess, aborts: Aborts) -> None:
+    given = [(context("a"), [65], None), (context("b"), [66, 67], None), (address("a", SEAL), [68], None)]
+    given += [("forged", [65], None), (context("c"), [69], "stop"), (address("b", SEAL), [70], "length")]
+    requests = [
+        Request({"request_context": text, "output_ids": ids} | ({"finish_reason": end} if end else {}))
+        for text, ids, end in given
+    ]
+    step.execute(requests)
+    answers = [request.sender.sent[0] for request in requests]
+    assert [request.sender.finals for request in requests] == [1] * 6
+    assert [outputs(each).get("text_output") for each in answers] == ["A", "BC", "D", None, "E", "F"]
+    assert [each.error is not None for each in answers] == [False, False, False, True, False, False]
+    assert aborts.receipts == [["a", "b", "a"]]
+
+
+def test_every_tensor_has_the_batch_dimension_that_triton_expects(step: Postprocess) -> None:
+    for number, finish in enumerate((None, "stop")):
+        (response,) = ask(step, context(f"u{number}"), [65], finish).sent
+        assert {each.as_numpy().shape for each in response.output_tensors} == {(1, 1)}
 
 
 @pytest.mark.parametrize("text", ["", "uid", "uid tag\n{}", 'u\n{"stream": true}', "x" * 100_000])

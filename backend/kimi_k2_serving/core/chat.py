@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from kimi_k2_serving.core.chat_tools import NAME_CHARACTERS, read_tool_choice, read_tools
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, Unsupported
 from kimi_k2_serving.core.limits import MESSAGES, NAME_BYTES, TOOL_CALLS_PER_MESSAGE
-from kimi_k2_serving.core.messages import Conversation, FormatKind, Json, Message, ResponseFormat, Role, ToolCall
+from kimi_k2_serving.core.messages import (
+    Conversation,
+    FormatKind,
+    Json,
+    Message,
+    ResponseFormat,
+    Role,
+    ToolCall,
+    ToolChoice,
+    ToolMode,
+)
 from kimi_k2_serving.core.parts import TEXTS, content_text, joined, part_text, result_text
 from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, one_of, required
 
@@ -29,9 +39,9 @@ _ROLES = {
 _REFUSED_KEYS = {
     "function_call": "is OpenAI's deprecated form; send tool_calls",
     "audio": "is not text; this model reads text only",
-    "partial": "this server can't continue a given answer; end with a user or tool message",
-    "prefix": "this server can't continue a given answer; end with a user or tool message",
 }
+# The keys by which a last message says that it is the beginning of the answer: Moonshot's, and DeepSeek's.
+CONTINUES = ("partial", "prefix")
 
 
 def read_conversation(
@@ -41,9 +51,11 @@ def read_conversation(
     tool_choice: Json = None,
     response_format: Json = None,
     parallel_tool_calls: bool = True,
+    continue_final_message: bool = False,
     name_characters: int = NAME_CHARACTERS,
 ) -> Conversation:
     """Check and read the parts of one request; null means absent. `name_characters` bounds the name of a tool.
+    `continue_final_message`: the last message is the beginning of the answer, as if it had the key `partial`.
 
     Raises MissingField, InvalidType, InvalidValue, Unsupported, LimitExceeded.
     """
@@ -54,13 +66,40 @@ def read_conversation(
         raise InvalidValue("must have at least one message", field="messages")
     MESSAGES.check(len(items), field="messages")
     declared = read_tools(tools, name_characters=name_characters)
+    read = tuple(_messages(items))
+    choice = read_tool_choice(tool_choice, declared)
+    continues = _marked(items) or continue_final_message
+    if continues:
+        _check_continued(read[-1], choice, f"messages[{len(read) - 1}]")
     return Conversation(
-        messages=tuple(_messages(items)),
+        messages=read,
         tools=declared,
-        tool_choice=read_tool_choice(tool_choice, declared),
+        tool_choice=choice,
         parallel_tool_calls=parallel_tool_calls,
         response_format=_response_format(response_format),
+        continues=continues,
     )
+
+
+def _marked(items: list[Json]) -> bool:
+    """Whether the last message says that it is the beginning of the answer. No other message may say so."""
+    found = False
+    for i, item in enumerate(items):
+        for key in CONTINUES:
+            if isinstance(item, dict) and as_flag(item.get(key), f"messages[{i}].{key}", default=False):
+                found = True
+                if i + 1 < len(items):
+                    raise InvalidValue("only the last message can be continued", field=f"messages[{i}].{key}")
+    return found
+
+
+def _check_continued(last: Message, choice: ToolChoice, path: str) -> None:
+    if last.role is not Role.ASSISTANT:
+        raise InvalidValue("only a message of role assistant can be continued", field=path)
+    if last.tool_calls:
+        raise InvalidValue("a message with tool calls can't be continued; send the results of the calls", field=path)
+    if choice.mode in (ToolMode.REQUIRED, ToolMode.NAMED):
+        raise InvalidValue("an answer that has begun with text can't begin with a call; use auto", field="tool_choice")
 
 
 def _messages(items: list[Json]) -> Iterator[Message]:

@@ -94,10 +94,19 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One chat request: the messages and tools to render, and the constraints on the answer."""
+    """One chat request: the messages and tools to render, and the constraints on the answer.
+
+    `continues`: the last message, of role ASSISTANT and without calls, is the beginning of the answer.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     response_format: ResponseFormat = ResponseFormat()
+    continues: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """The text with which the answer begins; the model writes only what follows it."""
+        return self.messages[-1].content if self.continues else ""

@@ -84,7 +84,8 @@ FORM_0905 = Form()
 
 
 def render(conversation: Conversation, *, sort_tool_keys: bool = False, line_break: bool = True) -> Prompt:
-    """The whole prompt, up to and including the header of the answer. The options are the fields of `Form`.
+    """The whole prompt, up to and including the header of the answer, or as far as the answer has been given. The
+    options are the fields of `Form`.
 
     Raises InvalidValue for a tool result without a call.
     """
@@ -98,7 +99,10 @@ def render(conversation: Conversation, *, sort_tool_keys: bool = False, line_bre
             segments.append(AFTER_DEFAULT_SYSTEM)
     for message in history.messages:
         _add_message(segments, message)
-    segments += _HEADER[Role.ASSISTANT]
+    if conversation.continues:
+        segments.pop()  # The end of the last message.
+    else:
+        segments += _HEADER[Role.ASSISTANT]
     return Prompt(tuple(segments), history.next_index)
 
 

@@ -55,10 +55,10 @@ def corpus() -> str:
 
 def train_vocabulary(text: str, ranks: int = RANKS) -> list[bytes]:
     """Token bytes in rank order. Raises InvalidValue if `text` is too short for that many ranks."""
-    return bpe.train_merges(Counter(_pieces(text)), ranks)
+    return bpe.train_merges(Counter(pieces(text)), ranks)
 
 
-def _pieces(text: str) -> Iterator[bytes]:
+def pieces(text: str) -> Iterator[bytes]:
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
     for piece, _ in split.pre_tokenize_str(text):
         yield piece.encode("utf-8")

@@ -18,7 +18,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from kimi_k2_serving.core.errors import Internal, InvalidSchema, LimitExceeded, Overloaded, ServingError, ShuttingDown
+from kimi_k2_serving.core.errors import (
+    Internal,
+    InvalidSchema,
+    InvalidValue,
+    LimitExceeded,
+    Overloaded,
+    ServingError,
+    ShuttingDown,
+)
 from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.enforcer.outcome_cache import Outcome, Outcomes, RememberedError
 from kimi_k2_serving.enforcer.worker_client import Worker
@@ -44,7 +52,7 @@ _KEPT_SECONDS = 0.7
 LANES = 2
 # How many unknown jobs may wait. At worst each of them waits for all others.
 MOST_WAITING = 256
-_ERRORS: dict[str, type[ServingError]] = {kind.code: kind for kind in (InvalidSchema, LimitExceeded)}
+_ERRORS: dict[str, type[ServingError]] = {kind.code: kind for kind in (InvalidSchema, InvalidValue, LimitExceeded)}
 
 
 class Enforcer:
@@ -80,7 +88,8 @@ class Enforcer:
     def ask_job(self, job: bytes) -> Future[Constraint]:
         """The constraint of a job; done at once if the outcome is cached. Cancel it when nobody waits for it any more.
 
-        It raises InvalidSchema or LimitExceeded with the path inside the request, Overloaded, ShuttingDown or Internal.
+        It raises InvalidSchema, InvalidValue or LimitExceeded with the path inside the request, Overloaded,
+        ShuttingDown or Internal.
         """
         future: Future[Constraint] = Future()
         if not job:

@@ -43,11 +43,14 @@ NOT_CHECKED = "not checked"
 
 @dataclass(frozen=True, slots=True)
 class Relaxed:
-    """`places` as in `Constraint.relaxed`; the relaxed schemas alone, of `tools` by name and of the response format."""
+    """`places` as in `Constraint.relaxed`; the relaxed schemas alone, of `tools` by name and of the response format.
+    `prefix`: the beginning of the content, which the request has given.
+    """
 
     places: tuple[str, ...]
     tools: Mapping[str, Json] = field(default_factory=dict)
     answer: Json = None
+    prefix: str = ""
 
     @classmethod
     def of(cls, constraint: Constraint, conversation: Conversation) -> Relaxed | None:
@@ -60,14 +63,20 @@ class Relaxed:
             if places and not any(place.endswith(f": {job.UNREADABLE}") for place in places):
                 tools[tool.name] = _plain(tool.parameters)
         in_format = any(_inside(place, job.FORMAT) for place in constraint.relaxed)
-        return cls(constraint.relaxed, tools, _plain(conversation.response_format.schema) if in_format else None)
+        answer = _plain(conversation.response_format.schema) if in_format else None
+        return cls(constraint.relaxed, tools, answer, conversation.prefix)
 
     def encode(self) -> Json:
-        return {"places": list(self.places), "tools": dict(self.tools), "answer": self.answer}
+        return {
+            "places": list(self.places),
+            "tools": dict(self.tools),
+            "answer": self.answer,
+            "prefix": self.prefix,
+        }
 
     @classmethod
     def decode(cls, data: Mapping[str, Any]) -> Relaxed:
-        return cls(tuple(data["places"]), data["tools"], data["answer"])
+        return cls(tuple(data["places"]), data["tools"], data["answer"], data["prefix"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,7 @@ class Inspector:
         """Whether `report` needs the worker."""
         documents = [(arguments, schema) for _, arguments, schema in self._documents]
         if self._whole and self._relaxed.answer is not None:
-            documents.append(("".join(self._content), self._relaxed.answer))
+            documents.append((self._relaxed.prefix + "".join(self._content), self._relaxed.answer))
         return not all(_is_small(text, schema) for text, schema in documents)
 
     def report(
@@ -140,7 +149,7 @@ class Inspector:
         inspected = self._whole and self._relaxed.answer is not None
         problems: tuple[str, ...] = ()
         if inspected:
-            text = "".join(self._content)
+            text = self._relaxed.prefix + "".join(self._content)
             problems = validate_document(worker, text, self._relaxed.answer, content=True, seconds=deadline - clock())
         return Report(self._relaxed.places, len(self._documents), int(inspected), invalid, problems)
 

@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from kimi_k2_serving.core.errors import InvalidSchema, ServingError
+from kimi_k2_serving.core.errors import InvalidSchema, InvalidValue, ServingError
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.enforcer import inspection
 from kimi_k2_serving.enforcer.worker_client import READY, TAKEN
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import xgrammar
 
 JOB_BYTES = 4 * 2**30
+NO_BEGINNING = "an answer in this response_format can't begin with the text of the last message; change the text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +66,23 @@ class Compiler:
         return cls(vocabulary, xgrammar_vocabulary.compiler(xgrammar_vocabulary.token_info(vocabulary)))
 
     def compile(self, given: bytes, header: dict[str, Any]) -> Constraint:
-        """The constraint; its grammar compiles. Raises InvalidSchema or LimitExceeded."""
+        """The constraint; its grammar compiles. Raises InvalidSchema or LimitExceeded; InvalidValue for a beginning."""
         conversation, bounds = job.decode_job(given)
         effort = Effort(header.get("passes", PASSES), frozenset(header.get("free", ())))
         constraint = constrain(conversation, self.vocabulary, bounds=bounds, effort=effort)
         if constraint.structural_tag is None:
             return constraint
+        from kimi_k2_serving.grammar import continued
+
         began = time.process_time()
         try:
-            self.grammars.compile_structural_tag(constraint.structural_tag)
+            compiled = self.grammars.compile_structural_tag(constraint.structural_tag)
         except (RuntimeError, ValueError):
             raise InvalidSchema("does not compile to a grammar; simplify it", field=job.SOMEWHERE) from None
+        if conversation.prefix and not continued.accepts(compiled, conversation.prefix):
+            raise InvalidValue(NO_BEGINNING, field="messages")
         tag = lanes.marked(constraint.structural_tag, time.process_time() - began)
-        return replace(constraint, structural_tag=tag)
+        return replace(constraint, structural_tag=continued.with_prefix(tag, conversation.prefix))
 
 
 def main(arguments: list[str]) -> None:

@@ -1,9 +1,11 @@
-"""Sends aborts from postprocess to the engine models: datagram sockets in the runtime directory (0700).
+"""Sends aborts and receipts from postprocess to the engine models: datagram sockets in the runtime directory (0700).
 
 Inside an ensemble Triton does not mark the engine's request as cancelled; only postprocess sees that the client left.
-A datagram is one uid. Every engine model under one Triton has its own socket there and gets every uid: uids are unique,
-and a model ignores those that it does not know. Sending never blocks and hides its errors: a lost abort costs tokens,
-not correctness.
+Nor does Triton say how many of the engine's responses wait for postprocess, so postprocess confirms those that it took.
+A datagram is the uid to abort, or a line break and then the uids of the responses taken, one a line; no uid has a line
+break. Every engine model under one Triton has its own socket there and gets every uid: uids are unique, and a model
+ignores those that it does not know. Sending never blocks and hides its errors: a lost abort costs tokens, a lost
+receipt a moment, never correctness.
 """
 
 from __future__ import annotations
@@ -11,13 +13,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kimi_k2_serving.engine import linux
 
 SUFFIX = ".abort"
+# Stands before each uid whose response was taken.
+RECEIPT = "\n"
+# More receipts than this wait for no socket: their requests go on without them after a moment.
+WAITING_RECEIPTS = 1024
+# How long the list of the engine models' sockets is used. Looking takes as long as several receipts.
+LOOK_SECONDS = 1.0
 # The suffix of the socket on which the host sends ids to frontends: see token_socket.
 TOKENS = ".tokens"
 
@@ -28,11 +38,14 @@ def socket_path(runtime: Path, model: str, suffix: str = SUFFIX) -> Path:
 
 
 class AbortReceiver(asyncio.DatagramProtocol):
-    """Calls `abort(uid)` on the loop that `open` ran on. `model` is the engine model's name."""
+    """Calls `abort(uid)` and `taken(uid)` on the loop that `open` ran on. `model` is the engine model's name."""
 
-    def __init__(self, runtime: Path, model: str, abort: Callable[[str], None]) -> None:
+    def __init__(
+        self, runtime: Path, model: str, abort: Callable[[str], None], taken: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._path = socket_path(runtime, model)
         self._abort = abort
+        self._taken = taken
         self._transport: asyncio.BaseTransport | None = None
 
     async def open(self) -> None:
@@ -44,7 +57,11 @@ class AbortReceiver(asyncio.DatagramProtocol):
         self._transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=listener)
 
     def datagram_received(self, data: bytes, addr: object) -> None:
-        self._abort(data.decode("utf-8", "replace"))
+        first, *taken = data.decode("utf-8", "replace").split(RECEIPT)
+        if first:
+            self._abort(first)
+        for uid in taken:
+            self._taken(uid)
 
     def close(self) -> None:
         """Remove the socket, and the directory if it is then empty."""
@@ -56,15 +73,46 @@ class AbortReceiver(asyncio.DatagramProtocol):
 
 
 class AbortSender:
-    def __init__(self, runtime: Path) -> None:
+    """Use it on one thread. `clock` is monotonic, in seconds."""
+
+    def __init__(self, runtime: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._runtime = runtime
+        self._clock = clock
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        self._paths: list[str] = []
+        self._looked = -math.inf
+        # Receipts that no socket has taken yet.
+        self.waiting: list[str] = []
 
     def abort(self, uid: str) -> None:
         for path in self._runtime.glob(f"*{SUFFIX}"):
-            with contextlib.suppress(OSError):
-                self._socket.sendto(uid.encode(), str(path))
+            self._send(uid, str(path))
+
+    def confirm(self, uids: Sequence[str]) -> None:
+        """Say that a response of each of these was taken. What finds a full socket is said with the next ones."""
+        self.waiting += uids
+        if not self.waiting:
+            return
+        if self._clock() - self._looked >= LOOK_SECONDS:
+            self._paths = [str(path) for path in self._runtime.glob(f"*{SUFFIX}")]
+            self._looked = self._clock()
+        text = "".join(RECEIPT + uid for uid in self.waiting)
+        full = False
+        for path in self._paths:
+            full = not self._send(text, path) or full
+        if not full or len(self.waiting) >= WAITING_RECEIPTS:
+            self.waiting.clear()
+
+    def _send(self, text: str, path: str) -> bool:
+        """False if its receiver has too many to read."""
+        try:
+            self._socket.sendto(text.encode(), path)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def close(self) -> None:
         self._socket.close()

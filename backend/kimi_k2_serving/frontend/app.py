@@ -21,6 +21,7 @@ from kimi_k2_serving.frontend.errors import RouteNotFound
 from kimi_k2_serving.frontend.exchange import Endpoint, Envelope, Handler, JsonDocument, PlainText, Reply
 from kimi_k2_serving.frontend.openai import chat, completions, responses, texts
 from kimi_k2_serving.frontend.openai.envelope import OpenAIEnvelope, ResponsesEnvelope
+from kimi_k2_serving.frontend.page import Page
 from kimi_k2_serving.frontend.service import Call, Service
 
 Operation = Callable[[Service, Call], Awaitable[Reply]]
@@ -48,11 +49,17 @@ async def show_openapi(service: Service, call: Call) -> Reply:
     return JsonDocument(openapi.build_openapi(service.model.names, secured=bool(service.keys.keys)))
 
 
+async def show_engine(service: Service, call: Call) -> Reply:
+    """The engine's state, 200 also while it is not ready."""
+    return JsonDocument((await service.watch.status()).document())
+
+
 async def missing(service: Service, call: Call) -> Reply:
     raise RouteNotFound("no such path; see /openapi.json")
 
 
 OPENAI, ANTHROPIC = OpenAIEnvelope(), AnthropicEnvelope()
+PAGE, ENGINE = "/", "/engine"
 PUBLIC = ("/health", "/health/live", "/health/ready", "/ping")
 ROUTES: tuple[tuple[str, Envelope, str, Operation], ...] = (
     ("/v1/chat/completions", OPENAI, "POST", chat.create),
@@ -71,6 +78,7 @@ ROUTES: tuple[tuple[str, Envelope, str, Operation], ...] = (
     ("/health/ready", OPENAI, "GET", ready),
     ("/metrics", OPENAI, "GET", metrics),
     ("/openapi.json", OPENAI, "GET", show_openapi),
+    (ENGINE, OPENAI, "GET", show_engine),
 )
 
 
@@ -91,15 +99,18 @@ class ByDialect:
         await (self._anthropic if is_anthropic else self._plain)(scope, receive, send)
 
 
-def create_app(service: Service, *, opened: Callable[[], Awaitable[None]] | None = None) -> ASGIApp:
-    """`opened` is awaited at startup, on the event loop. The service is closed at shutdown."""
+def create_app(
+    service: Service, *, opened: Callable[[], Awaitable[None]] | None = None, page: Page | None = None
+) -> ASGIApp:
+    """`opened` is awaited at startup, on the event loop. The service is closed at shutdown. `page` is served at `/`."""
 
     def endpoint(path: str, envelope: Envelope, method: str, operation: Operation) -> ASGIApp:
         methods: dict[str, Handler] = {method: functools.partial(operation, service)}
         if method == "GET":
             # uvicorn leaves the body out of the response.
             methods["HEAD"] = methods["GET"]
-        made = Endpoint(service, path, envelope, methods, public=path in PUBLIC)
+        public = path in PUBLIC or path == PAGE
+        made = Endpoint(service, path, envelope, methods, public=public, polled=public or path == ENGINE)
         if path in ANTHROPICS and envelope is OPENAI:
             return ByDialect(made, endpoint(path, ANTHROPIC, method, ANTHROPICS[path]))
         return made
@@ -113,12 +124,20 @@ def create_app(service: Service, *, opened: Callable[[], Awaitable[None]] | None
         finally:
             await service.close()
 
+    routes = ROUTES if page is None else (*ROUTES, (PAGE, OPENAI, "GET", _shown(page)))
     return Router(
-        [Route(route[0], endpoint(*route), include_in_schema=False) for route in ROUTES],
+        [Route(route[0], endpoint(*route), include_in_schema=False) for route in routes],
         redirect_slashes=False,
         default=_unknown(service),
         lifespan=lifespan,
     )
+
+
+def _shown(page: Page) -> Operation:
+    async def show(service: Service, call: Call) -> Reply:
+        return PlainText(page.body, "text/html; charset=utf-8", page.headers)
+
+    return show
 
 
 def _unknown(service: Service) -> ASGIApp:

@@ -66,8 +66,11 @@ class LargeDocument:
 
 @dataclass(frozen=True, slots=True)
 class PlainText:
+    """A text of any media type; `headers` beside it."""
+
     body: bytes
     media_type: str
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ class Sender:
 class Endpoint:
     """The ASGI application of one route. `route` names it in the log and the metrics.
 
-    `public`: no key is needed. `reads`: a POST has a JSON body.
+    `public`: no key is needed. `reads`: a POST has a JSON body. `polled`: too frequent for the log's level INFO.
     """
 
     def __init__(
@@ -179,12 +182,14 @@ class Endpoint:
         *,
         public: bool = False,
         reads: bool = True,
+        polled: bool = False,
     ) -> None:
         self._service = service
         self.route = route
         self.public = public
         self.methods = dict(methods)
         self._reads = reads
+        self._polled = polled
         self._envelope = envelope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -255,7 +260,8 @@ class Endpoint:
                 await sender.document(200, sse.encode_json(body), "application/json")
             case LargeDocument(body):
                 await sender.answer([piece async for piece in sse.gather_pieces(sse.encode_pieces(body))])
-            case PlainText(text, media_type):
+            case PlainText(text, media_type, headers):
+                sender.headers.update(headers)
                 await sender.document(200, text, media_type)
             case EventStream(frames):
                 sender.idle = self._envelope.idle
@@ -293,7 +299,7 @@ class Endpoint:
         metrics, seconds = self._service.metrics, self._service.clock() - record.started
         metrics.requests.labels(record.route, str(record.status)).inc()
         metrics.duration.labels(record.route).observe(seconds)
-        level = logging.DEBUG if self.public else logging.INFO
+        level = logging.DEBUG if self._polled else logging.INFO
         if not access.isEnabledFor(level):
             return
         line: dict[str, Any] = {

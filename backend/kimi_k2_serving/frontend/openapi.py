@@ -255,6 +255,21 @@ _GETS: tuple[tuple[str, str, Object], ...] = (
     ("/health/live", "This process answers", _object("status")),
     ("/health/ready", "The engine accepts requests", _object("status")),
     ("/openapi.json", "This document", _object("openapi", "paths")),
+    (
+        "/engine",
+        "Whether the engine is ready, and its load",
+        record(
+            {
+                "ready": {"type": "boolean"},
+                "reason": STRING,
+                "running": nullable(INTEGER),
+                "queued": nullable(INTEGER),
+                "kv_usage": nullable({"type": "number"}),
+                "restarts": nullable(INTEGER),
+            },
+            ("ready", "reason", "running", "queued", "kv_usage", "restarts"),
+        ),
+    ),
 )
 
 

@@ -39,10 +39,12 @@ from kimi_k2_serving.frontend.connections import Connection, raise_limit, watch_
 from kimi_k2_serving.frontend.hosts import Hosts, is_loopback
 from kimi_k2_serving.frontend.keys import Keys
 from kimi_k2_serving.frontend.metrics import FrontendMetrics
+from kimi_k2_serving.frontend.page import Page
 from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.reader import Description
 from kimi_k2_serving.frontend.readers import Readers
 from kimi_k2_serving.frontend.service import Service
+from kimi_k2_serving.frontend.status import TritonMetrics
 from kimi_k2_serving.frontend.token_reader import TokenReader
 from kimi_k2_serving.frontend.tracing import Traced
 from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine
@@ -70,6 +72,9 @@ class FrontendOptions:
     policy: Policy
     allowed_hosts: tuple[str, ...] = ()
     runtime_dir: Path | None = None
+    # Triton's metrics page, HOST:PORT, or None; whether `/` shows the page.
+    metrics: str | None = None
+    page: bool = False
 
     @property
     def hosts(self) -> Hosts | None:
@@ -100,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         help="Triton's, if it runs on this machine: tokens then reach the frontend directly"
         " (default: $KIMI_K2_RUNTIME_DIR)",
     )
+    add("--triton-metrics", metavar="HOST:PORT", help="Triton's metrics port: then /engine has the engine's load")
+    add("--page", action=argparse.BooleanOptionalAction, help="the page at / (default: if --host is loopback)")
     add("--workers", metavar="N", type=int, default=1, help="number of worker processes (%(default)s)")
     add("--api-key-file", metavar="FILE", type=Path, help="API keys, one per line; see docs/api.md")
     add(
@@ -152,6 +159,8 @@ def parse_flags(argv: Sequence[str], environ: Mapping[str, str]) -> FrontendOpti
         ),
         allowed_hosts=tuple(given.allowed_host),
         runtime_dir=given.runtime_dir or inherited.runtime_dir,
+        metrics=given.triton_metrics,
+        page=is_loopback(given.host) if given.page is None else given.page,
     )
 
 
@@ -172,14 +181,23 @@ def application(options: FrontendOptions) -> ASGIApp:
     metrics = FrontendMetrics(shared=options.workers > 1)
     described = Description.of(model, options.engine.checkpoint, bounds(options.engine, model.form), options.policy)
     readers = Readers(msgspec.json.encode(described))
-    service = Service(model, engine, options.keys, options.policy, metrics, readers=readers, hosts=options.hosts)
+    service = Service(
+        model,
+        engine,
+        options.keys,
+        options.policy,
+        metrics,
+        readers=readers,
+        hosts=options.hosts,
+        triton=TritonMetrics(options.metrics, MODEL) if options.metrics else None,
+    )
 
     async def opened() -> None:
         watch_accepts(asyncio.get_running_loop())
         await engine.open()
         await readers.open()
 
-    app = create_app(service, opened=opened)
+    app = create_app(service, opened=opened, page=Page.load() if options.page else None)
     endpoint = settings.Settings.read().trace_endpoint
     return Traced(app, endpoint) if endpoint else app
 

@@ -31,6 +31,7 @@ from kimi_k2_serving.frontend.port import EngineClient
 from kimi_k2_serving.frontend.readers import SMALL_BYTES, Readers
 from kimi_k2_serving.frontend.reading import Read, Reading
 from kimi_k2_serving.frontend.response_timer import ResponseTimer
+from kimi_k2_serving.frontend.status import EngineWatch, TritonMetrics, unknown
 from kimi_k2_serving.grammar import job as jobs
 
 T = TypeVar("T")
@@ -93,6 +94,9 @@ class Service:
     readers: Readers | None = None
     # None: the Host header is not checked.
     hosts: Hosts | None = None
+    # None: whether the engine is ready is known, but not its load.
+    triton: TritonMetrics | None = None
+    watch: EngineWatch = field(init=False)
     # Holds the responses that are not completely written.
     timer: ResponseTimer = field(init=False)
     _running: Counter[str] = field(default_factory=Counter)
@@ -100,6 +104,7 @@ class Service:
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "prepare"))
 
     def __post_init__(self) -> None:
+        self.watch = EngineWatch(self.engine.health, self.triton.load if self.triton else unknown)
         self.timer = ResponseTimer(keep_alive=self.policy.keep_alive, stalled=self.policy.stalled_seconds)
 
     @contextmanager
@@ -186,6 +191,8 @@ class Service:
                     await asyncio.sleep(0.01)
         if self.readers is not None:
             await self.readers.close()
+        if self.triton is not None:
+            await self.triton.close()
         await self.engine.close()
         await asyncio.to_thread(self.model.close)
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,5 +1,5 @@
-"""SGLang plugin: K2's control tokens have no text in the engine's grammars, xgrammar caches no parts of grammars, and
-compiling yields to the scheduler.
+"""SGLang plugin: K2's control tokens have no text in the engine's grammars, xgrammar caches no parts of grammars,
+compiling yields to the scheduler, and a grammar may be advanced over the given beginning of an answer.
 
 Stock SGLang gives xgrammar the spelling of every added token, so a string in a tool call's arguments could contain
 `<|im_end|>` as one control id. This hook rebuilds xgrammar's view of the vocabulary after SGLang has made its own. It
@@ -28,6 +28,7 @@ def reserve(_: Any, backend: Any, tokenizer: Any, *args: Any, **named: Any) -> N
         return
     from xgrammar import TokenizerInfo, VocabType
 
+    from kimi_k2_serving.grammar.continued import Continuing
     from kimi_k2_serving.grammar.engine_compiles import Compiles
     from kimi_k2_serving.grammar.xgrammar_vocabulary import CONTROL_BYTE, compiler
 
@@ -41,3 +42,11 @@ def reserve(_: Any, backend: Any, tokenizer: Any, *args: Any, **named: Any) -> N
     backend.grammar_compiler = compiler(reserved)
     backend.executor.shutdown(wait=False)
     backend.executor = Compiles()
+    Continuing(backend, invalid)
+
+
+def invalid(problem: str) -> Any:
+    """SGLang's object for a grammar that can't be used: the request fails with status 400."""
+    from sglang.srt.constrained.base_grammar_backend import InvalidGrammarObject
+
+    return InvalidGrammarObject(problem)

@@ -1,6 +1,7 @@
 """A job: all that determines a constraint, as JSON text. The worker compiles it, and its digest is the cache key.
 
 Messages, and descriptions outside the schemas, are not part of it, so all turns of a conversation have the same job.
+Only the given beginning of an answer is, if a format constrains the answer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ import json
 
 import msgspec
 
-from kimi_k2_serving.core.messages import Conversation, FormatKind, ResponseFormat, Tool, ToolChoice, ToolMode
+from kimi_k2_serving.core.messages import (
+    Conversation,
+    FormatKind,
+    Message,
+    ResponseFormat,
+    Role,
+    Tool,
+    ToolChoice,
+    ToolMode,
+)
 from kimi_k2_serving.json_schema.bounds import Bounds
 
 FORMAT = "response_format.json_schema.schema"
@@ -38,20 +48,25 @@ def encode_job(conversation: Conversation, bounds: Bounds) -> bytes:
         "format": [wanted.kind.value, wanted.schema, wanted.insists],
         "bounds": dataclasses.asdict(bounds),
     }
+    if conversation.prefix and wanted.kind is not FormatKind.TEXT:
+        # Any text may begin an answer whose content is free.
+        job["prefix"] = conversation.prefix
     return json.dumps(job, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def decode_job(job: bytes) -> tuple[Conversation, Bounds]:
-    """A conversation without messages that has the same constraint."""
+    """A conversation that has the same constraint, without messages except for the given beginning of the answer."""
     # This server wrote it, so it needs no strict decoder. For a megabyte msgspec holds the GIL a third as long as json.
     data = msgspec.json.decode(job)
     (mode, name, allowed), (kind, schema, insists) = data["choice"], data["format"]
+    prefix = data.get("prefix", "")
     conversation = Conversation(
-        messages=(),
+        messages=(Message(Role.ASSISTANT, prefix),) if prefix else (),
         tools=tuple(Tool(name, {}, parameters, strict, insists) for name, parameters, strict, insists in data["tools"]),
         tool_choice=ToolChoice(ToolMode(mode), name, None if allowed is None else tuple(allowed)),
         parallel_tool_calls=data["parallel"],
         response_format=ResponseFormat(FormatKind(kind), schema, insists=insists),
+        continues=bool(prefix),
     )
     return conversation, Bounds(**data["bounds"])
 

@@ -41,6 +41,7 @@ class Options:
     metrics_port: int
     frontend_port: int
     frontend: bool
+    page: bool | None
     workers: int
     grace: int
     prepare_only: bool
@@ -129,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         where.add_argument(f"--{name}-port", metavar="PORT", type=_port, default=port, help=f"{what} (default: {port})")
     where.add_argument("--no-frontend", dest="frontend", action="store_false", help="open Triton's own ports only")
+    where.add_argument(
+        "--page", action=argparse.BooleanOptionalAction, help="the frontend's page at / (default: on a loopback --host)"
+    )
     where.add_argument("--workers", metavar="N", type=_count, default=1, help="frontend processes (default: 1)")
     guard = parser.add_argument_group("who may connect (required unless --host is a loopback address)")
     guard.add_argument("--api-key-file", metavar="FILE", type=_path, help="API keys for the frontend, one per line")

@@ -25,6 +25,7 @@ def frontend_arguments(options: Options, *, python: Path, checkpoint: Path, repo
         "--host": options.host,
         "--port": options.frontend_port,
         "--grpc-url": f"{reachable(options.triton_host)}:{options.grpc_port}",
+        "--triton-metrics": f"{reachable(options.triton_host)}:{options.metrics_port}",
         "--checkpoint": checkpoint,
         "--model-repository": repository,
         "--workers": options.workers,
@@ -35,8 +36,9 @@ def frontend_arguments(options: Options, *, python: Path, checkpoint: Path, repo
     if options.api_key_file is not None:
         flags["--api-key-file"] = options.api_key_file
     words = [str(word) for pair in flags.items() for word in pair]
+    page = [] if options.page is None else ["--page" if options.page else "--no-page"]
     names = [word for name in options.allowed_host for word in ("--allowed-host", name)]
-    return [str(python), "-m", "kimi_k2_serving.frontend", *words, *names]
+    return [str(python), "-m", "kimi_k2_serving.frontend", *words, *page, *names]
 
 
 class Frontend:

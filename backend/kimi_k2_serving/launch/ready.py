@@ -86,7 +86,9 @@ class Ready:
         if not self.options.frontend:
             return []
         base = f"http://{reachable(self.options.host)}:{self.options.frontend_port}"
-        return [("openai", f"{base}/v1, model kimi_k2"), ("anthropic", base)]
+        page = self.options.loopback if self.options.page is None else self.options.page
+        shown = [("page", f"{base}/")] if page else []
+        return [*shown, ("openai", f"{base}/v1, model kimi_k2"), ("anthropic", base)]
 
     def text(self) -> str:
         options = self.options

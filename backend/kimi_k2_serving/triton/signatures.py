@@ -119,6 +119,7 @@ CHAT_INPUTS: tuple[TensorSpec, ...] = (
     scalar("tool_choice", "STRING", 'auto, none, required, or JSON: {"type": "function", "function": {"name": ...}}'),
     scalar("parallel_tool_calls", "BOOL", "false: at most one call per answer"),
     scalar("response_format", "STRING", "JSON: OpenAI response_format"),
+    scalar("continue_final_message", "BOOL", "true: the last message, from the assistant, is the answer's beginning"),
     STREAM,
     SAMPLING_PARAMETERS,
     *SAMPLING,

@@ -10,7 +10,6 @@ import json
 import os
 import resource
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.bench.serving.processes import end_group
 
 ROOT = Path(__file__).parents[3]
 LOAD_SECONDS = 400.0
@@ -126,7 +127,7 @@ class Driver:
 
     def end(self) -> None:
         if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            end_group(self._process.pid)
         # Also closes its pipes.
         self._process.communicate()
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from kimi_k2_serving.engine import group, shared_memory
+
 PROC = Path("/proc")
 # The first of these texts in a process's title or command line names it.
 NAMES = (
@@ -33,6 +35,7 @@ NAMES = (
     ("resource_tracker", "resource_tracker"),
 )
 RUST_THREADS = "rust_server"
+TRACKER_SECONDS, END_SECONDS = 1.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,19 @@ class Tree:
         for pid in reversed(self.pids()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+
+def end_group(leader: int) -> None:
+    """Kill a process group, stopped or not, and remove its files in /dev/shm, where SGLang leaves some when killed."""
+    left = group.shared_memory(leader)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGCONT)
+    group.kill_workers(leader)
+    # Python's resource tracker removes more, and ends by itself.
+    group.await_end(leader, TRACKER_SECONDS)
+    group.kill(leader)
+    group.await_end(leader, END_SECONDS)
+    shared_memory.remove(left)
 
 
 @dataclass(frozen=True, slots=True)

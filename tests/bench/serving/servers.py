@@ -7,7 +7,6 @@ another server is in the figures. An engine without requests takes no harm: our 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from kimi_k2_serving.engine.build import server_args
 from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
 from kimi_k2_serving.engine.config import EngineConfig, engine_of_preset
 from tests.bench.serving.load import Driver
-from tests.bench.serving.processes import Tree
+from tests.bench.serving.processes import Tree, end_group
 from tests.server.running import ROOT, environment, free_ports, wait_for
 from tests.support.template import TEMPLATE
 
@@ -182,7 +181,7 @@ def _sglang(name: str, config: EngineConfig, ports: list[int], own: dict[str, st
             tree = Tree((process.pid,), "launcher" if name == RUST else "http_server", rust=name == RUST)
             yield Server(name, tree, {"openai": f"127.0.0.1:{port}"})
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            end_group(process.pid)
             process.wait()
 
 

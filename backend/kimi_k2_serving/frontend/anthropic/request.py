@@ -16,7 +16,7 @@ from typing import Any
 from kimi_k2_serving.chat import below
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, Unsupported
-from kimi_k2_serving.core.messages import Conversation, Json, Role
+from kimi_k2_serving.core.messages import Conversation, Json
 from kimi_k2_serving.core.parts import content_text, joined, part_text, result_text
 from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, as_string, closed, one_of, required
 from kimi_k2_serving.frontend import fields
@@ -88,9 +88,13 @@ def read_messages_request(service: Reader, body: Json, origin: Origin, *, counti
     sampling = read_sampling(source, service.policy.anthropic_temperature)
     stream = as_flag(source.get("stream"), "stream", default=False)
     origin.translated = True
-    conversation = read_conversation(**parts, parallel_tool_calls=parallel, name_characters=NAME_CHARACTERS)
-    if conversation.messages[-1].role is Role.ASSISTANT:
-        raise Unsupported("continuing an answer is not supported; end with a user message", field="messages")
+    conversation = read_conversation(
+        **parts,
+        parallel_tool_calls=parallel,
+        # A last message from the assistant is the beginning of the answer.
+        continue_final_message=parts["messages"][-1]["role"] == "assistant",
+        name_characters=NAME_CHARACTERS,
+    )
     return MessagesRequest(model=model, conversation=conversation, sampling=sampling, stream=stream)
 
 

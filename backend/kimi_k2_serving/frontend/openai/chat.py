@@ -14,7 +14,7 @@ from typing import Any
 from kimi_k2_serving.chat import below
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.deltas import delta, message
-from kimi_k2_serving.core.errors import Unsupported
+from kimi_k2_serving.core.errors import InvalidValue, Unsupported
 from kimi_k2_serving.core.events import Event, Finish, TextDelta
 from kimi_k2_serving.core.messages import Conversation, Json
 from kimi_k2_serving.core.typed_json import Object, as_flag, as_list, as_object, required
@@ -41,6 +41,8 @@ KNOWN = frozenset(
         "logprobs",
         "top_logprobs",
         "modalities",
+        "continue_final_message",
+        "add_generation_prompt",
         *fields.SAMPLING,
     }
 )
@@ -76,7 +78,6 @@ REFUSED = {
     "moderation": "this server has no moderation",
     "chat_template": "this server uses only the model's own template",
     "chat_template_kwargs": "this model's template has no options",
-    "continue_final_message": "continuing an answer is not supported",
     "echo": "the answer never repeats the prompt; /v1/chat/completions/render shows it",
     "lora_path": "this server has no adapters",
     "regex": "is not supported; use response_format or tools",
@@ -119,6 +120,7 @@ def read_chat_request(service: Reader, body: Json) -> ChatRequest:
         tool_choice=source.get("tool_choice"),
         response_format=source.get("response_format"),
         parallel_tool_calls=as_flag(source.get("parallel_tool_calls"), "parallel_tool_calls", default=True),
+        continue_final_message=read_continued(source),
     )
     origin = Origin()
     below.check_nested_fields(source, origin)
@@ -137,6 +139,15 @@ def read_chat_request(service: Reader, body: Json) -> ChatRequest:
         sampling=sampling,
         origin=origin,
     )
+
+
+def read_continued(source: Object) -> bool:
+    """`continue_final_message`. Clients of vLLM also say that they then want no header of a new message."""
+    continued = as_flag(source.get("continue_final_message"), "continue_final_message", default=False)
+    path = "add_generation_prompt"
+    if as_flag(source.get(path), path, default=not continued) == continued:
+        raise InvalidValue("must be the opposite of continue_final_message; leave it out", field=path)
+    return continued
 
 
 def reading(service: Reader, body: Json) -> Read:

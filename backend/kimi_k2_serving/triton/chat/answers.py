@@ -159,6 +159,8 @@ class Streams:
         # By the first line of the context, least recently touched first.
         self._streams: OrderedDict[str, OpenAnswer] = OrderedDict()
         self._size = 0
+        # The uids of the responses since the last `taken`, but for last ones.
+        self._taken: list[str] = []
         # The last uids that have opened state, oldest first; the values are not used.
         self._spent: OrderedDict[str, None] = OrderedDict()
 
@@ -186,9 +188,15 @@ class Streams:
             raise
         self._size += stream.size - before
         self._bound()
+        self._taken.append(stream.context.uid)
         if stream.stopped:
             self._abort(stream.context.uid)
         return outputs
+
+    def taken(self) -> list[str]:
+        """The uids of the engine's responses, but for last ones, that were fed since the last call."""
+        found, self._taken = self._taken, []
+        return found
 
     def asks(self, context: str) -> bool:
         """Whether to ask Triton now if this answer's client is gone. Asking takes longer than parsing a token."""

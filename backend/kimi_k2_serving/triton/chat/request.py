@@ -123,7 +123,8 @@ def read_chat(given: Inputs, notices: Notices) -> Conversation:
         "response_format": inputs.json_value(given, "response_format"),
     }
     parallel = inputs.flag(given, "parallel_tool_calls", True)
-    conversation = read_conversation(**chat, parallel_tool_calls=parallel)
+    continued = inputs.flag(given, "continue_final_message", False)
+    conversation = read_conversation(**chat, parallel_tool_calls=parallel, continue_final_message=continued)
     below.check_nested_fields(chat, notices)
     return conversation
 

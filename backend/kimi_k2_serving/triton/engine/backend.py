@@ -20,7 +20,8 @@ from kimi_k2_serving.engine.abort_channel import TOKENS, socket_path
 from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
 from kimi_k2_serving.engine.config import Restart, load_engine_config
 from kimi_k2_serving.engine.text import load_encoder
-from kimi_k2_serving.triton.engine.service import EngineService, Serving
+from kimi_k2_serving.triton.engine.service import EngineService
+from kimi_k2_serving.triton.engine.serving import Serving
 from kimi_k2_serving.triton.server_watch import TritonServer
 from kimi_k2_serving.triton.signatures import ENGINE_INPUTS, ENGINE_OUTPUTS, TensorSpec
 

@@ -1,6 +1,8 @@
 """Sends one request's responses to Triton: in order, on one worker thread at a time, the final flag once.
 
 Chunks that arrive during a send go out together as the next response, so a slow reader gets fewer, larger responses.
+So do those that arrive before the next step of an ensemble has taken the last response, if it says so (`confirm`):
+otherwise its backlog would be in Triton, where every token stays a response of its own.
 `put` and `fail` never block; an error replaces the chunks that are not sent yet. Two rules keep the stub alive:
 - The sender is released with the final response: one that the garbage collector or the interpreter's exit frees crashes
   the stub.
@@ -21,6 +23,9 @@ from kimi_k2_serving.engine.port import Chunk, merge_chunks
 from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.engine.response import ResponseWriter
 from kimi_k2_serving.triton.reply import end, internal
+
+# So many responses of one request may wait for the next step of an ensemble. With two, first tokens wait twice as long.
+AHEAD = 1
 
 
 class Workers(Protocol):
@@ -43,6 +48,10 @@ class Outbox:
         self._error: ServingError | None = None
         self._active = False
         self._sending_since: float | None = None
+        # Responses that the next step has not taken. Counted only if it confirms any.
+        self._confirms = False
+        self._untaken = 0
+        self._sent = 0.0
         # Set before the first `put`.
         self.answer: ResponseWriter | None = None
         # Whether the final flag was sent.
@@ -56,6 +65,20 @@ class Outbox:
         with self._lock:
             self._chunks.append(chunk)
             self._wake()
+
+    def confirm(self) -> None:
+        """The next step has taken a response."""
+        with self._lock:
+            self._confirms = True
+            self._untaken = max(self._untaken - 1, 0)
+            self._wake()
+
+    def hasten(self, seconds: float) -> None:
+        """Wait no longer for a response that was sent this long ago: its receipt may be lost."""
+        with self._lock:
+            if self._untaken and time.monotonic() - self._sent > seconds:
+                self._untaken = 0
+                self._wake()
 
     def fail(self, error: ServingError) -> None:
         with self._lock:
@@ -79,18 +102,26 @@ class Outbox:
         finally:
             self._asking.release()
 
+    @property
+    def _due(self) -> bool:
+        """Whether there is something to send now. The last response never waits."""
+        if self._error is not None:
+            return True
+        held = self._confirms and self._untaken >= AHEAD
+        return bool(self._chunks) and (not held or self._chunks[-1].end is not None)
+
     def _wake(self) -> None:
-        if not self._active:
+        if not self._active and self._due:
             self._active = True
             self._workers.submit(self._run)
 
     def _run(self) -> None:
         while True:
             with self._lock:
-                chunks, error = self._chunks, self._error
-                if not chunks and error is None:
+                if not self._due:
                     self._active = False
                     return
+                chunks, error = self._chunks, self._error
                 self._chunks, self._error = [], None
             try:
                 self._pass_on(chunks, error)
@@ -118,6 +149,8 @@ class Outbox:
                     sender, self._sender = self._sender, None
                     end(sender, response)
             else:
+                with self._lock:
+                    self._untaken, self._sent = self._untaken + 1, self._sending_since
                 self._sender.send(response)
         finally:
             self._sending_since = None

@@ -16,8 +16,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -33,7 +31,7 @@ from kimi_k2_serving.core.errors import (
 from kimi_k2_serving.core.sampling import Room
 from kimi_k2_serving.engine import lifecycle
 from kimi_k2_serving.engine.abort_channel import AbortReceiver
-from kimi_k2_serving.engine.admission import Admission, Capacity
+from kimi_k2_serving.engine.admission import Admission
 from kimi_k2_serving.engine.given_up import GivenUp
 from kimi_k2_serving.engine.lifecycle import Action, Phase
 from kimi_k2_serving.engine.pace import Pace
@@ -47,6 +45,7 @@ from kimi_k2_serving.triton.engine.outbox import Outbox
 from kimi_k2_serving.triton.engine.request import Job, read_job
 from kimi_k2_serving.triton.engine.response import ResponseWriter
 from kimi_k2_serving.triton.engine.senders import Senders
+from kimi_k2_serving.triton.engine.serving import Serving
 from kimi_k2_serving.triton.reply import end
 from kimi_k2_serving.triton.server_watch import TritonServer, stop_with_parent
 
@@ -55,25 +54,13 @@ SENDERS, READERS = 4, 2
 # The intervals of periodic work; without requests, a second more.
 POLL_SECONDS, METRICS_SECONDS = 0.05, 0.15
 STOP_SECONDS = 20.0
+# How long the next response waits for the receipt of the one before, at least, and more for each request in flight:
+# postprocess takes one response of every other one in between.
+RECEIPT_SECONDS, RECEIPT_SECONDS_EACH = 0.25, 0.005
 # How long a stop waits until the last responses are sent.
 FLUSH_SECONDS = 2.0
 # The part of Triton's exit timeout that it needs to close connections and unload models after the last request.
 UNLOAD_SECONDS = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """`runtime`: the directory of the abort channel. `server`: the Triton of this stub. `parent`: its process id.
-    None: there is none to watch. `ends_server`: a death of the engine ends it.
-    """
-
-    model: str
-    runtime: Path
-    capacity: Capacity
-    slow_reader_seconds: float
-    server: TritonServer | None = None
-    parent: int | None = None
-    ends_server: bool = False
 
 
 class EngineService:
@@ -92,7 +79,7 @@ class EngineService:
         self._serving = serving
         self._new_uid = new_uid
         self._admission = Admission(serving.capacity)
-        self._aborts = AbortReceiver(serving.runtime, serving.model, self._abort)
+        self._aborts = AbortReceiver(serving.runtime, serving.model, self._abort, self._taken)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
         self._complaints = Complaints()
@@ -331,11 +318,18 @@ class EngineService:
         else:
             self._interrupt(flight, Cancelled("cancelled before it began"))
 
+    def _taken(self, uid: str) -> None:
+        """Postprocess has taken a response of this uid."""
+        if (flight := self._by_uid.get(uid)) is not None:
+            flight.outbox.confirm()
+
     # All requests.
 
     async def _keep_time(self) -> None:
         now = self._loop.time()
+        patience = max(RECEIPT_SECONDS, len(self._flights) * RECEIPT_SECONDS_EACH)
         for flight in [flight for flight in self._flights if flight.live]:
+            flight.outbox.hasten(patience)
             try:
                 self._check_time(flight, now)
             except Exception as error:
