@@ -12,7 +12,7 @@ import pytest
 
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.generations import Generations, ReaderConnection
-from kimi_k2_serving.engine.totals import Finished
+from kimi_k2_serving.engine.totals import FinishedRequest
 from tests.engine.test_host import batch
 
 pytestmark = pytest.mark.anyio
@@ -216,5 +216,5 @@ async def test_what_ended_is_told_once_with_its_tokens_and_its_times() -> None:
     assert host.generations.spent() == (1, [])
     now[0] = 12.0
     host.deliver(rid, {"type": "length"}, ids=(6, 7), completion_tokens=3, cached_tokens=2)
-    assert host.generations.spent() == (2, [Finished(3, 2, 3, 0.5, 2.0)])
+    assert host.generations.spent() == (2, [FinishedRequest(3, 2, 3, 0.5, 2.0)])
     assert host.generations.spent() == (0, [])

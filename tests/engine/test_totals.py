@@ -11,9 +11,9 @@ import pytest
 from kimi_k2_serving.engine import totals, wire
 from kimi_k2_serving.engine.flight import load_of
 from kimi_k2_serving.engine.port import Load
-from kimi_k2_serving.engine.totals import Finished, Rates, Totals
+from kimi_k2_serving.engine.totals import FinishedRequest, Rates, Totals
 
-LONG = Finished(prompt=100, cached=60, completion=11, first=0.5, whole=1.5)
+LONG = FinishedRequest(prompt=100, cached=60, completion=11, first=0.5, whole=1.5)
 
 
 def test_a_finished_request_counts_its_tokens_and_its_times() -> None:
@@ -28,12 +28,12 @@ def test_a_finished_request_counts_its_tokens_and_its_times() -> None:
 
 
 def test_a_request_without_a_token_has_no_first_one() -> None:
-    made = Totals().adding([Finished(5, 0, 0, 0.0, 0.2)], 0)
+    made = Totals().adding([FinishedRequest(5, 0, 0, 0.0, 0.2)], 0)
     assert (sum(made.first.counts), sum(made.whole.counts), sum(made.between.counts)) == (0, 1, 0)
 
 
 def test_what_is_longer_than_every_bound_is_counted() -> None:
-    made = Totals().adding([Finished(5, 0, 1, 9_999.0, 9_999.0)], 1)
+    made = Totals().adding([FinishedRequest(5, 0, 1, 9_999.0, 9_999.0)], 1)
     assert (made.first.counts[-1], made.whole.counts[-1]) == (1, 1)
 
 

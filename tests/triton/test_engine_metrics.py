@@ -6,7 +6,7 @@ import pytest
 import triton_python_backend_utils as triton
 
 from kimi_k2_serving.engine.port import Load
-from kimi_k2_serving.engine.totals import Finished, Totals
+from kimi_k2_serving.engine.totals import FinishedRequest, Totals
 from kimi_k2_serving.triton.engine.metrics import EngineMetrics, Own
 
 # Every series that a panel of the dashboard in SGLang's repository (examples/monitoring/grafana) asks for. It selects
@@ -41,7 +41,7 @@ def test_every_series_of_sglangs_dashboard_is_on_the_page_with_its_label() -> No
     own = Own(waiting=0, prompt_tokens=0, ready=True)
     metrics.flush(Load(), own)
     now[0] = 2.0
-    made = Totals().adding([Finished(100, 60, 11, 0.5, 1.5)], 11)
+    made = Totals().adding([FinishedRequest(100, 60, 11, 0.5, 1.5)], 11)
     metrics.flush(Load(3, 2, 0.5, kv_used=50, kv_capacity=100, totals=made), own)
 
     def value(name: str, le: str | None = None) -> float:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.token_socket import ReaderConnection, TokenSocket
-from kimi_k2_serving.engine.totals import Finished
+from kimi_k2_serving.engine.totals import FinishedRequest
 
 logger = logging.getLogger("sglang::host")
 
@@ -71,7 +71,7 @@ class Generations:
         self._write = write
         self._clock = clock
         self._generated = 0
-        self._finished: list[Finished] = []
+        self._finished: list[FinishedRequest] = []
         self._running: dict[str, Running] = {}
         # SGLang's id of the last generation with each uid, as long as it runs.
         self._rids: dict[str, str] = {}
@@ -124,7 +124,7 @@ class Generations:
         found, self._read = list(self._read), set()
         return found
 
-    def spent(self) -> tuple[int, list[Finished]]:
+    def spent(self) -> tuple[int, list[FinishedRequest]]:
         """The tokens that were generated and the requests that ended since the last call."""
         found = self._generated, self._finished
         self._generated, self._finished = 0, []
@@ -223,7 +223,7 @@ class Generations:
             running.first = now
         if made.end:
             prompt, times = len(running.submit.input_ids), (running.first - running.arrived, now - running.arrived)
-            self._finished.append(Finished(prompt, made.cached_tokens, made.completion_tokens, *times))
+            self._finished.append(FinishedRequest(prompt, made.cached_tokens, made.completion_tokens, *times))
 
     def end(self, rid: str, finish: Mapping[str, Any]) -> None:
         """A request has ended before it ran. Never raises."""

@@ -27,7 +27,7 @@ from kimi_k2_serving.engine import group, linux, shared_memory, wire
 from kimi_k2_serving.engine.generations import Generations, TextSource, request_id
 from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.engine.token_socket import TokenSocket
-from kimi_k2_serving.engine.totals import Finished
+from kimi_k2_serving.engine.totals import FinishedRequest
 from kimi_k2_serving.engine.warm_up import warm_up
 
 TITLE = "sglang::host"
@@ -191,7 +191,9 @@ async def beat(
     writer.close()
 
 
-def beat_of(published: list[Any], read: list[str], generated: int = 0, finished: Sequence[Finished] = ()) -> wire.Beat:
+def beat_of(
+    published: list[Any], read: list[str], generated: int = 0, finished: Sequence[FinishedRequest] = ()
+) -> wire.Beat:
     """One Beat for all data-parallel ranks."""
     ranks = [load for load in published if load is not None]
     return wire.Beat(

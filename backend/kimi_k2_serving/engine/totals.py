@@ -1,6 +1,6 @@
 """What the engine has done in all: finished requests, their tokens and their times, for SGLang's own metric names.
 
-The host sends one Finished for each request that ended, and the number of tokens since its last beat; nothing is
+The host sends one FinishedRequest for each request that ended, and the number of tokens since its last beat; nothing is
 measured for a token. Totals only grow, over restarts too. The bounds are those of SGLang 0.5.23's histograms.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 
-class Finished(msgspec.Struct, array_like=True, frozen=True):
+class FinishedRequest(msgspec.Struct, array_like=True, frozen=True):
     """A request that ended: its tokens, of the prompt's how many were `cached`, and the seconds from its arrival in the
     host to its `first` token and to its end.
     """
@@ -66,13 +66,13 @@ class Totals:
     whole: Histogram = field(default=Histogram.empty(WHOLE_BOUNDS))
     between: Histogram = field(default=Histogram.empty(BETWEEN_BOUNDS))
 
-    def adding(self, finished: Sequence[Finished], generated: int) -> Totals:
+    def adding(self, finished: Sequence[FinishedRequest], generated: int) -> Totals:
         totals = replace(self, generated=self.generated + generated) if generated else self
         for each in finished:
             totals = totals._adding_one(each)
         return totals
 
-    def _adding_one(self, each: Finished) -> Totals:
+    def _adding_one(self, each: FinishedRequest) -> Totals:
         later = each.completion - 1
         between = self.between
         if later > 0:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from kimi_k2_serving.engine.port import Generation
-from kimi_k2_serving.engine.totals import Finished
+from kimi_k2_serving.engine.totals import FinishedRequest
 
 HEADER = struct.Struct(">I")
 # The largest size of a frame, checked by `frame`. The largest real ones are a prompt of 262,144 ids of up to 5 bytes
@@ -109,7 +109,7 @@ class Beat(msgspec.Struct, tag=True, array_like=True, frozen=True):
     kv_usage: float
     read: list[str] = []
     generated: int = 0
-    finished: list[Finished] = []
+    finished: list[FinishedRequest] = []
     used: int = 0
     capacity: int = 0
 
