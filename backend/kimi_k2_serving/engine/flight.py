@@ -46,7 +46,7 @@ def read_answer(answer: Answer, generation: Generation) -> Chunk:
         case ServingError():
             raise answer
         case wire.Failed(status=status, log=log):
-            logger.warning("the engine refused a request: %d %s", status, log)
+            logger.warning("the engine refused generation %s: %d %s", generation.uid, status, log)
             raise refusal(status, generation)
         case wire.Output():
             return Chunk(

@@ -204,7 +204,8 @@ class Generations:
                 if message is not None:
                     to_stub.append(wire.frame(message))
             except Exception as error:
-                logger.error("an output could not be sent: %s: %s", type(error).__name__, error)
+                name = running.submit.uid
+                logger.error("an output of generation %s could not be sent: %s: %s", name, type(error).__name__, error)
                 self._fail(rid, running, 500, "unsendable")
                 continue
             running.begun = True

@@ -197,7 +197,7 @@ class SupervisedEngine:
         try:
             self._host.send(wire.submission(generation))
         except wire.Unsendable as error:
-            logger.warning("a request could not be sent to the engine: %s", error)
+            logger.warning("generation %s could not be sent to the engine: %s", generation.uid, error)
             raise InvalidValue("the request, or a number in it, is too large for the engine; make it smaller") from None
         self._silence.begin(generation.uid)
 
@@ -335,7 +335,7 @@ class SupervisedEngine:
             host.kill()
             return True
         for uid in self._silence.lost(now, queued=self._load.queued):
-            logger.error("a generation got no output for too long while the engine moved: it ends with engine_lost")
+            logger.error("generation %s got no output for too long while the engine moved: it ends", uid)
             self._give_up(uid, EngineLost("the engine has lost this request; send it again"))
         self._settle()
         return False
