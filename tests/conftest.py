@@ -25,6 +25,7 @@ BUDGETS = {
     "fuzz": 2,
     "grammar": 6,
     "launch": 3,
+    "page": 2,
     "plan": 3,
     "property": 3,
     "server": 16,

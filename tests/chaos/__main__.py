@@ -55,7 +55,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--slack", type=float, default=1.0, metavar="X", help="cancels and gaps may take X times as promised (1)"
     )
-    parser.add_argument("--attack", metavar="WORDS", help="only the attacks whose name holds these (all)")
+    parser.add_argument(
+        "--attack", metavar="WORDS", help="only the attacks, and rows of two nodes, whose name holds these (all)"
+    )
     options = parser.parse_args(argv)
     if options.short:
         options.overload, options.cancels, options.slack = 10, SHORT_CANCELS, SHORT_SLACK
@@ -112,7 +114,7 @@ NODES = "nodes"
 
 
 async def several_nodes(node: nodes.SecondNode, server: Server, options: argparse.Namespace) -> AsyncIterator[Row]:
-    async for row in nodes.rows(server, node, short=options.short):
+    async for row in nodes.rows(server, node, short=options.short, words=options.attack or ""):
         yield row
 
 

@@ -29,8 +29,11 @@ PRESET = "demo-2-nodes"
 WIDTH = 8
 # Silence is noticed after NODE_SILENCE_SECONDS; the promise has five seconds more.
 CUT_SECONDS = 35.0
+# Ranks that see one /dev/shm believe to be on one machine.
+OWN_MEMORY = ("sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
 # How long the network stays cut.
 CUT = 40.0
+CUT_NAME = f"the network is cut for {CUT:.0f} s"
 
 
 @dataclass(slots=True)
@@ -105,7 +108,7 @@ def second_node() -> Iterator[SecondNode]:
         ip(*inside, "address", "add", f"{subnet}.2/30", "dev", far)
         ip(*inside, "link", "set", far, "up")
         ip(*inside, "link", "set", "lo", "up")
-        yield SecondNode(f"{subnet}.1:20000", near, far, ("ip", "netns", "exec", name), near)
+        yield SecondNode(f"{subnet}.1:20000", near, far, ("ip", "netns", "exec", name, *OWN_MEMORY), near)
     finally:
         ip("netns", "delete", name)
 
@@ -122,16 +125,19 @@ def two_nodes(*flags: str) -> Iterator[tuple[Server, SecondNode]]:
                 node.stop()
 
 
-async def rows(server: Server, node: SecondNode, *, short: bool) -> AsyncIterator[Row]:
+async def rows(server: Server, node: SecondNode, *, short: bool, words: str) -> AsyncIterator[Row]:
+    """Those whose name holds these words."""
     scheduler, host = "sglang::scheduler", "sglang::host"
-    yield await lose(server, node, "SIGKILL rank 1's scheduler", lambda: kill(node.named(scheduler)))
-    if not short:
-        yield await lose(server, node, "SIGKILL rank 1's host", lambda: kill(node.named(host)))
-        yield await lose(server, node, "SIGTERM the worker, and start another", lambda: replace(node))
-    yield await lose(
-        server, node, "SIGKILL rank 0's scheduler, so that both start again", lambda: kill(server.named(scheduler))
-    )
-    if node.link and not short:
+    deeds: dict[str, tuple[bool, Callable[[], None]]] = {
+        "SIGKILL rank 1's scheduler": (True, lambda: kill(node.named(scheduler))),
+        "SIGKILL rank 1's host": (False, lambda: kill(node.named(host))),
+        "SIGTERM the worker, and start another": (False, lambda: replace(node)),
+        "SIGKILL rank 0's scheduler, so that both start again": (True, lambda: kill(server.named(scheduler))),
+    }
+    for name, (always, deed) in deeds.items():
+        if words in name and (always or not short):
+            yield await lose(server, node, name, deed)
+    if node.link and not short and words in CUT_NAME:
         yield await cut(server, node)
     yield await leave(server, node)
 
@@ -190,7 +196,7 @@ async def cut(server: Server, node: SecondNode) -> Row:
         node.switch("up")
 
     # It is served again a start after the network is back.
-    return await lose(server, node, f"the network is cut for {CUT:.0f} s", go, notice=CUT_SECONDS)
+    return await lose(server, node, CUT_NAME, go, notice=CUT_SECONDS)
 
 
 async def leave(server: Server, node: SecondNode) -> Row:
