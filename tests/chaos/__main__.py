@@ -56,7 +56,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--slack", type=float, default=1.0, metavar="X", help="cancels and gaps may take X times as promised (1)"
     )
     parser.add_argument(
-        "--attack", metavar="WORDS", help="only the attacks, and rows of two nodes, whose name holds these (all)"
+        "--attack", metavar="WORDS", help="only attacks and rows of two nodes whose name holds these (all)"
     )
     options = parser.parse_args(argv)
     if options.short:

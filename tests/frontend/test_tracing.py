@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.types import Message, Receive, Scope, Send
 
 from kimi_k2_serving.engine.port import Generation
@@ -13,6 +12,9 @@ from kimi_k2_serving.frontend import tracing
 from kimi_k2_serving.frontend.tracing import Traced
 from kimi_k2_serving.frontend.triton_engine import request
 
+memory = pytest.importorskip(
+    "opentelemetry.sdk.trace.export.in_memory_span_exporter", reason="needs the extra [trace], which test.txt locks"
+)
 pytestmark = pytest.mark.anyio
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 RUN = Generation("u", [1], {}, stream=True)
@@ -25,7 +27,7 @@ def sent_with(run: Generation) -> str:
 
 async def ask(status: int, *headers: tuple[bytes, bytes]) -> tuple[str, Any]:
     """What went on to Triton, and the span."""
-    exporter = InMemorySpanExporter()
+    exporter = memory.InMemorySpanExporter()
     passed = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,11 +11,14 @@ from typing import Any
 
 import grpc
 import httpx
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+import pytest
 
 from tests.frontend.running import over
 from tests.server.running import free_ports, running
 
+COLLECTOR, REASON = "opentelemetry.proto.collector.trace.v1", "needs the extra [trace], which test.txt locks"
+trace_service_pb2 = pytest.importorskip(f"{COLLECTOR}.trace_service_pb2", reason=REASON)
+trace_service_pb2_grpc = pytest.importorskip(f"{COLLECTOR}.trace_service_pb2_grpc", reason=REASON)
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 VARIABLE = "KIMI_K2_TRACE_ENDPOINT"
 
