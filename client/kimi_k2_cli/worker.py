@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import logging
 import signal
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from kimi_k2_cli.checkpoint import add_option, resolve
 from kimi_k2_serving import settings
+from kimi_k2_serving.core.errors import InvalidValue, NotFound, Unsupported
 
 if TYPE_CHECKING:
     from kimi_k2_serving.engine.nodes.worker import NodeWorker
@@ -40,6 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if importlib.util.find_spec("sglang") is None:
+        raise Unsupported("needs the server's packages: pip install 'kimi-k2-triton[serve]'")
     from kimi_k2_serving.engine import build, linux
     from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
     from kimi_k2_serving.engine.config import engine_of_preset
@@ -47,7 +51,11 @@ def run(args: argparse.Namespace) -> int:
     linux.keep_private()
     logging.basicConfig(format="%(asctime)s worker %(levelname)s %(message)s", level=logging.WARNING)
     environ = settings.inherited() | ({settings.DIST_INIT_ADDR: args.address} if args.address else {})
-    checkpoint = inspect_checkpoint(resolve(args.checkpoint))
+    try:
+        checkpoint = inspect_checkpoint(resolve(args.checkpoint))
+    except NotFound as error:
+        # Exit code 1 is for the end of a start.
+        raise InvalidValue(error.detail, field="--checkpoint") from None
     config = engine_of_preset(checkpoint.path, args.preset, environ)
     with tempfile.TemporaryDirectory(prefix="kimi-k2-worker-", dir=settings.runtime_base()) as runtime:
         worker = build.build_worker(
@@ -93,7 +101,10 @@ def serve_health(worker: NodeWorker, host: str, port: int) -> ThreadingHTTPServe
         def log_message(self, *_: object) -> None:
             """Probes are not logged."""
 
-    server = ThreadingHTTPServer((host, port), Health)
+    try:
+        server = ThreadingHTTPServer((host, port), Health)
+    except OSError as error:
+        raise InvalidValue(f"can't listen there: {error.strerror}; name another", field="--health-port") from None
     server.daemon_threads = True
     Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server
