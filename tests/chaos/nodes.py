@@ -26,7 +26,7 @@ from tests.chaos.row import Row
 from tests.server.running import ROOT, Server, environment, free_ports, running, titles
 
 PRESET = "demo-2-nodes"
-WIDTH = 8
+WIDTH, TOKENS = 8, 150
 # Silence is noticed after NODE_SILENCE_SECONDS; the promise has five seconds more.
 CUT_SECONDS = 35.0
 # Ranks that see one /dev/shm believe to be on one machine.
@@ -157,7 +157,7 @@ async def lose(
     """Do it under load, and hold every request and the next start to their promises."""
     before = inspecting.look(server)
     theirs = len(node.processes())
-    async with Load(server.url, server.grpc, width=WIDTH, tokens=400) as load:
+    async with Load(server.url, server.grpc, width=WIDTH, tokens=TOKENS) as load:
         await asyncio.sleep(3)
         moment, in_flight = time.monotonic(), load.flying
         await asyncio.to_thread(do)
