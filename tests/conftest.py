@@ -17,7 +17,7 @@ BUDGETS = {
     "bench": 2,
     "ci": 1,
     "cli": 2,
-    "client": 1,
+    "client": 3,
     "core": 3,
     "demo": 2,
     "engine": 3,

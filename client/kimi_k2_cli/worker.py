@@ -30,6 +30,7 @@ HEALTH_SECONDS = 5.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
+        f"{parser.epilog}\n"
         "Needs the server's packages. Exit codes: 0 stopped by SIGTERM; 1 the engine's start is over and rank 0 has "
         "restart: pod; 2 rank 0 refused this node, or the arguments are wrong; 3 rank 0 did not begin in time."
     )

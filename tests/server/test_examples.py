@@ -25,7 +25,7 @@ FRONTEND = {
 }
 GRPC = {
     "triton_chat.py": r"(stop|length)\n\{.*\"prompt_tokens\"",
-    "triton_engine.py": r"^\d+ ids, finish_reason (stop|length): \[\d+",
+    "triton_engine.py": r"^\d+ ids, finish_reason (stop|length): \[",
     "triton_prompt.py": r"^\d+ ids: \[\d+(, \d+){10,}\]\n$",
 }
 

@@ -79,7 +79,7 @@ def blocks() -> Iterator[tuple[Path, str, str]]:
 
 
 def test_every_code_block_names_its_language() -> None:
-    known = {"bash", "console", "json", "python", "text", "toml", "yaml"}
+    known = {"bash", "sh", "console", "json", "python", "text", "toml", "yaml"}
     wrong = {
         f"{document.relative_to(ROOT)}: {language!r}" for document, language, _ in blocks() if language not in known
     }
@@ -98,10 +98,16 @@ def test_code_blocks_are_what_their_language_says() -> None:
                     tomllib.loads(text)
                 case "yaml":
                     list(yaml.safe_load_all(text))
-                case "bash":
+                case "bash" | "sh":
                     subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=True)
         except (SyntaxError, ValueError, yaml.YAMLError, subprocess.CalledProcessError) as error:
             pytest.fail(f"{document.relative_to(ROOT)}: {error}\n{text}")
+
+
+def test_the_index_names_every_document() -> None:
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {name for name in pages if f"]({name})" not in index} == set()
 
 
 def test_every_picture_is_there_and_described() -> None:
