@@ -65,14 +65,16 @@ def words(text: str, fault: Fault | None) -> int:
 
 def prompt_tokens(body: dict[str, Any], fault: Fault | None) -> int:
     messages = list(body["messages"])
+    line_break = 0
     if messages[0]["role"] != "system" and fault is not Fault.NO_DEFAULT_SYSTEM:
         messages.insert(0, {"role": "system", "content": DEFAULT_SYSTEM})
+        line_break = 1
     if fault is Fault.LOST_HISTORY:
         messages = messages[:1] + messages[-1:]
     count = sum(4 + words(message["content"], fault) for message in messages)
     if fault is not Fault.NO_TOOLS_IN_PROMPT:
         count += len(json.dumps(body.get("tools") or [])) // 5
-    return count
+    return count + line_break
 
 
 def calls_of(body: dict[str, Any], fault: Fault | None) -> list[dict[str, Any]]:
