@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 
-from tests.chaos import attacks, endings, killers, losses, patterns
+from tests.chaos import attacks, endings, frontends, killers, losses, patterns
 from tests.chaos.cancels import cancels
 from tests.chaos.load import Load
 from tests.chaos.overload import burst, overload
@@ -99,6 +99,10 @@ async def crowding(server: Server, options: argparse.Namespace) -> AsyncIterator
         dear = SHORT_PATTERNS if options.short else PATTERNS
         if options.attack is None or options.attack in patterns.name(dear):
             yield patterns.crowd(front, dear, slack=options.slack)
+    # The short form leaves out the minute in which the engine waits for a stopped one.
+    for how, number in frontends.LOSSES[:1] if options.short else frontends.LOSSES:
+        if options.attack is None or options.attack in frontends.name(how):
+            yield await frontends.lose_a_frontend(server, how, number, slack=options.slack)
 
 
 # Each has a server of its own, and may leave it dead.
