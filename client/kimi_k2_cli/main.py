@@ -1,7 +1,7 @@
-"""`kimi-k2 COMMAND`: one module per command, imported only if it is the given command.
+"""`kimi-k2 COMMAND`: one module per command, imported only if it is the given command (see commands.py).
 
-A command module has `configure(parser)` and `run(args) -> int`. Exit codes: 0 success, 1 the command failed, 2 the
-request was wrong. A ServingError becomes one line on standard error.
+Exit codes: 0 success, 1 the command failed, 2 the request was wrong, 130 Ctrl-C. An error becomes one line on standard
+error; a wrong option also shows the command's usage.
 """
 
 from __future__ import annotations
@@ -11,45 +11,55 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from kimi_k2_cli.commands import COMMANDS, overview
+from kimi_k2_serving import __version__
 from kimi_k2_serving.core.errors import InvalidRequest, ServingError
 
-# command -> (module, one line of help). The help is here so that `--help` imports no command.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "render": ("kimi_k2_cli.render", "an OpenAI chat request on stdin -> the K2 prompt, its ids and its segments"),
-    "tokenize": ("kimi_k2_cli.tokenize", "text on stdin -> a JSON list of ids; control tokens are plain text"),
-    "detokenize": ("kimi_k2_cli.detokenize", "a JSON list of ids on stdin -> text"),
-    "parse": ("kimi_k2_cli.parse", "an answer's ids or text on stdin -> OpenAI deltas, one JSON object per line"),
-    "grammar": (
-        "kimi_k2_cli.grammar",
-        "an OpenAI chat request on stdin -> the grammar of its answer, and random answers to test it",
-    ),
-    "tokenizer": ("kimi_k2_cli.tokenizer", "write the checkpoint's tokenizer.json to a directory"),
-    "plan": ("kimi_k2_cli.plan", "GPUs -> whether K2 fits, the preset, the tokens in the cache, and rooflines"),
-    "chat": ("kimi_k2_cli.chat", "talk to a running server: one prompt, or a conversation in the terminal"),
-}
+INTERRUPTED = 130  # the exit code that shells report after Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if arguments else 2
+    if first == "--version":
+        print(f"kimi-k2-triton {__version__}")
+        return 0
+    if first not in COMMANDS:
+        print(f"kimi-k2: there is no command {first!r}; one of: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return _run(first, arguments[1:])
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of one command; imports its module."""
+    summary = COMMANDS[name].summary
     parser = argparse.ArgumentParser(
-        prog="kimi-k2",
-        description="Kimi K2 on Triton: inspect prompts, tokens and tool calls with the code that serves them.",
-        epilog="`kimi-k2 COMMAND --help` shows a command's options and an example.",
+        prog=f"kimi-k2 {name}",
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    wanted = next((word for word in arguments if word in COMMANDS), None)
-    for name, (module, line) in COMMANDS.items():
-        subparser = subparsers.add_parser(
-            name, help=line, description=line, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        if name == wanted:
-            importlib.import_module(module).configure(subparser)
-    args = parser.parse_args(arguments)
+    parser.epilog = f"example: kimi-k2 {COMMANDS[name].example}"
+    importlib.import_module(COMMANDS[name].module).configure(parser)
+    return parser
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    from kimi_k2_client.errors import InvalidRequest as WrongRequest
+    from kimi_k2_client.errors import KimiError
+
+    args = parser_of(name).parse_args(arguments)
     try:
-        return int(importlib.import_module(COMMANDS[args.command][0]).run(args))
-    except ServingError as error:
-        print(f"kimi-k2 {args.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidRequest) else 1
+        return int(importlib.import_module(COMMANDS[name].module).run(args))
+    except (ServingError, KimiError) as error:
+        print(f"kimi-k2 {name}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidRequest | WrongRequest) else 1
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         return 1
 

@@ -2,11 +2,15 @@
 
 from kimi_k2_client import Client, ContentDelta
 
-with Client("http://127.0.0.1:8000") as client, client.chat_stream("Hello") as events:
+with Client("http://127.0.0.1:8000") as client, client.chat_stream("Hello", max_tokens=64) as events:
     for event in events:
         if isinstance(event, ContentDelta):
             print(event.text, end="", flush=True)
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from kimi_k2_client.answer import (
     ChatAnswer,
@@ -21,7 +25,7 @@ from kimi_k2_client.answer import (
     collect,
     collect_tokens,
 )
-from kimi_k2_client.client import AsyncClient, Client
+from kimi_k2_client.client import Client
 from kimi_k2_client.errors import (
     Cancelled,
     ConnectionLost,
@@ -31,15 +35,23 @@ from kimi_k2_client.errors import (
     NotFound,
     Quarantined,
     ServerFault,
+    TooManyRounds,
     Unavailable,
     UnexpectedAnswer,
     Unreachable,
+    WrongPort,
 )
+from kimi_k2_client.functions import ToolError
 from kimi_k2_client.retry import Retry
 from kimi_k2_client.stream import AsyncStream, Stream
-from kimi_k2_client.transport import Model
+from kimi_k2_client.tool_loop import ToolRun
+from kimi_k2_client.transport import Model, ServerHealth, Stats
+from kimi_k2_serving import __version__
 from kimi_k2_serving.core.events import FinishReason
 from kimi_k2_serving.core.messages import ToolCall
+
+if TYPE_CHECKING:
+    from kimi_k2_client.async_client import AsyncClient
 
 __all__ = [
     "AsyncClient",
@@ -60,16 +72,36 @@ __all__ = [
     "Quarantined",
     "Retry",
     "ServerFault",
+    "ServerHealth",
+    "Stats",
     "Stream",
     "TokensAnswer",
     "TokensDelta",
     "TokensEvent",
+    "TooManyRounds",
     "ToolCall",
     "ToolCallDelta",
+    "ToolError",
+    "ToolRun",
     "Unavailable",
     "UnexpectedAnswer",
     "Unreachable",
     "Usage",
+    "WrongPort",
+    "__version__",
     "collect",
     "collect_tokens",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """AsyncClient, when it is first used: it needs asyncio, whose import takes as long as all of the rest."""
+    if name != "AsyncClient":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from kimi_k2_client.async_client import AsyncClient
+
+    return AsyncClient
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

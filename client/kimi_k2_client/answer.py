@@ -26,6 +26,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ContentDelta:
+    """The next piece of the content, never empty."""
+
     text: str
 
 

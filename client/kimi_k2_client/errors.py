@@ -5,18 +5,22 @@
     |- NotFound           no such model on this server
     |- Unavailable        the same request may work later
     |  |- Quarantined     the engine died of this request; do not send it again soon (code `request_quarantined`)
-    |  `- Unreachable     no connection to the server could be made (code `unreachable`)
+    |  |- Unreachable     no connection to the server could be made (code `unreachable`)
+    |  `- WrongPort       something answers there, but not this protocol: the other port is meant (code `wrong_port`)
     |- Cancelled          the request was cancelled
     |- DeadlineExceeded   the server was silent for longer than the client's timeout, or exceeded a deadline of its own
     |- ConnectionLost     the answer broke off before its end (code `connection_lost`)
     |- UnexpectedAnswer   the server's answer does not follow this protocol (code `unexpected_answer`)
+    |- TooManyRounds      `run_tools` ended before the model did (code `too_many_rounds`)
     `- ServerFault        a defect of the server
 
-The codes are those of `kimi_k2_serving.core.errors` and the three above. A refusal is the same error over every
+The codes are those of `kimi_k2_serving.core.errors` and the five above. A refusal is the same error over every
 transport: `status` is the HTTP status that belongs to the code, even if the transport used another one.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from kimi_k2_serving.core import errors as core
 
@@ -36,11 +40,11 @@ class KimiError(Exception):
 
 
 class InvalidRequest(KimiError):
-    pass
+    """The request is wrong: change it. `field` names the wrong part."""
 
 
 class NotFound(KimiError):
-    pass
+    """No such model on this server."""
 
 
 class Unavailable(KimiError):
@@ -54,48 +58,70 @@ class Unavailable(KimiError):
 
 
 class Quarantined(Unavailable):
-    pass
+    """The engine died of this request, which is refused for a while."""
 
 
 class Unreachable(Unavailable):
+    """No connection to the server could be made."""
+
     def __init__(self, detail: str) -> None:
         super().__init__("unreachable", detail, status=None)
 
 
+class WrongPort(Unreachable):
+    """The message names the URL to use. It is not retried: another attempt gets the same answer."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.code = "wrong_port"
+
+
 class Cancelled(KimiError):
-    pass
+    """The request was cancelled."""
 
 
 class DeadlineExceeded(KimiError):
-    pass
+    """The request's deadline passed, or the server was silent for longer than the client's timeout."""
 
 
 class ConnectionLost(KimiError):
+    """The answer broke off before its end."""
+
     def __init__(self, detail: str) -> None:
         super().__init__("connection_lost", detail)
 
 
 class UnexpectedAnswer(KimiError):
+    """The server's answer does not follow this protocol, or not the asked-for form."""
+
     def __init__(self, detail: str) -> None:
         super().__init__("unexpected_answer", detail)
 
 
+class TooManyRounds(KimiError):
+    """`messages` is the conversation so far, ending with the results of the last calls: go on with them, or stop."""
+
+    def __init__(self, rounds: int, messages: list[dict[str, Any]]) -> None:
+        super().__init__("too_many_rounds", f"the model still calls tools after {rounds} rounds; raise max_rounds")
+        self.messages = messages
+
+
 class ServerFault(KimiError):
-    pass
+    """A defect of the server."""
 
 
 def refusal(message: str, *, status: int | None = None, retry_after: float | None = None) -> KimiError:
     """The error for a message of the server.
 
     `message` is `code: field: detail`, perhaps after a prefix from Triton (`in ensemble 'kimi_k2', ...`). Messages of
-    Triton itself have no code: their HTTP status, `status`, classifies them, or their text if there is no status.
+    Triton itself have no code: their text classifies them, else their HTTP status, `status`.
     """
     found = core.parse_message(message)
     if found is not None:
         kind, field, detail = found
         return _error(kind.code, detail, field, kind.http, retry_after)
-    if status is None:
-        status = next((known for words, known in _TRITONS_WORDS if words in message), 500)
+    # Triton's status for its own errors differs between HTTP and gRPC; its words do not.
+    status = next((known for words, known in _TRITONS_WORDS if words in message), status or 500)
     code = _CODE_OF_STATUS.get(status, "invalid_request" if 400 <= status < 500 else "internal")
     return _error(code, message.strip() or "the server gave no reason", "", status, retry_after)
 
@@ -106,6 +132,21 @@ def timed_out(seconds: float | None) -> DeadlineExceeded:
 
 def unreachable(address: str) -> Unreachable:
     return Unreachable(f"no connection to {address}: is the server running there?")
+
+
+def is_grpc(address: str) -> WrongPort:
+    """`address` is HOST:PORT."""
+    return WrongPort(f"{address} is not an HTTP port but Triton's gRPC port: use grpc://{address}")
+
+
+def is_http(address: str) -> WrongPort:
+    return WrongPort(f"{address} is not a gRPC port but an HTTP port: use http://{address}")
+
+
+def is_not_triton(address: str) -> WrongPort:
+    return WrongPort(
+        f"{address} answers HTTP but is not Triton: use Triton's HTTP port (8000 unless --http-port says otherwise)"
+    )
 
 
 def lost() -> ConnectionLost:
@@ -133,6 +174,7 @@ _FAMILIES: tuple[tuple[type[core.ServingError], type[KimiError]], ...] = (
 _TRITONS_WORDS = (
     ("is not at ready state", 503),
     ("Request for unknown model", 404),
+    ("requested model", 404),
 )
 
 _CODE_OF_STATUS = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import suppress
 from typing import Any
 
@@ -20,9 +21,9 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from kimi_k2_client.decoder import Outputs
-from kimi_k2_client.errors import KimiError, UnexpectedAnswer, lost, refusal, timed_out, unreachable
+from kimi_k2_client.errors import KimiError, UnexpectedAnswer, is_http, lost, refusal, timed_out, unreachable
 from kimi_k2_client.request import Datatype, InputTensor, Request
-from kimi_k2_client.transport import READY_TIMEOUT, Model
+from kimi_k2_client.transport import READY_TIMEOUT, Model, Stats, stats_of
 
 # Reconnects quickly, so that `wait_ready` sees soon that a server is up. Message sizes are limited by the server only.
 CHANNEL = [
@@ -75,18 +76,26 @@ class GrpcTransport:
             self._idle.append(client)
 
     def is_ready(self, model: str) -> bool:
-        client = self._take()
-        try:
-            return bool(client.is_model_ready(model, client_timeout=READY_TIMEOUT))
-        except InferenceServerException as error:
-            raise _refused(error, self._address, self._timeout) from None
-        finally:
-            self._idle.append(client)
+        return bool(self._ask(lambda client: client.is_model_ready(model, client_timeout=READY_TIMEOUT)))
+
+    def is_live(self) -> bool:
+        return bool(self._ask(lambda client: client.is_server_live(client_timeout=READY_TIMEOUT)))
+
+    def is_server_ready(self) -> bool:
+        return bool(self._ask(lambda client: client.is_server_ready(client_timeout=READY_TIMEOUT)))
+
+    def stats(self, model: str) -> Stats:
+        timeout = self._timeout
+        return _stats(self._ask(lambda client: client.get_inference_statistics(model, client_timeout=timeout)))
 
     def models(self) -> list[Model]:
+        timeout = self._timeout
+        return _models(self._ask(lambda client: client.get_model_repository_index(client_timeout=timeout)))
+
+    def _ask(self, question: Callable[[Any], Any]) -> Any:
         client = self._take()
         try:
-            return _models(client.get_model_repository_index(client_timeout=self._timeout))
+            return question(client)
         except InferenceServerException as error:
             raise _refused(error, self._address, self._timeout) from None
         finally:
@@ -117,7 +126,7 @@ class AsyncGrpcTransport:
                 async with asyncio.timeout(self._timeout):
                     result, error = await anext(stream)
                 if error is not None:
-                    raise _refused(error, self._address, self._timeout, has_begun=has_begun)
+                    raise await self._error(error, has_begun=has_begun)
                 has_begun = True
                 if outputs := _outputs(result):
                     yield outputs
@@ -126,21 +135,35 @@ class AsyncGrpcTransport:
         except TimeoutError:
             raise timed_out(self._timeout) from None
         except grpc.RpcError as error:
-            raise _broken(error.code().name, error.details(), self._address, self._timeout, has_begun) from None
+            status, details = error.code().name, error.details()
+            raise await asyncio.to_thread(_broken, status, details, self._address, self._timeout, has_begun) from None
         finally:
             stream.cancel()
 
     async def is_ready(self, model: str) -> bool:
-        try:
-            return bool(await self._client.is_model_ready(model, client_timeout=READY_TIMEOUT))
-        except InferenceServerException as error:
-            raise _refused(error, self._address, self._timeout) from None
+        return bool(await self._ask(self._client.is_model_ready(model, client_timeout=READY_TIMEOUT)))
+
+    async def is_live(self) -> bool:
+        return bool(await self._ask(self._client.is_server_live(client_timeout=READY_TIMEOUT)))
+
+    async def is_server_ready(self) -> bool:
+        return bool(await self._ask(self._client.is_server_ready(client_timeout=READY_TIMEOUT)))
+
+    async def stats(self, model: str) -> Stats:
+        return _stats(await self._ask(self._client.get_inference_statistics(model, client_timeout=self._timeout)))
 
     async def models(self) -> list[Model]:
+        return _models(await self._ask(self._client.get_model_repository_index(client_timeout=self._timeout)))
+
+    async def _ask(self, question: Awaitable[Any]) -> Any:
         try:
-            return _models(await self._client.get_model_repository_index(client_timeout=self._timeout))
+            return await question
         except InferenceServerException as error:
-            raise _refused(error, self._address, self._timeout) from None
+            raise await self._error(error) from None
+
+    async def _error(self, error: InferenceServerException, *, has_begun: bool = False) -> KimiError:
+        """In a thread, because asking a port what it speaks may wait."""
+        return await asyncio.to_thread(_refused, error, self._address, self._timeout, has_begun=has_begun)
 
     async def close(self) -> None:
         await self._client.close()
@@ -183,6 +206,14 @@ def _models(index: Any) -> list[Model]:
     return [Model(row.name, row.version, row.state == "READY", row.reason) for row in index.models]
 
 
+def _stats(answer: Any) -> Stats:
+    (row,) = answer.model_stats
+    counts = row.inference_stats
+    success, queue = ({"count": each.count, "ns": each.ns} for each in (counts.success, counts.queue))
+    cancelled = sum(each.cancel.count for each in row.response_stats.values())
+    return stats_of(row.name, success, queue, counts.fail.count, cancelled)
+
+
 def _refused(error: InferenceServerException, address: str, timeout: float, *, has_begun: bool = False) -> KimiError:
     """A model's refusal has a message but no status. A call that failed has a status."""
     status = error.status()
@@ -196,12 +227,25 @@ def _broken(status: str, message: str | None, address: str, timeout: float, has_
         case "UNAVAILABLE" if has_begun:
             return lost()
         case "UNAVAILABLE":
-            return unreachable(address)
+            return is_http(address) if _answers_http(address) else unreachable(address)
         case "DEADLINE_EXCEEDED":
             return timed_out(timeout)
     return refusal(message or "", status=HTTP_STATUS.get(status, 500))
 
 
+def _answers_http(address: str) -> bool:
+    """Whether HTTP/1 is spoken there. gRPC's own words about such a peer differ from server to server."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=HTTP_TIMEOUT) as peer:
+            peer.settimeout(HTTP_TIMEOUT)
+            peer.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return peer.recv(5, socket.MSG_WAITALL) == b"HTTP/"
+    except (OSError, ValueError):
+        return False
+
+
+HTTP_TIMEOUT = 2.0  # seconds
 HTTP_STATUS = {
     "INVALID_ARGUMENT": 400,
     "NOT_FOUND": 404,

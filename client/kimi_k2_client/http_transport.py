@@ -14,14 +14,24 @@ from typing import Any
 import httpx
 
 from kimi_k2_client.decoder import Outputs, decode_json
-from kimi_k2_client.errors import KimiError, UnexpectedAnswer, lost, refusal, timed_out, unreachable
+from kimi_k2_client.errors import (
+    KimiError,
+    UnexpectedAnswer,
+    is_grpc,
+    is_not_triton,
+    lost,
+    refusal,
+    timed_out,
+    unreachable,
+)
 from kimi_k2_client.request import Request, generate_body
 from kimi_k2_client.sse import SseDecoder
-from kimi_k2_client.transport import CONNECT_TIMEOUT, READY_TIMEOUT, Model
+from kimi_k2_client.transport import CONNECT_TIMEOUT, READY_TIMEOUT, Model, Stats, stats_of
 
 HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 LIMITS = httpx.Limits(max_connections=None)  # each stream needs a connection, and the server limits their number
 INDEX_PATH = "/v2/repository/index"
+LIVE_PATH, READY_PATH = "/v2/health/live", "/v2/health/ready"
 
 
 class HttpTransport:
@@ -38,7 +48,7 @@ class HttpTransport:
             self._http.stream("POST", **_call(self._url, request), timeout=self._timeout) as response,
         ):
             if response.status_code != 200:
-                raise _refused(response, response.read())
+                raise _refused(self._url, response, response.read())
             if not request.stream:
                 yield decode_json(response.read())
                 return
@@ -48,12 +58,26 @@ class HttpTransport:
                     yield decode_json(data)
 
     def is_ready(self, model: str) -> bool:
+        return self._answers(_ready_path(model))
+
+    def is_live(self) -> bool:
+        return self._answers(LIVE_PATH)
+
+    def is_server_ready(self) -> bool:
+        return self._answers(READY_PATH)
+
+    def _answers(self, path: str) -> bool:
         with _kimi_errors(self._url, self._timeout):
-            return self._http.get(self._url + _ready_path(model), timeout=READY_TIMEOUT).status_code == 200
+            return _is_ready(self._url, self._http.get(self._url + path, timeout=READY_TIMEOUT))
+
+    def stats(self, model: str) -> Stats:
+        with _kimi_errors(self._url, self._timeout):
+            return _stats(self._url, self._http.get(self._url + _stats_path(model), timeout=self._timeout))
 
     def models(self) -> list[Model]:
         with _kimi_errors(self._url, self._timeout):
-            return _models(self._http.post(self._url + INDEX_PATH, content=b"{}", timeout=self._timeout))
+            found = self._http.post(self._url + INDEX_PATH, content=b"{}", timeout=self._timeout)
+            return _models(self._url, found)
 
     def close(self) -> None:
         self._http.close()
@@ -70,7 +94,7 @@ class AsyncHttpTransport:
             call = _call(self._url, request)
             async with self._http.stream("POST", **call, timeout=self._timeout) as response:
                 if response.status_code != 200:
-                    raise _refused(response, await response.aread())
+                    raise _refused(self._url, response, await response.aread())
                 if not request.stream:
                     yield decode_json(await response.aread())
                     return
@@ -80,13 +104,26 @@ class AsyncHttpTransport:
                         yield decode_json(data)
 
     async def is_ready(self, model: str) -> bool:
+        return await self._answers(_ready_path(model))
+
+    async def is_live(self) -> bool:
+        return await self._answers(LIVE_PATH)
+
+    async def is_server_ready(self) -> bool:
+        return await self._answers(READY_PATH)
+
+    async def _answers(self, path: str) -> bool:
         with _kimi_errors(self._url, self._timeout):
-            response = await self._http.get(self._url + _ready_path(model), timeout=READY_TIMEOUT)
-            return response.status_code == 200
+            return _is_ready(self._url, await self._http.get(self._url + path, timeout=READY_TIMEOUT))
+
+    async def stats(self, model: str) -> Stats:
+        with _kimi_errors(self._url, self._timeout):
+            return _stats(self._url, await self._http.get(self._url + _stats_path(model), timeout=self._timeout))
 
     async def models(self) -> list[Model]:
         with _kimi_errors(self._url, self._timeout):
-            return _models(await self._http.post(self._url + INDEX_PATH, content=b"{}", timeout=self._timeout))
+            found = await self._http.post(self._url + INDEX_PATH, content=b"{}", timeout=self._timeout)
+            return _models(self._url, found)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -105,9 +142,38 @@ def _ready_path(model: str) -> str:
     return f"/v2/models/{model}/ready"
 
 
-def _models(response: httpx.Response) -> list[Model]:
+def _stats_path(model: str) -> str:
+    return f"/v2/models/{model}/stats"
+
+
+def _is_ready(url: str, response: httpx.Response) -> bool:
+    """Triton answers its health endpoints with an empty body. Raises WrongPort for another server's answer.
+
+    Triton's metrics port answers every GET with 200 and an empty body of metrics, whose type names a character set.
+    """
+    is_metrics = "charset" in response.headers.get("Content-Type", "")
+    if response.status_code in (404, 405) or (response.status_code == 200 and (response.content or is_metrics)):
+        raise is_not_triton(_address(url))
+    return response.status_code == 200
+
+
+def _stats(url: str, response: httpx.Response) -> Stats:
     if response.status_code != 200:
-        raise _refused(response, response.content)
+        raise _refused(url, response, response.content)
+    if not response.content:
+        raise is_not_triton(_address(url))
+    try:
+        (row,) = response.json()["model_stats"]
+        counts = row["inference_stats"]
+        cancelled = sum(int(each.get("cancel", {}).get("count", 0)) for each in row.get("response_stats", {}).values())
+        return stats_of(row["name"], counts["success"], counts["queue"], int(counts["fail"]["count"]), cancelled)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UnexpectedAnswer("the statistics are not in Triton's format") from None
+
+
+def _models(url: str, response: httpx.Response) -> list[Model]:
+    if response.status_code != 200:
+        raise _refused(url, response, response.content)
     try:
         rows = response.json()
         return [
@@ -118,8 +184,14 @@ def _models(response: httpx.Response) -> list[Model]:
         raise UnexpectedAnswer("the repository index is not in Triton's format") from None
 
 
-def _refused(response: httpx.Response, body: bytes) -> KimiError:
+def _address(url: str) -> str:
+    return httpx.URL(url).netloc.decode("ascii")
+
+
+def _refused(url: str, response: httpx.Response, body: bytes) -> KimiError:
     """The error for a status other than 200. A body that is not Triton's (a proxy's page) is not shown."""
+    if response.status_code == 405:  # Triton's metrics port has no POST
+        return is_not_triton(_address(url))
     retry_after = _seconds(response.headers.get("Retry-After", ""))
     documents = SseDecoder().feed(body) or [body]  # `generate_stream` refuses with an event
     try:
@@ -127,6 +199,8 @@ def _refused(response: httpx.Response, body: bytes) -> KimiError:
     except (ValueError, KeyError, TypeError):
         message = None
     if not isinstance(message, str):
+        if response.status_code in (400, 404):  # Triton gives a reason with these
+            return is_not_triton(_address(url))
         message = f"HTTP {response.status_code} without a reason"
     return refusal(message, status=response.status_code, retry_after=retry_after)
 
@@ -144,5 +218,8 @@ def _kimi_errors(url: str, timeout: httpx.Timeout) -> Iterator[None]:
         raise unreachable(url) from None
     except httpx.TimeoutException:
         raise timed_out(timeout.read) from None
+    except httpx.RemoteProtocolError as error:
+        # The gRPC port answers HTTP/1 with HTTP/2 frames, which httpx takes for a malformed first line.
+        raise is_grpc(_address(url)) if str(error).startswith("illegal ") else lost() from None
     except httpx.RequestError:
         raise lost() from None

@@ -12,7 +12,7 @@ import enum
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from kimi_k2_client.errors import InvalidRequest
 
@@ -52,25 +52,70 @@ class Request:
     stream: bool
 
 
+ToolChoice = Literal["auto", "none", "required"] | Mapping[str, Any]
+
+
 class SamplingOptions(TypedDict, total=False):
-    """The options of both models. `sampling_parameters` is for those without a tensor (`top_k`, `min_p`, ...)."""
+    """The options of every request. One that is None or absent is not sent: the server's default applies.
+
+    max_tokens: at most so many new tokens; without it, the rest of the context
+    min_tokens: at least so many
+    temperature: 0 (always the likeliest token) to 2
+    top_p: more than 0, at most 1: only the likeliest tokens with this much probability together
+    top_k: only so many of the likeliest tokens; 0 or -1 are all
+    min_p: 0 to 1: only tokens with this share of the likeliest one's probability
+    frequency_penalty, presence_penalty: -2 to 2: against tokens that were written, per occurrence or once
+    repetition_penalty: 0.01 to 2: above 1 against tokens of prompt and answer
+    seed: has an effect only if the engine is deterministic; a notice says so otherwise
+    stop: one string or up to 16 that end the answer, and are left out of it
+    stop_token_ids: token ids that end the answer
+    logit_bias: token id to a number from -100 to 100 that is added to its logit
+    ignore_eos: go on after the end of the turn, for benchmarks
+    priority: -100 to 100; waiting requests with more start first
+    deadline: seconds, to the millisecond; a request that takes longer fails with DeadlineExceeded
+    sampling_parameters: more parameters by SGLang's names; an option above overrides one of the same name
+    """
 
     max_tokens: int | None
+    min_tokens: int | None
     temperature: float | None
     top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    repetition_penalty: float | None
     seed: int | None
     stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    logit_bias: Mapping[int, float] | None
+    ignore_eos: bool | None
+    priority: int | None
+    deadline: float | None
     sampling_parameters: Mapping[str, Any] | None
 
 
-class ChatOptions(SamplingOptions, total=False):
-    """The options of a chat, in OpenAI's form."""
+class AnswerOptions(SamplingOptions, total=False):
+    """The options of a chat whose tools and answer format are chosen elsewhere.
+
+    parallel_tool_calls: False allows at most one call in an answer
+    """
+
+    parallel_tool_calls: bool | None
+
+
+class ChatOptions(AnswerOptions, total=False):
+    """The options of a chat, in OpenAI's form.
+
+    tools: the declared functions, `{"type": "function", "function": {"name", "description", "parameters"}}`
+    tool_choice: "auto" (the default), "none", "required", or the function that must be called
+    response_format: the form of the content, such as `{"type": "json_schema", "json_schema": {...}}`
+    continue_final_message: the last message, from the assistant, begins the answer, which has only what follows
+    """
 
     tools: Sequence[Mapping[str, Any]] | None
-    tool_choice: str | Mapping[str, Any] | None
-    parallel_tool_calls: bool | None
+    tool_choice: ToolChoice | None
     response_format: Mapping[str, Any] | None
-    # True: the last message, from the assistant, is the beginning of the answer, which has only what follows.
     continue_final_message: bool | None
 
 
@@ -80,7 +125,7 @@ def chat_request(
     model: str,
     stream: bool,
     tools: Sequence[Mapping[str, Any]] | None = None,
-    tool_choice: str | Mapping[str, Any] | None = None,
+    tool_choice: ToolChoice | None = None,
     parallel_tool_calls: bool | None = None,
     response_format: Mapping[str, Any] | None = None,
     continue_final_message: bool | None = None,
@@ -122,26 +167,44 @@ def generate_body(request: Request) -> bytes:
 
 def _sampling_tensors(
     stream: bool,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
+    *,
     stop: str | Sequence[str] | None = None,
+    stop_token_ids: Sequence[int] | None = None,
+    logit_bias: Mapping[int, float] | None = None,
+    deadline: float | None = None,
     sampling_parameters: Mapping[str, Any] | None = None,
+    **scalars: Any,
 ) -> list[InputTensor]:
-    scalars = (
-        ("stream", Datatype.BOOL, stream),
-        ("max_tokens", Datatype.INT32, max_tokens),
-        ("temperature", Datatype.FP32, temperature),
-        ("top_p", Datatype.FP32, top_p),
-        ("seed", Datatype.UINT64, seed),
-    )
-    tensors = [_scalar(name, datatype, value) for name, datatype, value in scalars if value is not None]
+    """`scalars` are the options that each have a tensor. Raises TypeError for an option that does not exist."""
+    if unknown := scalars.keys() - _SCALARS.keys():
+        raise TypeError(f"no such option: {', '.join(sorted(unknown))}; known: {', '.join(_OPTIONS)}")
+    tensors = [_scalar("stream", Datatype.BOOL, stream)]
+    for name, (tensor, datatype) in _SCALARS.items():
+        if (value := scalars.get(name)) is not None:
+            tensors.append(_scalar(tensor, datatype, value))
+    if deadline is not None:
+        tensors.append(_scalar("timeout_ms", Datatype.INT32, _milliseconds(deadline)))
     if stop is not None and (words := [stop] if isinstance(stop, str) else stop):
         tensors.append(_vector("stop_words", Datatype.BYTES, words))
-    if sampling_parameters is not None:
-        tensors.append(_document("sampling_parameters", sampling_parameters))
+    if stop_token_ids:
+        tensors.append(_vector("stop_token_ids", Datatype.INT32, stop_token_ids))
+    more = dict(sampling_parameters or {})
+    if logit_bias:
+        more["logit_bias"] = {str(token): bias for token, bias in logit_bias.items()}
+    if more:
+        tensors.append(_document("sampling_parameters", more))
     return tensors
+
+
+def _milliseconds(seconds: float) -> int:
+    """At least 1: the server takes 0 for no deadline."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidRequest("invalid_type", "must be a number of seconds", field="deadline", status=400)
+    if not 0 < seconds <= _LONGEST_DEADLINE:
+        raise InvalidRequest(
+            "invalid_value", "must be more than 0 seconds, at most 24 days", field="deadline", status=400
+        )
+    return max(1, round(seconds * 1000))
 
 
 def _document(name: str, value: object) -> InputTensor:
@@ -201,6 +264,23 @@ def _real(field: str, value: float) -> float:
     return float(value)
 
 
+# option -> its tensor
+_SCALARS = {
+    "max_tokens": ("max_tokens", Datatype.INT32),
+    "min_tokens": ("min_tokens", Datatype.INT32),
+    "temperature": ("temperature", Datatype.FP32),
+    "top_p": ("top_p", Datatype.FP32),
+    "top_k": ("top_k", Datatype.INT32),
+    "min_p": ("min_p", Datatype.FP32),
+    "frequency_penalty": ("frequency_penalty", Datatype.FP32),
+    "presence_penalty": ("presence_penalty", Datatype.FP32),
+    "repetition_penalty": ("repetition_penalty", Datatype.FP32),
+    "seed": ("seed", Datatype.UINT64),
+    "ignore_eos": ("ignore_eos", Datatype.BOOL),
+    "priority": ("request_priority", Datatype.INT32),
+}
+_OPTIONS = sorted({*_SCALARS, *ChatOptions.__optional_keys__})
+_LONGEST_DEADLINE = 24 * 86_400  # seconds; milliseconds must fit into 32 bits
 _RANGES = {Datatype.INT32: (-(2**31), 2**31 - 1), Datatype.UINT64: (0, 2**64 - 1)}
 _LARGEST_FP32 = 3.4028234e38
 _NOUNS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kimi_k2_client.errors import KimiError, Quarantined, Unavailable
+from kimi_k2_client.errors import KimiError, Quarantined, Unavailable, WrongPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Retry:
         `fraction` in [0, 1) is a random number that varies half of the wait, so that clients that failed together do
         not retry together. The wait is never shorter than the server's `retry_after`.
         """
-        if failures > self.retries or not isinstance(error, Unavailable) or isinstance(error, Quarantined):
+        hopeless = isinstance(error, Quarantined | WrongPort)
+        if failures > self.retries or not isinstance(error, Unavailable) or hopeless:
             return None
         step = min(self.longest, self.first * 2.0 ** (failures - 1))
         return max(step * (0.5 + 0.5 * fraction), error.retry_after or 0.0)

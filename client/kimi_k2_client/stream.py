@@ -17,6 +17,8 @@ Event = TypeVar("Event")
 
 
 class Stream(Generic[Event]):
+    """The events of one answer. Iterate it, or use it in a `with` block, whose end cancels what is still running."""
+
     def __init__(self, responses: Generator[Outputs], decoder: Decoder[Event]) -> None:
         self._events = _decoded(responses, decoder)
 
@@ -38,6 +40,8 @@ class Stream(Generic[Event]):
 
 
 class AsyncStream(Generic[Event]):
+    """The same for `async for` and `async with`."""
+
     def __init__(self, responses: AsyncGenerator[Outputs], decoder: Decoder[Event]) -> None:
         self._events = _adecoded(responses, decoder)
 

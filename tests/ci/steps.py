@@ -44,11 +44,15 @@ def python(*words: str) -> Command:
 # These suites need Node.
 FROM_NPM = ("codex-scripted", "claude-code-scripted")
 
+# What runs on the other Python, too: tests.ci.second_python.
+SECOND = ("cli", "client", "core", "plan", "property")
+
 STEPS = (
     Step("ruff", 1, (python("ruff", "check", "."), python("ruff", "format", "--check", "."))),
     Step("mypy", 2, (python("mypy"),)),
     Step("cuda", 1, (python("kimi_k2_serving.launch.prove_cuda", "--lock", "requirements/serve-gpu.txt"),)),
     Step("tests", 25, (python("pytest"),), own_suites(), pytest=True),
+    Step("second python", 5, (python("tests.ci.second_python"),), SECOND, skippable=SECOND),
     # The core's own tests must cover every line and branch of core.
     Step("coverage", 2, (python("coverage", "run", "-m", "pytest", "-q", "tests/core"), python("coverage", "report"))),
     Step(

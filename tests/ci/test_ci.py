@@ -128,9 +128,9 @@ def test_every_folder_of_tests_is_a_suite() -> None:
     assert "chaos" not in own_suites()
 
 
-def test_the_table_of_steps_is_the_documents_and_adds_up_to_60_minutes_at_most() -> None:
+def test_the_table_of_steps_is_the_documents_and_adds_up_to_65_minutes_at_most() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     told = {name: int(minutes) for name, minutes, *_ in rows if minutes.isdecimal()}
     assert {step.name: step.minutes for step in STEPS}.items() <= told.items()
-    assert sum(minutes for name, minutes in told.items() if name != "all") == told["all"] <= 60
+    assert sum(minutes for name, minutes in told.items() if name != "all") == told["all"] <= 65

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import httpx
 import numpy as np
+from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor, triton_to_np_dtype
 
@@ -25,6 +26,20 @@ INDEX = [
     {"name": "kimi_k2", "version": "1", "state": "READY"},
     {"name": "b", "state": "UNAVAILABLE", "reason": "why"},
 ]
+STATISTICS = {
+    "model_stats": [
+        {
+            "name": "kimi_k2",
+            "version": "1",
+            "inference_stats": {
+                "success": {"count": 4, "ns": 2_000_000_000},
+                "fail": {"count": 1, "ns": 5},
+                "queue": {"count": 4, "ns": 400_000_000},
+            },
+            "response_stats": {"0": {"cancel": {"count": 2, "ns": 1}}},
+        }
+    ]
+}
 IDS = [1, 2]  # numbers, wherever text is expected
 UINT32 = {"num_input_tokens", "num_output_tokens", "num_cached_tokens"}
 
@@ -107,8 +122,10 @@ class HttpTriton:
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         model, endpoint = request.url.path.split("/")[-2:]
-        if endpoint == "ready":
-            return httpx.Response(200 if model == "kimi_k2" else 400)
+        if endpoint in ("live", "ready"):
+            return httpx.Response(200 if model in ("kimi_k2", "health") else 400)
+        if endpoint == "stats":
+            return httpx.Response(200, json=STATISTICS)
         if endpoint == "index":
             return httpx.Response(200, json=INDEX)
         steps = self.script.next(model, json.loads(request.content))
@@ -157,6 +174,15 @@ class GrpcTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         return service_pb2.ModelReadyResponse(ready=request.name == "kimi_k2")
+
+    def ServerLive(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return service_pb2.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return service_pb2.ServerReadyResponse(ready=True)
+
+    def ModelStatistics(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return ParseDict(STATISTICS, service_pb2.ModelStatisticsResponse())
 
     def RepositoryIndex(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         row = service_pb2.RepositoryIndexResponse.ModelIndex

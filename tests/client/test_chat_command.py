@@ -17,6 +17,11 @@ from peers import URL
 
 from kimi_k2_cli import chat
 from kimi_k2_cli.main import main
+from kimi_k2_cli.repl import Repl
+from kimi_k2_cli.screen import Screen
+from kimi_k2_cli.server import server_url
+from kimi_k2_cli.session import ChatSession
+from kimi_k2_cli.tools_file import read_tools, tool_choice
 from kimi_k2_client import Client, ContentDelta, Finished, FinishReason, Retry
 from kimi_k2_client.http_transport import HttpTransport
 from kimi_k2_serving.core.errors import InvalidValue
@@ -154,6 +159,13 @@ class Interrupted:
 
     def __init__(self) -> None:
         self.pressed = False
+        self.said: list[str] = []
+
+    def begin(self) -> None:
+        pass
+
+    def say(self, text: str, *, colour: str = "") -> None:
+        self.said.append(text)
 
     def show(self, event: object) -> None:
         if not self.pressed:
@@ -169,15 +181,16 @@ class Interrupted:
 
 def test_ctrl_c_cancels_the_generation_and_not_the_conversation() -> None:
     wanted = script(HELLO)
+    screen = Interrupted()
     with client(wanted) as talking:
-        talk = chat.ChatSession(talking, Interrupted(), {})  # type: ignore[arg-type]
-        assert chat.talk(talk, typed("one", "two")) == 0
+        assert Repl(ChatSession(talking, screen, {}), typed("one", "two")).run() == 0  # type: ignore[arg-type]
     assert wanted.abandoned.is_set()
     assert conversation(wanted) == [{"role": "user", "content": "two"}]
+    assert screen.said == ["stopped; this turn is not in the conversation, /retry sends it again"]
 
 
 def test_ctrl_c_of_a_single_prompt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat.Screen, "on", lambda out, notes: Interrupted())
+    monkeypatch.setattr(Screen, "on", lambda out, notes: Interrupted())
     wanted = script(HELLO)
     assert converse(wanted, "hi") == 130
     assert wanted.abandoned.is_set()
@@ -193,19 +206,19 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch, environment: dict
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     notes = Terminal()
-    chat.Screen.on(Terminal(), notes).note("f()", colour="36")
+    Screen.on(Terminal(), notes).say("f()", colour="36")
     assert notes.getvalue() == ("\x1b[36mf()\x1b[0m\n" if coloured else "f()\n")
 
 
 def test_a_pipe_is_never_coloured() -> None:
     notes = io.StringIO()
-    chat.Screen.on(Terminal(), notes).note("f()", colour="36")
+    Screen.on(Terminal(), notes).say("f()", colour="36")
     assert notes.getvalue() == "f()\n"
 
 
 @pytest.mark.parametrize(("out", "shown"), [(Terminal(), "a\ufffd[2Jb\n\tc"), (io.StringIO(), "a\x1b[2Jb\n\tc")])
 def test_an_answer_can_not_command_the_terminal(out: io.StringIO, shown: str) -> None:
-    screen = chat.Screen.on(out, io.StringIO())
+    screen = Screen.on(out, io.StringIO())
     screen.show(ContentDelta("a\x1b[2Jb\n\tc"))
     screen.show(Finished(FinishReason.STOP))
     assert out.getvalue() == shown
@@ -223,20 +236,20 @@ def test_an_answer_can_not_command_the_terminal(out: io.StringIO, shown: str) ->
     ],
 )
 def test_the_url_and_its_transport(given: str | None, grpc: bool, url: str) -> None:
-    assert chat.server_url(given, grpc=grpc) == url
+    assert server_url(given, grpc=grpc) == url
 
 
 @pytest.mark.parametrize(("given", "grpc"), [("http://triton:9", True), ("ftp://triton", False), ("http://", False)])
 def test_a_url_that_can_not_be_meant_is_refused(given: str, grpc: bool) -> None:
     with pytest.raises(InvalidValue, match="HOST:PORT"):
-        chat.server_url(given, grpc=grpc)
+        server_url(given, grpc=grpc)
 
 
 def test_tools_come_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "tools.json"
     path.write_text('[{"type": "function", "function": {"name": "é"}}]', encoding="utf-8")
-    assert chat.read_tools(path) == [{"type": "function", "function": {"name": "é"}}]
-    assert chat.read_tools(None) is None
+    assert read_tools(path) == [{"type": "function", "function": {"name": "é"}}]
+    assert read_tools(None) is None
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[", b"\xff"])
@@ -244,7 +257,7 @@ def test_a_file_without_a_list_of_tools_is_refused(tmp_path: Path, content: byte
     path = tmp_path / "tools.json"
     path.write_bytes(content)
     with pytest.raises(InvalidValue):
-        chat.read_tools(path)
+        read_tools(path)
 
 
 def test_a_missing_tools_file_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,6 +285,7 @@ def test_every_option_is_understood() -> None:
         "none",
         "--max-tokens",
         "3",
+        *("--temperature", "0.5", "--top-p", "0.9", "--seed", "4", "--stop", "a", "--stop", "b"),
         "--json",
         "p",
     ]
@@ -282,6 +296,10 @@ def test_every_option_is_understood() -> None:
         "tools": Path("t"),
         "tool_choice": "none",
         "max_tokens": 3,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 4,
+        "stop": ["a", "b"],
         "json": True,
         "prompt": "p",
     }
@@ -296,4 +314,4 @@ def test_every_option_is_understood() -> None:
     ],
 )
 def test_a_tool_choice_is_a_word_or_the_name_of_a_tool(given: str | None, sent: object) -> None:
-    assert chat.tool_choice(given) == sent
+    assert tool_choice(given) == sent

@@ -21,6 +21,8 @@ from kimi_k2_client import (
     Model,
     NotFound,
     Retry,
+    ServerHealth,
+    Stats,
     TokensAnswer,
     TokensDelta,
     ToolCall,
@@ -302,3 +304,21 @@ def test_waiting_for_a_model_ends(peer: Peer) -> None:
 def test_every_error_is_a_kimi_error_with_its_code_in_front(peer: Peer) -> None:
     with pytest.raises(KimiError, match=r"^invalid_value: top_p: must be at most 1$"):
         peer.call(script([Refusal("invalid_value: top_p: must be at most 1")]), "chat", "hi")
+
+
+def test_health_says_what_is_up(peer: Peer) -> None:
+    assert peer.call(script(WHOLE), "health") == ServerHealth(live=True, ready=True, model_ready=True)
+    peer.model = "loading"
+    found = peer.call(script(WHOLE), "health")
+    assert (found.live, found.ready, found.model_ready) == (True, True, False)
+    assert "loading" in found.detail
+
+
+def test_stats_are_tritons_counts(peer: Peer) -> None:
+    assert peer.call(script(WHOLE), "stats") == Stats("kimi_k2", 4, 1, 2, seconds=0.5, queue_seconds=0.1)
+
+
+def test_a_text_is_completed_whole_and_streamed(peer: Peer) -> None:
+    steps: list[Step] = [{"text_output": "b", "output_ids": 9, "finish_reason": "stop"}]
+    assert peer.call(script(steps), "complete", "a").text == "b"
+    assert collect_tokens(peer.call(script(steps), "complete_stream", "a")).text == "b"

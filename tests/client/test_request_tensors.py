@@ -106,3 +106,56 @@ def test_numbers_have_the_type_of_their_tensor() -> None:
 def test_an_unknown_option_is_a_type_error() -> None:
     with pytest.raises(TypeError):
         chat_request("hi", model="m", stream=False, top_q=1)
+
+
+def test_every_sampling_option_has_its_tensor() -> None:
+    sent = body(
+        chat_request(
+            "hi",
+            model="m",
+            stream=False,
+            min_tokens=1,
+            top_k=5,
+            min_p=0.1,
+            frequency_penalty=0.5,
+            presence_penalty=-0.5,
+            repetition_penalty=1.5,
+            stop_token_ids=[7, 8],
+            ignore_eos=True,
+            priority=3,
+            deadline=1.5,
+            logit_bias={9: -100},
+            sampling_parameters={"top_k": 6},
+        )
+    )
+    assert json.loads(sent.pop("sampling_parameters")) == {"top_k": 6, "logit_bias": {"9": -100}}
+    sent.pop("messages")
+    assert sent == {
+        "stream": False,
+        "min_tokens": 1,
+        "top_k": 5,
+        "min_p": 0.1,
+        "frequency_penalty": 0.5,
+        "presence_penalty": -0.5,
+        "repetition_penalty": 1.5,
+        "stop_token_ids": [7, 8],
+        "ignore_eos": True,
+        "request_priority": 3,
+        "timeout_ms": 1500,
+    }
+
+
+def test_an_option_that_does_not_exist_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(TypeError, match=r"no such option: temprature; known: .*temperature"):
+        chat_request("hi", model="m", stream=False, temprature=1)
+
+
+@pytest.mark.parametrize(("deadline", "sent"), [(0.0001, 1), (2, 2000)])
+def test_a_deadline_is_at_least_a_millisecond(deadline: float, sent: int) -> None:
+    assert body(chat_request("hi", model="m", stream=False, deadline=deadline))["timeout_ms"] == sent
+
+
+@pytest.mark.parametrize("deadline", [0, -1, float("nan"), 1e9, True, "5"])
+def test_a_deadline_that_is_none_is_refused(deadline: Any) -> None:
+    with pytest.raises(InvalidRequest, match="deadline"):
+        chat_request("hi", model="m", stream=False, deadline=deadline)

@@ -51,6 +51,8 @@ def test_requests_go_to_tritons_endpoints() -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         seen.append((request.method, request.url.path))
+        if request.method == "GET":
+            return httpx.Response(200)
         return httpx.Response(200, json={"text_output": "", "finish_reason": "stop"})
 
     with http_client(handler) as client:

@@ -106,7 +106,7 @@ def test_wrong_flags_end_with_code_2(argv: list[str], capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as caught:
         parse_flags(argv, {})
     assert caught.value.code == 2
-    assert "error" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("frontend: ")
 
 
 def test_wrong_files_end_with_code_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,3 +183,45 @@ def test_a_worker_that_is_killed_is_started_again_and_none_outlives_its_parent(d
         running.kill()
         _, alive = psutil.wait_procs(children, timeout=10)
         assert alive == []
+
+
+def refused(capfd: pytest.CaptureFixture[str], *argv: str) -> str:
+    try:
+        code: object = main(argv)
+    except SystemExit as end:
+        code = end.code
+    out, line = capfd.readouterr()
+    assert (code, out, line.count("\n")) == (2, "", 1)
+    return line
+
+
+def test_every_refusal_to_start_is_one_line(capfd: pytest.CaptureFixture[str], demo: Path, tmp_path: Path) -> None:
+    checkpoint = ("--checkpoint", str(demo))
+    assert refused(capfd, "--nonsense").startswith("frontend: unrecognized arguments: --nonsense; see ")
+    assert "give --checkpoint DIR" in refused(capfd)
+    for workers in ("1", "2"):
+        for folder, says in ((tmp_path / "missing", "no such directory"), (tmp_path, "has no config.json")):
+            flags = ("--checkpoint", str(folder), "--port", str(free_port()), "--workers", workers)
+            assert says in refused(capfd, *flags)
+    assert "not a port; choose another with --port" in refused(capfd, *checkpoint, "--port", "70000")
+    for workers in ("1", "2"):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            line = refused(capfd, *checkpoint, "--port", str(taken.getsockname()[1]), "--workers", workers)
+        assert "Address already in use; choose another with --port" in line
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_says_when_it_listens_and_then_answers(demo: Path, workers: int) -> None:
+    port = free_port()
+    flags = ("--checkpoint", str(demo), "--port", str(port), "--workers", str(workers))
+    command = [sys.executable, "-m", "kimi_k2_serving.frontend", *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        try:
+            line = next(line for line in running.stderr if line.startswith("frontend: "))
+            assert line.startswith(f"frontend: listening at http://127.0.0.1:{port} (model kimi_k2")
+            if workers == 1:
+                assert httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+        finally:
+            running.terminate()
+            running.wait(30)

@@ -39,7 +39,7 @@ def test_a_suitable_machine_gets_no_warning(check: Check) -> None:
 @pytest.mark.parametrize(
     ("lacks", "says"),
     [
-        ({"python": (3, 13)}, "serve: Python 3.13; the pinned stack is for 3.11 and 3.12; install python3.11"),
+        ({"python": (3, 13)}, "serve: Python 3.13; the pinned stack is for 3.11 and 3.12; install python3.12"),
         ({"architecture": "aarch64"}, "x86_64"),
         ({"cpu_flags": frozenset({"sse4_2"})}, "no AVX2"),
         ({"glibc": (2, 31)}, "glibc 2.31; Triton's Python stub needs 2.35"),
@@ -133,11 +133,12 @@ GB200 = Gpu("NVIDIA GB200", 189_471 * 2**20)
         ((), "NAME", "nvidia-smi gives no information"),
     ],
 )
-def test_a_gpu_host_is_told_the_preset_and_the_container(
-    check: Check, gpus: tuple[Gpu, ...], preset: str, says: str
+def test_a_checkpoint_on_a_gpu_host_is_told_the_preset_and_the_container(
+    check: Check, tmp_path: Path, gpus: tuple[Gpu, ...], preset: str, says: str
 ) -> None:
+    (tmp_path / "config.json").touch()
     with pytest.raises(Refusal) as caught:
-        check(nvidia=True, gpus=gpus)
+        check("--checkpoint", str(tmp_path), nvidia=True, gpus=gpus)
     message = str(caught.value)
     assert says in message
     assert "docker run --gpus all" in message
@@ -151,8 +152,19 @@ def test_every_suggested_preset_exists() -> None:
     assert set(cli.DEMO_PRESETS) <= known
 
 
-def test_cpu_forces_the_demo_on_a_gpu_host(check: Check) -> None:
+def test_cpu_forces_the_cpu_on_a_gpu_host(check: Check) -> None:
     assert check("--cpu", nvidia=True, gpus=(B200,) * 8) == []
+
+
+@pytest.mark.parametrize("gpus", [(Gpu("NVIDIA T4", 15_360 * 2**20),), (B200,) * 8, ()])
+def test_without_a_checkpoint_a_gpu_host_serves_the_demo_on_its_cpu_and_says_so(
+    check: Check, gpus: tuple[Gpu, ...]
+) -> None:
+    assert check(nvidia=True, gpus=gpus) == [
+        "serve: notice: this machine's NVIDIA GPU is not used: the demo model runs on the CPU"
+    ]
+    assert cli.parse_options([]).on_cpu
+    assert not cli.parse_options(["--checkpoint", "/c"]).on_cpu
 
 
 def test_a_gpu_is_seen_by_its_driver_or_its_device(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kimi_k2_serving.engine.stages import StartStage, enter
 from kimi_k2_serving.launch import cli, ready
 from kimi_k2_serving.launch.ready import Ready
 from kimi_k2_serving.launch.triton_process import make_runtime_dir, why_triton_ended
@@ -62,6 +63,18 @@ def test_the_phase_is_what_has_begun_and_not_ended(tmp_path: Path) -> None:
     with log.open("a") as more:
         more.write("I1 \"successfully loaded 'kimi_k2_engine'\"\n")
     assert ready.phase(log) == "Triton is opening its ports"
+
+
+def test_the_engine_s_stages_are_named_with_their_usual_time_for_the_demo(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text('I1 "loading: kimi_k2_engine:1"\n')
+    for place, stage in enumerate(StartStage, 1):
+        with log.open("a") as lines:
+            enter(stage, log=lines)
+            lines.write("some library's warning\n")
+        said = f"kimi_k2_engine, stage {place} of 3: {stage.value}"
+        assert ready.phase(log) == said
+        assert ready.phase(log, demo=True).startswith(f"{said} (usually ")
 
 
 @contextmanager

@@ -44,12 +44,11 @@ def sent(page: Page) -> list[dict[str, object]]:
 
 def test_an_answer_streams_in_and_says_what_it_took(page: Page, scripted_url: str) -> None:
     page.goto(scripted_url)
-    ask(page, "say Hello <b>there</b>, this answer is long enough to be seen as it comes")
+    text = "Hello <b>there</b>, this answer is long enough to be seen as it comes. " * 2
+    ask(page, f"say {text}")
     answer = page.get_by_role("article", name="Answer")
     expect(answer).to_have_attribute("aria-busy", "true")
-    expect(answer.locator(".text")).to_have_text(
-        "Hello <b>there</b>, this answer is long enough to be seen as it comes"
-    )
+    expect(answer.locator(".text")).to_have_text(text.strip())
     idle(page)
     expect(answer).to_have_attribute("aria-busy", "false")
     facts = answer.locator(".meta").inner_text()

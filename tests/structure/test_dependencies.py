@@ -15,7 +15,7 @@ USES = {
     "enforcer": ("core", "json_schema", "grammar"),
     "engine": ("core",),
     "plan": ("core", "engine"),
-    "demo": ("core", "engine"),
+    "demo": ("core", "engine", "json_schema"),
     "chat": ("core", "json_schema", "grammar", "enforcer", "engine"),
     "reading": ("core", "json_schema", "grammar", "enforcer", "engine", "chat"),
     "triton": ("core", "json_schema", "grammar", "enforcer", "engine", "chat", "reading", "settings"),
@@ -24,10 +24,10 @@ USES = {
     "backend": ("triton",),
     "model_repository": ("core", "engine", "settings", "triton"),
     "kimi_k2_client": ("core",),
-    "kimi_k2_cli": ("core", "json_schema", "grammar", "enforcer", "engine", "plan", "settings"),
+    "kimi_k2_cli": ("core", "demo", "json_schema", "grammar", "enforcer", "engine", "launch", "plan", "settings"),
 }
-# The modules of core that the client may use: they hold the types that appear in its own answers.
-PUBLIC = ("core.errors", "core.events", "core.messages")
+# What the client may use: the modules of core with the types that appear in its own answers, and the version.
+PUBLIC = ("core.errors", "core.events", "core.messages", "__version__")
 # part -> the installed packages that it may use; a package needed by nothing else is named once
 INSTALLED = {
     "settings": (),
@@ -37,7 +37,7 @@ INSTALLED = {
     "enforcer": ("msgspec", "xgrammar"),
     "engine": ("fastapi", "jinja2", "msgspec", "setproctitle", "sglang", "tokenizers", "torch", "torchvision", "yaml"),
     "plan": (),
-    "demo": ("numpy", "tokenizers"),
+    "demo": ("httpx", "numpy", "tokenizers"),
     "chat": (),
     "reading": ("msgspec",),
     "triton": ("numpy", "triton_python_backend_utils"),
@@ -48,7 +48,7 @@ INSTALLED = {
     "backend": (),
     "model_repository": ("triton_python_backend_utils",),
     "kimi_k2_client": ("grpc", "httpx", "numpy", "tritonclient"),
-    "kimi_k2_cli": ("kimi_k2_client", "numpy", "xgrammar"),
+    "kimi_k2_cli": ("httpx", "jsonschema", "kimi_k2_client", "numpy", "prompt_toolkit", "xgrammar"),
 }
 # Modules and calls that run code from their input, and modules that can take more than linear time for it.
 DANGEROUS_MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "cloudpickle"}
@@ -75,7 +75,7 @@ def test_dependencies_point_one_way() -> None:
         f"{module} -> {name}"
         for module in production()
         for name in parts(module)
-        if name.split(".")[0] not in {module.group, *USES[module.group]}
+        if name.split(".")[0] not in {module.group, "__version__", *USES[module.group]}
     }
     assert wrong == set()
 

@@ -123,7 +123,7 @@ def test_without_a_preset_it_says_so_and_does_not_start(server: Path) -> None:
     assert done.stdout == ""
 
 
-def test_the_launcher_s_docker_line_fits_the_image() -> None:
+def test_the_launcher_s_docker_line_fits_the_image(tmp_path: Path) -> None:
     """On a machine with GPUs `scripts/serve` prints how to run the image: the preset is an environment variable."""
     machine = Machine(
         python=(3, 11),
@@ -135,8 +135,10 @@ def test_the_launcher_s_docker_line_fits_the_image() -> None:
         nvidia=True,
         gpus=(Gpu("NVIDIA B200", 179 * 2**30),) * 8,
     )
+    (tmp_path / "config.json").touch()
+    options = cli.parse_options(["--checkpoint", str(tmp_path)])
     with pytest.raises(Refusal) as refused:
-        check_machine(cli.parse_options([]), machine, checkout(), installed=True, port_is_free=lambda host, port: True)
+        check_machine(options, machine, checkout(), installed=True, port_is_free=lambda host, port: True)
     line = str(refused.value)
     assert "-e KIMI_K2_PRESET=b200-8" in line
     assert "--preset" not in line

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import subprocess
+import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.structure.tree import PACKAGE, ROOT, TEXT, files, modules
 
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [path for path in sorted(files()) if path.suffix == ".md" and ".github" not in path.parts]
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 HOST = re.compile(r"\b(?:https?|grpc|ssh|git)://(?:[^\s/@]*@)?([A-Za-z0-9][A-Za-z0-9.-]*\.[A-Za-z]{2,})", re.ASCII)
 # Hosts that a reader needs: standards, licences, and the sources of images, models and CPU builds of PyTorch.
@@ -21,6 +27,7 @@ HOSTS = {
     "json-schema.org",
     "nvcr.io",
     "www.apache.org",
+    "www.w3.org",
 }
 RESERVED = ("example.com", "example.net", "example.org", ".example", ".invalid", ".test")
 # Directories of a developer's machine mean nothing to other readers.
@@ -53,6 +60,61 @@ def texts() -> Iterator[tuple[Path, str]]:
 
 def test_there_are_links_to_check() -> None:
     assert len(list(links())) > 10
+
+
+def blocks() -> Iterator[tuple[Path, str, str]]:
+    """Each code block: its document, its language and its text without the indentation of the fence."""
+    for document in DOCUMENTS:
+        language: str | None = None
+        text: list[str] = []
+        for line in document.read_text("utf-8").splitlines():
+            if not line.strip().startswith("```"):
+                text.append(line)
+            elif language is None:
+                language, text = line.strip().removeprefix("```"), []
+            else:
+                yield document, language, textwrap.dedent("\n".join(text))
+                language = None
+        assert language is None, f"{document.name} leaves a code block open"
+
+
+def test_every_code_block_names_its_language() -> None:
+    known = {"bash", "sh", "console", "json", "python", "text", "toml", "yaml"}
+    wrong = {
+        f"{document.relative_to(ROOT)}: {language!r}" for document, language, _ in blocks() if language not in known
+    }
+    assert wrong == set()
+
+
+def test_code_blocks_are_what_their_language_says() -> None:
+    for document, language, text in blocks():
+        try:
+            match language:
+                case "python":
+                    ast.parse(text)
+                case "json":
+                    json.loads(text)
+                case "toml":
+                    tomllib.loads(text)
+                case "yaml":
+                    list(yaml.safe_load_all(text))
+                case "bash" | "sh":
+                    subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=True)
+        except (SyntaxError, ValueError, yaml.YAMLError, subprocess.CalledProcessError) as error:
+            pytest.fail(f"{document.relative_to(ROOT)}: {error}\n{text}")
+
+
+def test_the_index_names_every_document() -> None:
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {name for name in pages if f"]({name})" not in index} == set()
+
+
+def test_every_picture_is_there_and_described() -> None:
+    for document in DOCUMENTS:
+        for description, target in re.findall(r"!\[([^\]]*)\]\(([^)\s]+)\)", prose(document)):
+            assert description, f"{document.name}: {target} has no description"
+            assert (document.parent / target).is_file(), f"{document.name}: {target} is missing"
 
 
 def test_relative_links_lead_to_files_and_headings() -> None:

@@ -83,7 +83,7 @@ def test_each_guard_is_slower_than_the_one_inside_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GPU)
-def test_the_pages_repeat_the_preset(name: str) -> None:
+def test_the_page_repeats_the_preset(name: str) -> None:
     preset = PRESETS[name]
     pool = pool_of(preset.placement, preset.hardware.accelerator)
     cells = row("docs/deployment.md", name)
@@ -91,8 +91,6 @@ def test_the_pages_repeat_the_preset(name: str) -> None:
     assert cells[4] == f"{pool.room / GIB:.1f} GiB"
     assert cells[5] == f"{pool.tokens:,}"
     assert cells[6] == f"{preset.placement.context:,}"
-    if preset.hardware.accelerator.name != "gb200":
-        assert row("README.md", name)[3:5] == [f"{preset.placement.context:,}", f"{pool.tokens:,}"]
 
 
 def row(page: str, name: str) -> list[str]:

@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 
-from tokenizers import Regex, pre_tokenizers
-
 from kimi_k2_serving.core.tokens import PATTERN
 from kimi_k2_serving.demo import bpe
 
@@ -59,6 +57,10 @@ def train_vocabulary(text: str, ranks: int = RANKS) -> list[bytes]:
 
 
 def pieces(text: str) -> Iterator[bytes]:
+    """The pieces into which K2's pattern splits a text; no token spans two of them."""
+    # Imported here: whoever only reads this vocabulary's constants does not need the package.
+    from tokenizers import Regex, pre_tokenizers
+
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
     for piece, _ in split.pre_tokenize_str(text):
         yield piece.encode("utf-8")

@@ -25,6 +25,7 @@ import setproctitle
 from kimi_k2_serving.engine import group, linux, shared_memory, wire
 from kimi_k2_serving.engine.generations import Generations, TextSource, request_id
 from kimi_k2_serving.engine.pace import Pace
+from kimi_k2_serving.engine.stages import StartStage, enter
 from kimi_k2_serving.engine.token_socket import TokenSocket
 from kimi_k2_serving.engine.warm_up import warm_up
 
@@ -95,8 +96,10 @@ def receive_start(stream: socket.socket) -> wire.Start:
 
 
 def build_engine(server_args: dict[str, Any]) -> tuple[Any, TextSource]:
+    enter(StartStage.IMPORTING)
     from kimi_k2_serving.engine.direct_engine import DirectEngine, text_decoder
 
+    enter(StartStage.WEIGHTS)
     engine = DirectEngine(**server_args)
     return engine, text_decoder(engine.tokenizer_manager)
 
@@ -104,6 +107,7 @@ def build_engine(server_args: dict[str, Any]) -> tuple[Any, TextSource]:
 async def serve(engine: Any, texts: TextSource, start: wire.Start, stream: socket.socket) -> None:
     """Serve until the stub closes its side of the stream."""
     incoming, writer = await asyncio.open_unix_connection(sock=stream)
+    enter(StartStage.WARM_UP)
     await try_out(engine)
     if start.warm_up:
         await warm_up(engine, request_id("warm-up"))

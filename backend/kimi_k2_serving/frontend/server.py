@@ -28,16 +28,18 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
-from kimi_k2_serving import settings
+from kimi_k2_serving import __version__, settings
 from kimi_k2_serving.chat.model import ChatModel, bounds
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.limits import IDLE_SECONDS
 from kimi_k2_serving.engine.abort_channel import TOKENS, socket_path
+from kimi_k2_serving.engine.checkpoint import inspect_checkpoint, require_k2
 from kimi_k2_serving.engine.config import CPU_PRESET, EngineConfig, engine_of_preset, load_engine_config
 from kimi_k2_serving.frontend.app import create_app
 from kimi_k2_serving.frontend.connections import Connection, raise_limit, watch_accepts
 from kimi_k2_serving.frontend.hosts import Hosts, is_loopback
 from kimi_k2_serving.frontend.keys import Keys
+from kimi_k2_serving.frontend.listening import Flags, bind, say_listening, url_of
 from kimi_k2_serving.frontend.metrics import FrontendMetrics
 from kimi_k2_serving.frontend.page import Page
 from kimi_k2_serving.frontend.policy import Policy
@@ -76,6 +78,10 @@ class FrontendOptions:
     page: bool = False
 
     @property
+    def url(self) -> str:
+        return url_of(self.host, self.port)
+
+    @property
     def hosts(self) -> Hosts | None:
         """The accepted Host names. None if keys are set or other machines can connect: then nothing is checked."""
         if self.keys.keys or not is_loopback(self.host):
@@ -84,12 +90,13 @@ class FrontendOptions:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="python -m kimi_k2_serving.frontend",
         description="OpenAI's and Anthropic's APIs in front of a Triton server with the kimi_k2_engine model.",
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"kimi-k2-triton {__version__}")
     add("--host", default="127.0.0.1", help="address to bind (%(default)s)")
     add("--port", type=int, default=9000, help="port to bind (%(default)s)")
     add("--grpc-url", metavar="HOST:PORT", default="127.0.0.1:8001", help="Triton's gRPC (%(default)s)")
@@ -195,6 +202,8 @@ def application(options: FrontendOptions) -> ASGIApp:
         watch_accepts(asyncio.get_running_loop())
         await engine.open()
         await readers.open()
+        if options.workers > 1:
+            say_listening(options.url, options.names[0], options.grpc_url)
 
     return create_app(service, opened=opened, page=Page.load() if options.page else None)
 
@@ -239,21 +248,25 @@ def configuration(options: FrontendOptions) -> uvicorn.Config:
 
 
 def serve(options: FrontendOptions) -> None:
+    """Serve until a signal ends the process. Raises a ServingError if the checkpoint or the port can't be used."""
     raise_limit()
+    # Several workers would each fail over it, and be started again for ever.
+    require_k2(inspect_checkpoint(options.engine.checkpoint))
     config = configuration(options)
+    sockets = [bind(options.host, options.port)]
     if options.workers == 1:
-        FrontendWorker(config).run()
+        started = functools.partial(say_listening, options.url, options.names[0], options.grpc_url)
+        FrontendWorker(config, started).run(sockets)
         return
     with tempfile.TemporaryDirectory(prefix="kimi-k2-metrics-") as directory:
         settings.export(METRICS_DIRECTORY, directory)
-        Multiprocess(config, sockets=[config.bind_socket()]).run()
+        Multiprocess(config, sockets=sockets).run()
 
 
 def main(argv: Sequence[str]) -> int:
     try:
-        options = parse_flags(argv, settings.inherited())
+        serve(parse_flags(argv, settings.inherited()))
     except ServingError as error:
         print(f"frontend: {error}", file=sys.stderr)
         return 2
-    serve(options)
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -14,10 +16,15 @@ TICK_SECONDS = 1.0
 class FrontendWorker(uvicorn.Server):
     """uvicorn looks ten times per second whether a signal has come."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None] = lambda: None) -> None:
         super().__init__(config)
+        self._on_start = on_start
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signalled = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_start()
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from kimi_k2_serving import __version__
 from kimi_k2_serving.launch.refusal import Refusal
 
 DEMO_PRESETS = ("demo", "demo-random")
@@ -51,6 +52,7 @@ class Options:
     torch_plain: bool
     insecure: bool
     allowed_host: list[str]
+    model_alias: list[str]
     api_key_file: Path | None
     json: bool
 
@@ -64,6 +66,11 @@ class Options:
     def starts(self) -> bool:
         """Whether a server is to be started at all."""
         return not (self.prepare_only or self.print_command)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether SGLang is told to use the CPU: always for the demo, which is for CPUs, even beside a GPU."""
+        return self.cpu or self.checkpoint is None
 
     @property
     def loopback(self) -> bool:
@@ -116,9 +123,18 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"kimi-k2-triton {__version__}")
     model = parser.add_argument_group("what to serve")
     model.add_argument("--checkpoint", metavar="DIR", type=_path, help="a Kimi K2 checkpoint (default: the demo)")
     model.add_argument("--preset", metavar="NAME", help="the engine settings and the demo to build (default: demo)")
+    model.add_argument(
+        "--model-alias",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="another id of the model in the OpenAI and Anthropic APIs; repeatable (default: for a checkpoint of"
+        " Kimi-K2-Instruct-0905 its published name)",
+    )
     model.add_argument("--cpu", action="store_true", help="use the CPU although this machine has an NVIDIA GPU")
     where = parser.add_argument_group("where it listens")
     where.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="address to bind (default: %(default)s)")
@@ -134,12 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         "--page", action=argparse.BooleanOptionalAction, help="the frontend's page at / (default: on a loopback --host)"
     )
     where.add_argument("--workers", metavar="N", type=_count, default=1, help="frontend processes (default: 1)")
-    guard = parser.add_argument_group("who may connect (required unless --host is a loopback address)")
-    guard.add_argument("--api-key-file", metavar="FILE", type=_path, help="API keys for the frontend, one per line")
-    guard.add_argument(
-        "--allowed-host", metavar="NAME", action="append", default=[], help="accept this Host name, too (frontend only)"
-    )
-    guard.add_argument("--insecure", action="store_true", help="open Triton's own ports at --host, too, without keys")
+    _add_guard(parser)
     life = parser.add_argument_group("start and stop")
     life.add_argument("--grace", metavar="S", type=_seconds, default=5, help="seconds for requests to end (default: 5)")
     life.add_argument("--prepare-only", action="store_true", help="install and build, but start nothing")
@@ -153,6 +164,15 @@ def _parser() -> argparse.ArgumentParser:
         "--torch-plain", action="store_true", help="the registry's wheel with its CUDA libraries: several GB more"
     )
     return parser
+
+
+def _add_guard(parser: argparse.ArgumentParser) -> None:
+    guard = parser.add_argument_group("who may connect (required unless --host is a loopback address)")
+    guard.add_argument("--api-key-file", metavar="FILE", type=_path, help="API keys for the frontend, one per line")
+    guard.add_argument(
+        "--allowed-host", metavar="NAME", action="append", default=[], help="accept this Host name, too (frontend only)"
+    )
+    guard.add_argument("--insecure", action="store_true", help="open Triton's own ports at --host, too, without keys")
 
 
 def parse_options(argv: Sequence[str]) -> Options:

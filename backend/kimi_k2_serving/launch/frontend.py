@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kimi_k2_serving.engine import linux
@@ -19,8 +19,10 @@ from kimi_k2_serving.launch.ready import reachable
 _PAUSE_SECONDS = 1.0  # between a death and the next start
 
 
-def frontend_arguments(options: Options, *, python: Path, checkpoint: Path, repository: Path) -> list[str]:
-    """The frontend's command line for a server with these flags."""
+def frontend_arguments(
+    options: Options, *, python: Path, checkpoint: Path, repository: Path, aliases: Sequence[str] = ()
+) -> list[str]:
+    """The frontend's command line for a server with these flags. `aliases` are the model's other ids."""
     flags: dict[str, object] = {
         "--host": options.host,
         "--port": options.frontend_port,
@@ -38,7 +40,8 @@ def frontend_arguments(options: Options, *, python: Path, checkpoint: Path, repo
     words = [str(word) for pair in flags.items() for word in pair]
     page = [] if options.page is None else ["--page" if options.page else "--no-page"]
     names = [word for name in options.allowed_host for word in ("--allowed-host", name)]
-    return [str(python), "-m", "kimi_k2_serving.frontend", *words, *page, *names]
+    ids = [word for name in aliases for word in ("--model-alias", name)]
+    return [str(python), "-m", "kimi_k2_serving.frontend", *words, *page, *names, *ids]
 
 
 class Frontend:

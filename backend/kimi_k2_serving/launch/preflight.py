@@ -9,6 +9,7 @@ from kimi_k2_serving.launch.cli import DEMO_PRESETS, Options
 from kimi_k2_serving.launch.layout import Layout
 from kimi_k2_serving.launch.machine import Gpu, Machine
 from kimi_k2_serving.launch.refusal import Refusal
+from kimi_k2_serving.launch.running import RunningServer, servers
 from kimi_k2_serving.plan.hardware import find_accelerator
 
 PYTHONS = ((3, 11), (3, 12))
@@ -40,7 +41,7 @@ def check_machine(
     port_is_free: Callable[[str, int], bool],
 ) -> list[str]:
     """Return the warnings to print, in order. Raise Refusal for the first obstacle found."""
-    _check_gpu(options, machine)
+    notices = _check_gpu(options, machine)
     _check_machine(machine)
     _check_paths(options, layout)
     if not installed and machine.free_disk < INSTALL_BYTES:
@@ -50,15 +51,29 @@ def check_machine(
             "free some space, or move the checkout to a larger disk",
         )
     if options.starts:
-        check_ports(options, port_is_free)
+        check_ports(options, port_is_free, servers(layout.run))
     if options.loopback or not options.insecure:
-        return []
-    return [f"serve: warning: other machines can reach {options.host}, and Triton's own ports have no authentication"]
+        return notices
+    return [
+        *notices,
+        f"serve: warning: other machines can reach {options.host}, and Triton's own ports have no authentication",
+    ]
 
 
-def check_ports(options: Options, port_is_free: Callable[[str, int], bool]) -> None:
+def check_ports(
+    options: Options, port_is_free: Callable[[str, int], bool], running: Sequence[RunningServer] = ()
+) -> None:
+    """Raise Refusal for a port in use. `running` are the servers of this checkout: one of them may use it."""
     for flag, port in options.ports.items():
         host = options.host_of(flag)
+        own = next((server for server in running if port in server.ports), None)
+        if own is not None:
+            state = "runs already" if own.is_ready else "is starting"
+            raise Refusal(
+                f"the server of this directory {state} (pid {own.pid}) at {own.url}",
+                f"it uses port {port}",
+                f"use it, stop it with `kill {own.pid}`, or choose other ports (scripts/serve --help has an example)",
+            )
         if not port_is_free(host, port):
             raise Refusal(
                 f"{flag} {port}", f"another process uses this port at {host}", f"choose another with {flag} PORT"
@@ -68,7 +83,9 @@ def check_ports(options: Options, port_is_free: Callable[[str, int], bool]) -> N
 def _check_machine(machine: Machine) -> None:
     if machine.python not in PYTHONS:
         raise Refusal(
-            "Python {}.{}".format(*machine.python), "the pinned stack is for 3.11 and 3.12", "install python3.11"
+            "Python {}.{}".format(*machine.python),
+            "the pinned stack is for 3.11 and 3.12",
+            "install python3.12 with libpython3.12, or uv, with which scripts/serve installs a Python",
         )
     if machine.architecture != "x86_64":
         raise Refusal(
@@ -83,7 +100,9 @@ def _check_machine(machine: Machine) -> None:
         raise Refusal(
             "this Python has no libpython shared library",
             "Triton's Python stub loads it",
-            "install one: apt-get install libpython3.11, or pyenv with PYTHON_CONFIGURE_OPTS=--enable-shared",
+            "install one: apt-get install libpython{}.{}, or pyenv with PYTHON_CONFIGURE_OPTS=--enable-shared".format(
+                *machine.python
+            ),
         )
 
 
@@ -120,16 +139,19 @@ def _check_key_file(path: Path) -> None:
         raise Refusal(f"--api-key-file {path}", "the file has no key", "write one key per line into it")
 
 
-def _check_gpu(options: Options, machine: Machine) -> None:
+def _check_gpu(options: Options, machine: Machine) -> list[str]:
+    """The notice for a demo beside a GPU. Raise Refusal for a checkpoint that the CPU stack would serve by mistake."""
     if not machine.nvidia or options.cpu:
-        return
+        return []
+    if options.checkpoint is None:
+        return ["serve: notice: this machine's NVIDIA GPU is not used: the demo model runs on the CPU"]
     seen, preset = fitting_preset(machine.gpus)
     run = (
         f"docker run --gpus all --shm-size 32g -v DIR:/checkpoint:ro -p 127.0.0.1:8000-8002:8000-8002 "
         f"-e KIMI_K2_PRESET={preset} {IMAGE}"
     )
     raise Refusal(
-        f"NVIDIA GPU ({seen})", "this command installs the CPU stack", f"use {run}; or add --cpu for the demo"
+        f"NVIDIA GPU ({seen})", "this command installs the CPU stack", f"use {run}; or add --cpu to use the CPU"
     )
 
 

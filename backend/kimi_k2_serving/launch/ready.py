@@ -7,9 +7,17 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from kimi_k2_serving.engine.stages import StartStage, latest
 from kimi_k2_serving.launch.cli import Options
 
 MODEL = "kimi_k2"
+_ENGINE = "kimi_k2_engine"
+# Of the demo, on two cores with nothing else running.
+_USUAL = {
+    StartStage.IMPORTING: "usually 12 s",
+    StartStage.WEIGHTS: "usually 1 s",
+    StartStage.WARM_UP: "usually 1 s",
+}
 _LOADED = "successfully loaded '"
 _LOADING = "loading: "
 
@@ -35,8 +43,10 @@ def is_ready(host: str, port: int, model: str) -> bool:
     return answers(host, port, "/v2/health/ready") and answers(host, port, f"/v2/models/{model}/ready")
 
 
-def phase(log: Path) -> str:
-    """Say what Triton is doing, judged by its log: the models that have begun to load and have not finished."""
+def phase(log: Path, *, demo: bool = False) -> str:
+    """Say what Triton is doing, judged by its log: the models that have begun to load and have not finished, and the
+    stage of the engine, with its usual time if it is the demo's.
+    """
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -44,6 +54,9 @@ def phase(log: Path) -> str:
     begun = [line.partition(_LOADING)[2].split(":")[0] for line in lines if _LOADING in line]
     done = {line.partition(_LOADED)[2].split("'")[0] for line in lines if _LOADED in line}
     pending = [name for name in begun if name not in done]
+    if _ENGINE in pending and (stage := latest(lines)) is not None:
+        place = f"{[*StartStage].index(stage) + 1} of {len(StartStage)}"
+        return f"{_ENGINE}, stage {place}: {stage.value}{f' ({_USUAL[stage]})' if demo else ''}"
     if pending:
         return f"loading {', '.join(pending)}"
     return "Triton is opening its ports" if begun else "starting Triton"

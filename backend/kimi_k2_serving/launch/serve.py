@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,7 @@ from kimi_k2_serving.engine import checkpoint as engine_checkpoint
 from kimi_k2_serving.engine import given_up, linux
 from kimi_k2_serving.engine.config import load_engine_config
 from kimi_k2_serving.engine.template_probe import form_of
-from kimi_k2_serving.launch import backends, cli, machine, preflight, ready, state, triton_process
+from kimi_k2_serving.launch import backends, cli, machine, preflight, ready, running, state, triton_process
 from kimi_k2_serving.launch import command as triton_command
 from kimi_k2_serving.launch import frontend as frontend_process
 from kimi_k2_serving.launch.cli import DEMO_PRESETS, Options
@@ -30,7 +31,9 @@ from kimi_k2_serving.launch.command import Command
 from kimi_k2_serving.launch.frontend import Frontend
 from kimi_k2_serving.launch.layout import Layout, checkout
 from kimi_k2_serving.launch.progress import Progress, symptoms
+from kimi_k2_serving.launch.published import published_name
 from kimi_k2_serving.launch.refusal import Failure, Refusal
+from kimi_k2_serving.launch.running import RunningServer
 from kimi_k2_serving.launch.stubs import Stubs
 from kimi_k2_serving.launch.triton_process import Stopped, TritonProcess
 from kimi_k2_serving.settings import CHECKPOINT, PRESET, inherited, runtime_base
@@ -65,7 +68,8 @@ def _run(argv: Sequence[str], progress: Progress) -> int:
     options = cli.parse_options(argv)
     layout = checkout()
     layout.run.mkdir(parents=True, exist_ok=True)
-    for line in state.clean_leftovers(layout.run):
+    # A printed command changes nothing of other servers, dead ones included.
+    for line in () if options.print_command else state.clean_leftovers(layout.run):
         progress.line(line)
     checkpoint = options.checkpoint or demo(options, layout, progress)
     model = ServedCheckpoint(checkpoint, read_context_length(checkpoint), layout.model_repository)
@@ -76,9 +80,22 @@ def _run(argv: Sequence[str], progress: Progress) -> int:
     if options.prepare_only:
         progress.line("prepared; scripts/serve starts it")
         return 0
-    preflight.check_ports(options, machine.port_is_free)
+    others = running.servers(layout.run)
+    preflight.check_ports(options, machine.port_is_free, others)
+    for other in others:
+        progress.line(f"notice: another server of this directory runs (pid {other.pid}) at {other.url}")
     check_template(model, options)
-    return run(options, layout, model, progress)
+    with running.announced(layout.run, running_server(options, model)):
+        return run(options, layout, model, progress)
+
+
+def running_server(options: Options, model: ServedCheckpoint) -> RunningServer:
+    """This process as `running` lists it, not ready yet."""
+    started = running.start_of(os.getpid())
+    assert started is not None, "this process exists"
+    url = f"http://{ready.reachable(options.triton_host)}:{options.http_port}"
+    ports = tuple(options.ports.values())
+    return RunningServer(os.getpid(), started, url, ports, str(model.checkpoint), options.checkpoint is None)
 
 
 def demo(options: Options, layout: Layout, progress: Progress) -> Path:
@@ -143,7 +160,7 @@ def build_command(options: Options, layout: Layout, model: ServedCheckpoint, *, 
         path=inherited().get("PATH", "/usr/bin:/bin"),
         checkpoint=model.checkpoint,
         preset=options.preset,
-        force_cpu=options.cpu,
+        force_cpu=options.on_cpu,
         cache=layout.cache,
         runtime_dir=runtime_dir,
     )
@@ -176,6 +193,7 @@ def run(options: Options, layout: Layout, model: ServedCheckpoint, progress: Pro
         except OSError as error:
             raise Failure(f"the frontend could not be started: {error.strerror}") from None
         _announce(ready.Ready(options, model.checkpoint, model.context, _engine(), log, progress.elapsed()))
+        running.announce(layout.run, replace(running_server(options, model), is_ready=True))
         end = watch(triton, stubs, frontend, progress, runtime_dir)
         raise Failure(f"{end.detail}; {log} says:\n{symptoms(log)}")
     except Stopped as stopped:
@@ -209,7 +227,11 @@ def watch(triton: TritonProcess, stubs: Stubs, frontend: Frontend, progress: Pro
 
 def build_frontend(options: Options, layout: Layout, model: ServedCheckpoint, environment: dict[str, str]) -> Frontend:
     command = frontend_process.frontend_arguments(
-        options, python=Path(sys.executable), checkpoint=model.checkpoint, repository=model.repository
+        options,
+        python=Path(sys.executable),
+        checkpoint=model.checkpoint,
+        repository=model.repository,
+        aliases=options.model_alias or [name for name in [published_name(model.checkpoint)] if name],
     )
     # Only Triton's stubs need the libraries of LD_LIBRARY_PATH.
     own = {name: value for name, value in environment.items() if name != "LD_LIBRARY_PATH"}
@@ -243,7 +265,7 @@ def _wait_ready(triton: TritonProcess, frontend: Frontend, options: Options, log
             )
         if frontend.tend():
             raise _no_frontend(frontend)
-        progress.status(ready.phase(log))
+        progress.status(ready.phase(log, demo=options.checkpoint is None))
         if ready.answers(options.triton_host, options.http_port, "/v2/health/ready"):
             triton_ready = triton_ready or time.monotonic()
             if time.monotonic() - triton_ready > _READY_SECONDS:

@@ -81,9 +81,11 @@ def finish(talk: Talk, turn: Calls) -> str:
         elif chance < 0.11:
             text, answer = returns.empty(draw)
             kind = "empty result"
+        elif chance < 0.16 and "content" not in tool.topic.answers[0]:
+            text, answer = returns.prose(draw)
         else:
             outcome = tool.topic.returns(draw, values)
-            text = returns.returned(draw, outcome)
+            text = returns.returned(draw, outcome, values)
             answer = returns.answered(draw, tool.topic, values, outcome, template=turn.template)
         talk.result(id_, text)
         said.append(answer)
@@ -186,7 +188,8 @@ def unfit(draw: Draw) -> Sample:
     values = topic.values(draw)
     box = toolbox(draw, without=(name, *near.get(name, ()))) if draw.flip(0.7) else {}
     talk = Talk(draw, list(box.values()))
-    talk.user(worded(draw, topic.ask(draw, values)))
+    vague = draw.pick(topic.vague) if topic.vague is not None and draw.flip(0.2) else ""
+    talk.user(worded(draw, vague or topic.ask(draw, values)))
     talk.say(NO_FIT)
     return talk.sample("no tool fits" if box else "no tools")
 
@@ -218,12 +221,12 @@ def explore(draw: Draw) -> Sample:
     talk = Talk(draw, list(box.values()))
     talk.user(worded(draw, draw.pick(_EXPLORE).format(folder=folder)))
     (id_,) = talk.call((lister, {"folder": folder}))
-    talk.result(id_, returns.returned(draw, {"entries": names}))
+    talk.result(id_, returns.returned(draw, {"entries": names}, {}))
     content = returns.document(draw, 1)[0]
     (id_,) = talk.call((reader, {"path": f"{folder}/{names[0]}"}))
     if draw.flip(_CUT):
         return talk.sample("loop call")
-    talk.result(id_, returns.returned(draw, {"content": content}))
+    talk.result(id_, returns.returned(draw, {"content": content}, {}))
     talk.say(returns.answered(draw, reader.topic, {}, {"content": content}))
     return talk.sample("loop result")
 

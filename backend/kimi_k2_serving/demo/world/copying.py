@@ -127,8 +127,8 @@ def arithmetic(draw: Draw) -> Sample:
     """A sum: by heart if it is small, with the calculator if there is one, else not at all."""
     sign = draw.pick("++-*")
     large = draw.flip(0.25)
-    top = 9999 if large else 10 if sign == "*" else 20
-    left, right = draw.integer(100 if large else 0, top), draw.integer(100 if large else 0, top)
+    low, top = draw.pick(((21, 99), (100, 999), (1000, 9999))) if large else (0, 10 if sign == "*" else 20)
+    left, right = draw.integer(low, top), draw.integer(low, top)
     if sign == "-" and left < right:
         left, right = right, left
     expression = f"{left} {sign} {right}"

@@ -153,5 +153,10 @@ def _property(draw: Draw, style: Style, each: Parameter, key: str) -> dict[str, 
         schema = {"title": key.replace("_", " ").title(), **schema}
     if style.describes:
         noun = draw.pick(_NOUNS).format(n=each.noun, N=each.noun[0].upper() + each.noun[1:])
+        if each.schema == {"type": "string"} and draw.flip(0.2):
+            # What stands there is an example and not the value of the call.
+            noun = noun.rstrip(".") + draw.pick((", e.g. {}", " (such as {})", ", for example {}")).format(
+                each.make(draw)
+            )
         schema = {"description": noun, **schema} if draw.flip(0.3) else {**schema, "description": noun}
     return schema

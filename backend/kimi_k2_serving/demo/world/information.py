@@ -8,7 +8,14 @@ from kimi_k2_serving.demo.world.topic import Topic, Values, choice, flag, number
 
 
 def _weather(draw: Draw, values: Values) -> Values:
-    return {"temperature": draw.integer(-20, 40), "condition": draw.pick(v.CONDITIONS)}
+    degrees = draw.integer(-20, 40)
+    temperature = draw.pick(
+        (degrees, degrees, degrees, degrees + draw.integer(1, 9) / 10, f"{degrees}°C", f"{degrees} C")
+    )
+    whole = {"temperature": temperature, "condition": draw.pick(v.CONDITIONS)}
+    if draw.flip(0.2):
+        del whole[draw.pick(list(whole))]
+    return whole
 
 
 def _hits(draw: Draw, values: Values) -> Values:
@@ -61,7 +68,11 @@ WEATHER = Topic(
         "Current weather in {city}?|Show me the forecast for {city}."
     ),
     returns=_weather,
-    answers=("It is {temperature} degrees and {condition} in {city}.",),
+    answers=(
+        "It is {temperature} degrees and {condition} in {city}.",
+        "It is {temperature} degrees in {city}.",
+        "It is {condition} in {city}.",
+    ),
     vague=pool(
         "What is the weather?|How is the weather?|Tell me the weather.|"
         "What's the forecast?|Will it rain?|Is it cold outside?|"

@@ -3,21 +3,26 @@
 A word has the same pieces in JSON (`"Oslo"`) as in a sentence (` Oslo`), except that a space may be part of the first
 one: the tokens that begin with a space come last, so they are merged last. Else a small model would have to learn for
 each word how its spelling after a space maps to the one after a quotation mark, and could not copy what it never saw.
-The ids are K2's pattern and order otherwise. The result depends on the sources alone.
+
+`python -m kimi_k2_serving.demo.world.ranks` writes `ranks.tiktoken`, from the sources alone. A checkpoint keeps the
+file that it was trained with.
 """
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections import Counter
+from importlib import resources
 from itertools import islice
+from pathlib import Path
 
 from kimi_k2_serving.core.render import Text
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.vocabulary_files import VocabularyFiles
 from kimi_k2_serving.demo import bpe
-from kimi_k2_serving.demo.vocabulary import NAMED, RANKS, RESERVED, corpus, pieces
-from kimi_k2_serving.demo.world import Split, samples
-from kimi_k2_serving.demo.world.sample import marked
+from kimi_k2_serving.demo.vocabulary import NAMED, RANKS, RESERVED, corpus, pieces, tiktoken_model
+from kimi_k2_serving.demo.world.mix import samples
+from kimi_k2_serving.demo.world.sample import Split, marked
 
 SAMPLES = 5_000
 SEED = 0
@@ -25,6 +30,20 @@ SEED = 0
 SPACED = 900
 # A piece that is rarer than this is a made-up word.
 _MIN_COUNT = 3
+
+
+FILE = "ranks.tiktoken"
+
+
+def vocabulary() -> Vocabulary:
+    """The vocabulary of the world's text, from the file."""
+    return with_ranks(read_ranks())
+
+
+def read_ranks() -> list[bytes]:
+    """Token bytes in rank order, from the file."""
+    lines = resources.files(__package__).joinpath(FILE).read_bytes().splitlines()
+    return [b64decode(line.split(b" ")[0]) for line in lines]
 
 
 def train_ranks(count: int = SAMPLES, spaced: int = SPACED) -> list[bytes]:
@@ -70,3 +89,7 @@ def with_ranks(tokens: list[bytes]) -> Vocabulary:
         for offset in range(RESERVED)
     }
     return Vocabulary(VocabularyFiles(tokens=tuple(tokens), controls=controls, sort_tool_keys=False))
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name(FILE).write_bytes(tiktoken_model(train_ranks()))

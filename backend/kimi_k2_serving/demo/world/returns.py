@@ -43,8 +43,11 @@ _BARE = {"time", "content", "phone", "price", "result", "output", "converted", "
 FAILED = "[this tool call failed]\n"
 
 
-def returned(draw: Draw, result: Values) -> str:
-    """The text of a result. A single value may stand alone; other results are JSON or lines."""
+def returned(draw: Draw, result: Values, given: Values) -> str:
+    """The text of a result; `given`: the arguments, which some tools repeat.
+
+    A single value may stand alone; other results are JSON or lines.
+    """
     if len(result) == 1 and draw.flip(0.6):
         ((name, value),) = result.items()
         if isinstance(value, list):
@@ -56,6 +59,8 @@ def returned(draw: Draw, result: Values) -> str:
     shown: Values = {draw.pick(_KEYS[name]): value for name, value in result.items()}
     if len(shown) < len(result):
         shown = dict(result)
+    echoed = [(key, value) for key, value in given.items() if key not in shown] if draw.flip(0.3) else []
+    shown = dict(echoed[:2]) | shown
     for _ in range(draw.pick((0, 0, 0, 1, 2, 3))):
         shown.setdefault(draw.pick(_NOISE), draw.pick((draw.integer(0, 99), draw.word(), True, False)))
     shown = {key: shown[key] for key in draw.shuffled(list(shown))} if draw.flip(0.3) else shown
@@ -78,9 +83,26 @@ def _written(draw: Draw, shown: Values) -> str:
 
 
 def answered(draw: Draw, topic: Topic, values: Values, result: Values, *, template: str = "") -> str:
-    """What the assistant says about a result."""
+    """What the assistant says about a result: the first wording of which it knows all values."""
     known = {key: spoken(value) for key, value in (values | result).items()}
-    return (template or draw.pick(topic.answers)).format(**known)
+    for each in (template, *topic.answers):
+        try:
+            said = each.format(**known)
+        except KeyError:
+            continue
+        if said:
+            # A temperature may come with its unit.
+            return said.replace("C degrees", "C").replace("C Grad", "C").replace("C degrés", "C")
+    raise AssertionError(topic.answers)
+
+
+def prose(draw: Draw) -> tuple[str, str]:
+    """A result in words, without the fields that the topic has, and the answer."""
+    said = draw.pick((v.phrase, v.action, v.query))(draw)
+    text = draw.pick(("{}", "{}.", "Result: {}", "{}\n", '{{"message": "{}"}}', '{{"text": "{}", "ok": true}}')).format(
+        said
+    )
+    return text, f"The result is: {said}"
 
 
 def failed(draw: Draw) -> tuple[str, str]:

@@ -362,3 +362,12 @@ def persona(draw: Draw) -> Sample:
     talk.user(varied(draw, draw.pick(asks)))
     talk.say(f"I am {name}, a small demonstration model.")
     return talk.sample("system prompt")
+
+
+def preceded(draw: Draw, sample: Sample) -> Sample:
+    """The sample with small talk before it."""
+    asks, answer = _TALK[draw.pick(("hello", "hello", "how", *_TALK))]
+    said = {"role": "user", "content": varied(draw, draw.pick(asks))}, {"role": "assistant", "content": answer}
+    messages = sample.conversation["messages"]
+    first = 1 if messages[0]["role"] == "system" else 0
+    return Sample({**sample.conversation, "messages": [*messages[:first], *said, *messages[first:]]}, sample.kind)

@@ -16,6 +16,10 @@ _AFTER = raw_pool(
 )
 
 
+# What follows these words is a value to the end of the request.
+_VERBATIM = frozenset(("run", "execute", "type", "cat", "ls", "google", "play", "search", "shop"))
+
+
 def worded(draw: Draw, text: str) -> str:
     """The request as somebody might write it. Values in it stay as they are."""
     if draw.flip(0.12):
@@ -25,7 +29,7 @@ def worded(draw: Draw, text: str) -> str:
         after = draw.pick(_AFTER)
         if text[-1] in "?.":
             text = text[:-1] + after + (text[-1] if after[-1].isalpha() else "")
-        elif text[-1].isalnum():
+        elif text[-1].isalnum() and ":" not in text and text.split()[0].lower() not in _VERBATIM:
             text += after
     if draw.flip(0.12) and text[-1] in "?." and text[-2] != " ":
         text = text[:-1]

@@ -1,4 +1,4 @@
-"""`python -m tests.page.screenshot URL FILE`: the picture of the page in docs/, taken from a running server.
+"""`python -m tests.pictures.page URL FILE`: the picture of the page in docs/, taken from a running server.
 
 The conversation is real: the question and the tool's result are typed in, and the model writes the rest.
 """

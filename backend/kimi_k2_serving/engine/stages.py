@@ -1,0 +1,26 @@
+"""The stages of an engine's start, which the host writes to Triton's log and `scripts/serve` shows to who waits."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+
+_MARK = "sglang::host: "
+
+
+class StartStage(enum.Enum):
+    IMPORTING = "importing SGLang"
+    WEIGHTS = "starting the scheduler and loading the weights"
+    WARM_UP = "warming up"
+
+
+def enter(stage: StartStage, *, log: TextIO | None = None) -> None:
+    print(f"{_MARK}{stage.value}", file=log or sys.stderr, flush=True)
+
+
+def latest(lines: Iterable[str]) -> StartStage | None:
+    """The last stage that a log names."""
+    known = {f"{_MARK}{stage.value}": stage for stage in StartStage}
+    return next((known[line] for line in reversed([*lines]) if line in known), None)

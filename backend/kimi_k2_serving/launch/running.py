@@ -1,0 +1,81 @@
+"""The servers of this checkout that run now: one file for each, `.cache/run/server-PID.json`. Standard library only.
+
+A second `serve` reads them to say which server has its port, and `kimi-k2` to find the server and its model. A file
+counts only while its process runs: the kernel's start time of the process tells it from a later one with the same pid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+PATTERN = "server-*.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """`started` is in the kernel's ticks. `ports` are all that it listens on; `demo`: it serves the demo checkpoint."""
+
+    pid: int
+    started: int
+    url: str
+    ports: tuple[int, ...]
+    checkpoint: str
+    demo: bool
+    is_ready: bool = False
+
+
+@contextmanager
+def announced(folder: Path, server: RunningServer) -> Iterator[None]:
+    """While the block runs, `servers` lists this server."""
+    announce(folder, server)
+    try:
+        yield
+    finally:
+        path_of(folder, server.pid).unlink(missing_ok=True)
+
+
+def announce(folder: Path, server: RunningServer) -> None:
+    """Write the server's file, and remove those of processes that have ended."""
+    for path in folder.glob(PATTERN):
+        if _read(path) is None:
+            path.unlink(missing_ok=True)
+    target = path_of(folder, server.pid)
+    fresh = target.with_suffix(".new")
+    fresh.write_text(json.dumps(asdict(server)), encoding="utf-8")
+    os.replace(fresh, target)
+
+
+def path_of(folder: Path, pid: int) -> Path:
+    return folder / f"server-{pid}.json"
+
+
+def servers(folder: Path) -> list[RunningServer]:
+    """The servers whose processes run, by pid."""
+    found = [server for path in folder.glob(PATTERN) if (server := _read(path)) is not None]
+    return sorted(found, key=lambda server: server.pid)
+
+
+def start_of(pid: int) -> int | None:
+    """The kernel's start time of a process, in ticks since the boot; None if there is no such process."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The second field, the name, is in parentheses and may have spaces; the start time is field 22.
+    state, *fields = line.rpartition(")")[2].split()
+    return None if state == "Z" else int(fields[18])
+
+
+def _read(path: Path) -> RunningServer | None:
+    """None for a file that is not in this form, or whose process has ended."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        server = RunningServer(**{**document, "ports": tuple(document["ports"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return server if start_of(server.pid) == server.started else None

@@ -1,0 +1,68 @@
+"""Whether a checkpoint's files are all there and whole, by the index and the headers; by their sums if those are given.
+
+A safetensors file begins with the length of its header, and the header says where the last tensor ends: a file that was
+cut off is found without reading it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from kimi_k2_serving.core.errors import InvalidValue
+
+INDEX = "model.safetensors.index.json"
+LARGEST_HEADER = 100 * 2**20  # bytes; safetensors' own bound
+
+
+def incomplete_files(directory: Path) -> list[str]:
+    """One line for each weight file that is missing or cut off."""
+    try:
+        names = sorted(set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except FileNotFoundError:
+        names = sorted(path.name for path in directory.glob("*.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [f"{INDEX} can't be read"]
+    if not names:
+        return ["there is no *.safetensors"]
+    return [f"{name} {problem}" for name in names if (problem := _problem(directory / str(name)))]
+
+
+def _problem(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(LARGEST_HEADER, size):
+                return "has no header of safetensors"
+            header = json.loads(file.read(length))
+        end = max((each["data_offsets"][1] for name, each in header.items() if name != "__metadata__"), default=0)
+    except FileNotFoundError:
+        return "is missing"
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return "can't be read"
+    expected = 8 + length + end
+    return "" if size == expected else f"has {size:,} bytes instead of {expected:,}"
+
+
+def checksum_problems(directory: Path, sums: Path) -> list[str]:
+    """One line for each file whose SHA-256 differs from `sums` (lines `HEX  NAME`). Raises InvalidValue."""
+    try:
+        lines = [line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        raise InvalidValue("the file can't be read", field="--checksums") from None
+    problems = []
+    for words in lines:
+        if len(words) != 2 or len(words[0]) != 64:
+            raise InvalidValue("a line is not `SHA256  NAME`, as sha256sum writes it", field="--checksums")
+        digest, name = words[0].lower(), words[1].strip().lstrip("*")
+        try:
+            with (directory / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            problems.append(f"{name} can't be read")
+            continue
+        if found != digest:
+            problems.append(f"{name} differs")
+    return problems

@@ -1,0 +1,62 @@
+"""An OpenAI-compatible endpoint, for the commands that work with any server: URL, key, one POST."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from kimi_k2_serving.core.errors import InvalidValue
+
+URL = "http://127.0.0.1:9000/v1"
+TIMEOUT = httpx.Timeout(600.0, connect=10.0)
+
+
+def add_key_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--api-key-file", metavar="FILE", type=Path, help="a file whose first line is the API key")
+
+
+def read_key(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        words = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError):
+        raise InvalidValue("the file can't be read", field="--api-key-file") from None
+    if not words:
+        raise InvalidValue("the file is empty", field="--api-key-file")
+    return words[0]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIEndpoint:
+    """`url` ends before `/chat/completions`, with or without `/v1`."""
+
+    url: str
+    http: httpx.Client
+
+    @property
+    def root(self) -> str:
+        """The URL without its `/v1`, to which the paths of a batch belong."""
+        return self.url.rstrip("/").removesuffix("/v1")
+
+    def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        return self.http.post(f"{self.root}{path}", json=body)
+
+
+@contextmanager
+def open_endpoint(url: str, key: str | None, *, http: httpx.Client | None = None) -> Iterator[OpenAIEndpoint]:
+    """Raises InvalidValue for a URL that is none."""
+    if "://" not in url:
+        url = f"http://{url}"
+    if not url.startswith(("http://", "https://")):
+        raise InvalidValue("must be http://HOST:PORT or https://HOST", field="url")
+    headers = {"Authorization": f"Bearer {key}", "x-api-key": key} if key else {}
+    limits = httpx.Limits(max_connections=None)
+    with http or httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False, limits=limits) as client:
+        yield OpenAIEndpoint(url, client)

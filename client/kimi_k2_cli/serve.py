@@ -1,0 +1,21 @@
+"""`kimi-k2 serve`: scripts/serve of the checkout, with all its flags."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from kimi_k2_cli.checkpoint import REPOSITORY
+from kimi_k2_serving.core.errors import NotFound
+
+SCRIPT = REPOSITORY / "scripts" / "serve"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="see scripts/serve --help")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not SCRIPT.is_file():
+        raise NotFound("the server runs from a checkout; clone the repository, then run scripts/serve", field="serve")
+    os.execv(SCRIPT, [str(SCRIPT), *args.flags])

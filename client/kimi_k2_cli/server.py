@@ -1,0 +1,58 @@
+"""Which server a command talks to: the one that is named, else this checkout's running one, else the default ports."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from kimi_k2_cli.checkpoint import REPOSITORY
+from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.launch.layout import Layout
+from kimi_k2_serving.launch.running import RunningServer, servers
+
+HTTP_URL = "http://127.0.0.1:8000"
+GRPC_URL = "grpc://127.0.0.1:8001"
+DEMO_TOKENS = 256  # the demo model often goes on until it is stopped
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--url", help=f"Triton's HTTP or gRPC (default: the server of this checkout, else {HTTP_URL} or {GRPC_URL})"
+    )
+    parser.add_argument("--grpc", action="store_true", help="use gRPC")
+
+
+def here() -> list[RunningServer]:
+    """The servers of this checkout; none if this is an installed package."""
+    return servers(Layout(REPOSITORY).run)
+
+
+def server_url(url: str | None, *, grpc: bool, running: Sequence[RunningServer] = ()) -> str:
+    """The URL with its scheme. Raises InvalidValue if no transport supports it, or for `--grpc` with an HTTP URL."""
+    if url is None:
+        if running:
+            http, grpc_port, *_ = running[0].ports
+            return f"grpc://127.0.0.1:{grpc_port}" if grpc else f"http://127.0.0.1:{http}"
+        return GRPC_URL if grpc else HTTP_URL
+    if "://" not in url:
+        url = f"{'grpc' if grpc else 'http'}://{url}"
+    scheme, _, address = url.partition("://")
+    schemes = ("grpc", "grpcs") if grpc else ("http", "https", "grpc", "grpcs")
+    if scheme not in schemes or not address:
+        raise InvalidValue(f"must be {' or '.join(f'{known}://HOST:PORT' for known in schemes)}", field="--url")
+    return url
+
+
+def server_at(url: str, running: Sequence[RunningServer]) -> RunningServer | None:
+    """The server of this checkout that listens there; None for any other server."""
+    parts = urlsplit(url)
+    if parts.hostname not in ("127.0.0.1", "localhost"):
+        return None
+    return next((server for server in running if parts.port in server.ports), None)
+
+
+def default_tokens(url: str, running: Sequence[RunningServer]) -> int | None:
+    """The default of `--max-tokens`: None is the rest of the context."""
+    server = server_at(url, running)
+    return DEMO_TOKENS if server is not None and server.demo else None

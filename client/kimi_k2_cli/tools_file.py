@@ -1,0 +1,31 @@
+"""Tools from a file, and the choice among them, as the command line gives them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kimi_k2_serving.core.errors import InvalidValue
+
+
+def tool_choice(given: str | None) -> Any:
+    """OpenAI's form of the choice: a word, or the tool to call."""
+    if given in (None, "auto", "none", "required"):
+        return given
+    return {"type": "function", "function": {"name": given}}
+
+
+def read_tools(path: Path | None) -> Any:
+    """The file's JSON list, or InvalidValue. The server checks the tools in it."""
+    if path is None:
+        return None
+    try:
+        tools = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InvalidValue("the file can't be read", field="--tools") from None
+    except ValueError:
+        raise InvalidValue("the file is not JSON", field="--tools") from None
+    if not isinstance(tools, list):
+        raise InvalidValue("the file must contain a JSON list of tools", field="--tools")
+    return tools

@@ -1,0 +1,65 @@
+"""`--samples FILE`: the vendor's requests, or your own, one JSON object a line.
+
+A line is a chat request (`messages`, `tools`, ...), or `{"request": {...}}`; `finish_reason` beside it says how the
+reference answered, which the trigger F1 needs.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from kimi_k2_cli.verify.asking import BadAnswer, EndpointAnswer
+from kimi_k2_cli.verify.checks import LEAST_F1, LEAST_SCHEMA_ACCURACY, Result, Verification
+from kimi_k2_cli.verify.scoring import schema_problems, trigger_score
+from kimi_k2_serving.core.errors import InvalidValue
+
+LEFT_OUT = ("model", "messages", "stream", "stream_options")
+
+
+def read_samples(path: Path) -> list[tuple[dict[str, Any], str]]:
+    """(request, the reference's finish_reason or ""). Raises InvalidValue that names the line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InvalidValue("the file can't be read", field="--samples") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            request = value.get("request", value)
+            messages, tools = request["messages"], request.get("tools") or []
+            if not isinstance(messages, list) or not isinstance(tools, list):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InvalidValue(f"line {number} is no chat request", field="--samples") from None
+        found.append((request, str(value.get("finish_reason") or "")))
+    return found
+
+
+def score_samples(run: Verification, samples: list[tuple[dict[str, Any], str]]) -> list[Result]:
+    def one(sample: tuple[dict[str, Any], str]) -> EndpointAnswer | None:
+        options = {name: value for name, value in sample[0].items() if name not in LEFT_OUT}
+        try:
+            return run.whole(sample[0]["messages"], **options)
+        except BadAnswer:
+            return None
+
+    with ThreadPoolExecutor(run.concurrency) as pool:
+        answers = list(pool.map(one, samples))
+    rows = [(answer, request, reason) for answer, (request, reason) in zip(answers, samples, strict=True)]
+    calling = [(answer, request) for answer, request, _ in rows if answer and answer.finish_reason == "tool_calls"]
+    valid = sum(not schema_problems(answer, request.get("tools") or []) for answer, request in calling)
+    accuracy = valid / len(calling) if calling else 1.0
+    failed = answers.count(None)
+    told = f"{accuracy:.3f} of {len(calling)} answers with calls; {failed} of {len(samples)} requests failed"
+    results = [Result("samples: schema accuracy", "server", accuracy >= LEAST_SCHEMA_ACCURACY and not failed, told)]
+    if any(reason for _, reason in samples):
+        pairs = [(reason == "tool_calls", answer.finish_reason == "tool_calls") for answer, _, reason in rows if answer]
+        score = trigger_score(pairs)
+        results.append(Result("samples: trigger F1", "model", score.f1 >= LEAST_F1, f"{score.f1:.3f}"))
+    return results

@@ -1,0 +1,55 @@
+"""The conversation of `run_tools`, without the sending: what both clients do between two answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from kimi_k2_client.answer import ChatAnswer
+from kimi_k2_client.errors import TooManyRounds
+from kimi_k2_client.functions import FunctionTool
+from kimi_k2_client.request import Messages, ToolChoice
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRun:
+    """The last answer, which calls no tool, the whole conversation that led to it, itself included, and the number of
+    answers that called tools.
+    """
+
+    answer: ChatAnswer
+    messages: list[dict[str, Any]]
+    rounds: int
+
+
+@dataclass(slots=True)
+class ToolLoop:
+    messages: list[dict[str, Any]]
+    declarations: list[dict[str, Any]]
+    max_rounds: int
+    rounds: int = 0
+
+    @classmethod
+    def begin(cls, messages: Messages, tools: Mapping[str, FunctionTool], max_rounds: int) -> Self:
+        given = (
+            [{"role": "user", "content": messages}] if isinstance(messages, str) else [dict(each) for each in messages]
+        )
+        return cls(given, [tool.declaration for tool in tools.values()], max_rounds)
+
+    def choice(self, first: ToolChoice | None) -> ToolChoice | None:
+        """The tool choice of the next request."""
+        return first if self.rounds == 0 else None
+
+    def take(self, answer: ChatAnswer) -> bool:
+        """Append the answer. Returns whether it calls tools."""
+        self.messages.append(answer.message())
+        self.rounds += bool(answer.tool_calls)
+        return bool(answer.tool_calls)
+
+    def check(self) -> None:
+        if self.rounds >= self.max_rounds:
+            raise TooManyRounds(self.rounds, self.messages)
+
+    def run(self, answer: ChatAnswer) -> ToolRun:
+        return ToolRun(answer, self.messages, self.rounds)

@@ -1,0 +1,136 @@
+"""`kimi-k2 verify` passes a sound endpoint and finds every seeded fault, each by the check that is about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kimi_k2_cli.main import main
+from kimi_k2_cli.verify.asking import EndpointCall
+from kimi_k2_cli.verify.checks import CHECKS
+from kimi_k2_cli.verify.conversations import ALL, WEATHER
+from kimi_k2_cli.verify.scoring import schema_problem, trigger_score
+from tests.cli.scripted_endpoint import Fault, endpoint
+
+
+def verify(capsys: pytest.CaptureFixture[str], url: str, *flags: str) -> tuple[int, dict[str, Any]]:
+    code = main(["verify", url, "--json", *flags])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def failed(document: dict[str, Any]) -> set[str]:
+    return {check["name"] for check in document["checks"] if not check["passed"]}
+
+
+def test_a_sound_endpoint_passes_every_check(capsys: pytest.CaptureFixture[str]) -> None:
+    with endpoint(None) as url:
+        code, document = verify(capsys, url)
+    assert failed(document) == set(), document
+    assert (code, document["passed"], document["model"]) == (0, True, "kimi_k2")
+    assert [check["name"] for check in document["checks"]] == [name for name, *_ in CHECKS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.name.lower())
+def test_every_seeded_fault_is_found_by_its_check(fault: Fault, capsys: pytest.CaptureFixture[str]) -> None:
+    with endpoint(fault) as url:
+        code, document = verify(capsys, url)
+    assert code == 1
+    assert fault.check in failed(document), document
+
+
+def test_every_check_has_a_fault_that_it_must_find() -> None:
+    assert {fault.check for fault in Fault} == {name for name, *_ in CHECKS}
+    assert len(Fault) >= 10
+
+
+def test_the_table_ends_with_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    with endpoint(Fault.WRONG_SUM) as url:
+        assert main(["verify", url, "--server-only"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("FAIL  server  usage ") and "not the sum" in line for line in lines)
+    assert lines[-1].startswith("kimi_k2: 1 of 10 checks failed in ")
+    assert not any("trigger F1" in line for line in lines)
+
+
+def test_one_check_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    with endpoint(Fault.WRONG_SUM) as url:
+        code, document = verify(capsys, url, "--check", "call ids")
+        assert (code, len(document["checks"])) == (0, 1)
+        assert main(["verify", url, "--check", "nonsense"]) == 2
+
+
+def test_an_endpoint_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "http://127.0.0.1:1/v1"]) == 1
+    error = capsys.readouterr().err
+    assert "is this an OpenAI-compatible endpoint, and is it up?" in error
+    assert error.count("\n") == 1
+    assert main(["verify", "ftp://x"]) == 2
+
+
+def test_samples_are_scored_as_the_vendor_does(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    asked = {"messages": [{"role": "user", "content": "What is the weather in Lisbon now, in celsius?"}], "tools": ALL}
+    silent = {"messages": [{"role": "user", "content": "Who wrote Don Quixote?"}], "tools": ALL, "stream": True}
+    lines = [
+        asked,
+        {"request": asked, "finish_reason": "tool_calls"},
+        {"request": silent, "finish_reason": "tool_calls"},
+        {"request": silent, "finish_reason": "stop"},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    flags = ("--check", "call ids", "--samples", str(path))
+    with endpoint(None) as url:
+        code, document = verify(capsys, url, *flags)
+    accuracy, f1 = document["checks"][-2:]
+    assert accuracy["detail"] == "1.000 of 2 answers with calls; 0 of 4 requests failed"
+    assert (f1["detail"], f1["passed"], code) == ("0.500", False, 1)
+    with endpoint(Fault.INVALID_ARGUMENTS) as url:
+        _, document = verify(capsys, url, *flags)
+    assert "samples: schema accuracy" in failed(document)
+
+
+def test_conversations_of_the_demo_s_world_are_scored_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """The scripted endpoint knows `verify`'s own conversations only, so it is no model of that world."""
+    with endpoint(None) as url:
+        code, document = verify(capsys, url, "--check", "call ids", "--cases", "12")
+    scores = {check["name"]: check for check in document["checks"]}
+    assert {"held-out: trigger F1", "held-out: exact arguments"} <= scores.keys()
+    assert not scores["held-out: exact arguments"]["passed"]
+    assert code == 1
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"messages": 3}', "3"])
+def test_a_file_without_requests_is_refused_with_its_line(
+    text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text(f"\n{text}\n")
+    assert main(["verify", "http://127.0.0.1:1", "--samples", str(path)]) == 2
+    assert "line 2 is no chat request" in capsys.readouterr().err
+
+
+def test_f1_is_the_vendor_s_formula() -> None:
+    score = trigger_score([(True, True)] * 3 + [(True, False)] + [(False, True)] * 2 + [(False, False)] * 9)
+    assert score.f1 == pytest.approx(2 * 3 / (2 * 3 + 1 + 2))
+    assert trigger_score([(False, False)]).f1 == 1.0
+    assert trigger_score([(True, False)]).f1 == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("get_weather", '{"city": "Bern", "unit": "celsius"}', ""),
+        ("get_weather", '{"city": "Bern", "unit": "kelvin"}', "$.unit"),
+        ("get_weather", '{"city": "Bern"}', "'unit' is a required property"),
+        ("get_weather", '{"city": ', "not JSON"),
+        ("get_wether", "{}", "'get_wether' is not a declared tool"),
+    ],
+)
+def test_a_call_is_valid_only_if_declared_and_accepted_by_its_schema(name: str, arguments: str, says: str) -> None:
+    problem = schema_problem(EndpointCall("", name, arguments), [WEATHER])
+    assert says in problem
+    assert bool(problem) == bool(says)
