@@ -45,6 +45,8 @@ def test_engine_yaml_wins_over_the_presets_admission_key_by_key(tmp_path: Path) 
         ("admission: [1]", "invalid_type: engine.yaml.admission: "),
         ("checkpoint: 5", "invalid_type: engine.yaml.checkpoint: must be text"),
         ("preset: [demo]", "invalid_type: engine.yaml.preset: must be text"),
+        ("deterministic: 1", "invalid_type: engine.yaml.deterministic: must be true or false"),
+        ("deterministic: true", "invalid_value: engine.yaml.deterministic: needs a GPU"),
         ("engine: {a: [}", "invalid_value: engine.yaml: is not YAML in line 3"),
     ],
 )
@@ -60,4 +62,24 @@ def test_an_engine_yaml_that_is_not_there_or_no_text_is_refused(tmp_path: Path) 
         load_engine_config(path, ENVIRON)
     path.write_bytes(b"checkpoint: \xff")
     with pytest.raises(ServingError, match="must be UTF-8"):
+        load_engine_config(path, ENVIRON)
+
+
+GPU = "deterministic: true\npreset: h200-8\n"
+
+
+def test_deterministic_replaces_an_attention_of_the_preset_that_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "engine.yaml"
+    path.write_text(f"checkpoint: /model\n{GPU}")
+    found = load_engine_config(path, ENVIRON).server_args
+    assert found["enable_deterministic_inference"] is True
+    assert found["attention_backend"] == "triton", "the preset's flashmla is not deterministic"
+    path.write_text(f"checkpoint: /model\n{GPU}engine: {{attention_backend: fa3}}\n")
+    assert load_engine_config(path, ENVIRON).server_args["attention_backend"] == "fa3"
+
+
+def test_deterministic_refuses_an_attention_that_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "engine.yaml"
+    path.write_text(f"checkpoint: /model\n{GPU}engine: {{attention_backend: flashmla}}\n")
+    with pytest.raises(ServingError, match="one of triton, fa3, fa4"):
         load_engine_config(path, ENVIRON)

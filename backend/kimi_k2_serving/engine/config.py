@@ -18,7 +18,7 @@ import yaml
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, UnknownField
 from kimi_k2_serving.engine.admission import Capacity
 
-ENGINE_KEYS = ("checkpoint", "preset", "parse_special", "strict_template", "engine", "admission")
+ENGINE_KEYS = ("checkpoint", "preset", "parse_special", "strict_template", "deterministic", "engine", "admission")
 ADMISSION_KEYS = ("requests", "prompt_tokens", "queue", "queue_seconds")
 PRESET_KEYS = (
     "description",
@@ -35,6 +35,9 @@ PRESET_KEYS = (
     "engine",
     "environment",
 )
+DETERMINISTIC = "engine.yaml.deterministic"
+# The attention backends with which SGLang 0.5.23 computes models of K2's architecture deterministically.
+DETERMINISTIC_BACKENDS = ("triton", "fa3", "fa4")
 # The preset if engine.yaml names none. It is for a CPU; a GPU machine must name its preset.
 CPU_PRESET = "demo"
 
@@ -111,20 +114,38 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
         if not isinstance(data.get(key) or "", str):
             raise InvalidType("must be text", field=f"engine.yaml.{key}")
     preset = load_preset(data.get("preset") or CPU_PRESET, environ)
-    parse_special, strict_template = data.get("parse_special", False), data.get("strict_template", True)
-    for key, value in (("parse_special", parse_special), ("strict_template", strict_template)):
-        if not isinstance(value, bool):
+    flags = {"parse_special": False, "strict_template": True, "deterministic": False}
+    for key, default in flags.items():
+        flags[key] = data.get(key, default)
+        if not isinstance(flags[key], bool):
             raise InvalidType("must be true or false", field=f"engine.yaml.{key}")
     own = mapping(data.get("engine") or {}, "engine.yaml.engine")
     admission = {**preset.admission, **mapping(data.get("admission") or {}, "engine.yaml.admission")}
     return EngineConfig(
         Path(data["checkpoint"]),
         preset,
-        parse_special,
-        {**preset.server_args, **own},
+        flags["parse_special"],
+        deterministic_args(preset.server_args, own) if flags["deterministic"] else {**preset.server_args, **own},
         read_capacity(admission),
-        strict_template,
+        flags["strict_template"],
     )
+
+
+def deterministic_args(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with which the same seed gives the same answer. Instead of an attention backend of the preset that
+    can't do that, or of SGLang's own choice, which can't on Blackwell, it is triton. Raises InvalidValue.
+    """
+    together = {**preset, **own}
+    if together.get("device") == "cpu":
+        raise InvalidValue("needs a GPU: SGLang has no such kernels for a CPU; remove it", field=DETERMINISTIC)
+    if own.get("attention_backend", DETERMINISTIC_BACKENDS[0]) not in DETERMINISTIC_BACKENDS:
+        raise InvalidValue(
+            f"deterministic needs one of {', '.join(DETERMINISTIC_BACKENDS)}; choose one, or leave it out",
+            field="engine.yaml.engine.attention_backend",
+        )
+    if together.get("attention_backend") not in DETERMINISTIC_BACKENDS:
+        together["attention_backend"] = DETERMINISTIC_BACKENDS[0]
+    return {**together, "enable_deterministic_inference": True}
 
 
 def _parsed(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from kimi_k2_serving.core.errors import (
     Cancelled,
@@ -54,14 +55,14 @@ def read_answer(answer: Answer, generation: Generation) -> Chunk:
                 text=answer.text,
                 usage=TokenUsage(len(generation.input_ids), answer.completion_tokens, answer.cached_tokens),
                 end=ending(answer),
-                logprobs=token_logprobs(answer),
+                logprobs=token_logprobs(answer.logprobs),
+                prompt_logprobs=token_logprobs(answer.prompt_logprobs),
             )
 
 
-def token_logprobs(answer: wire.Output) -> tuple[TokenLogprob, ...]:
+def token_logprobs(given: Sequence[wire.Logprobs]) -> tuple[TokenLogprob, ...]:
     return tuple(
-        TokenLogprob(token_id, value, tuple((other, each) for each, other in top))
-        for value, token_id, top in answer.logprobs
+        TokenLogprob(token_id, value, tuple((other, each) for each, other in top)) for value, token_id, top in given
     )
 
 

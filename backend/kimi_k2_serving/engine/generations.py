@@ -130,6 +130,7 @@ class Generations:
                 rid=rid,
                 return_logprob=submit.top_logprobs is not None,
                 top_logprobs_num=submit.top_logprobs or 0,
+                logprob_start_len=0 if submit.prompt_logprobs else -1,
                 priority=submit.priority,
                 cache_salt=submit.cache_salt,
             )
@@ -233,6 +234,7 @@ def output(running: Running, batch: Any, row: int, text: str) -> wire.Output | w
         end=end,
         matched=matched(finish.get("matched")) if finish else None,
         logprobs=[] if submit.top_logprobs is None else logprobs(batch, row, submit.top_logprobs),
+        prompt_logprobs=prompt_logprobs(batch, row, submit) if submit.prompt_logprobs else [],
     )
 
 
@@ -274,11 +276,25 @@ def matched(found: Any) -> str | int | list[int] | None:
     return found if type(found) in (int, str) else None
 
 
-def logprobs(batch: Any, row: int, top: int) -> list[tuple[float, int, list[tuple[float, int]]]]:
+def logprobs(batch: Any, row: int, top: int) -> list[wire.Logprobs]:
     values, ids = batch.output_token_logprobs_val[row] or (), batch.output_token_logprobs_idx[row] or ()
     none: list[Any] = [()] * len(values)
     others = batch.output_top_logprobs_val[row] if top else none
     other_ids = batch.output_top_logprobs_idx[row] if top else none
+    return described(values, ids, others, other_ids)
+
+
+def prompt_logprobs(batch: Any, row: int, submit: wire.Submit) -> list[wire.Logprobs]:
+    """Without the first token, which has none. The ids are the request's own: SGLang replaces the vocabulary's last."""
+    values = batch.input_token_logprobs_val[row] or ()
+    none: list[Any] = [()] * len(values)
+    others = batch.input_top_logprobs_val[row] if submit.top_logprobs else none
+    other_ids = batch.input_top_logprobs_idx[row] if submit.top_logprobs else none
+    return described(values[1:], submit.input_ids[1:], others[1:], other_ids[1:])
+
+
+def described(values: Any, ids: Any, others: Any, other_ids: Any) -> list[wire.Logprobs]:
+    """Four lists of SGLang's, each with one entry for every token."""
     return [
         (float(value), int(token), list(zip(map(float, ranked or ()), map(int, named or ()), strict=False)))
         for value, token, ranked, named in zip(values, ids, others, other_ids, strict=False)

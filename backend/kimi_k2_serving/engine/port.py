@@ -53,6 +53,7 @@ class Generation:
     goes first. Generations share the prefix cache only with those of the same `cache_salt`. `text`: whether chunks need
     their text. `reader`: the claim of a process on this machine that reads the ids itself, "" for none: see
     `token_socket`. If it has a reader, only the last chunk comes, without ids; its usage counts them.
+    `prompt_logprobs`: whether log-probabilities of the prompt come, too, which needs `top_logprobs`.
     """
 
     uid: str
@@ -64,6 +65,7 @@ class Generation:
     cache_salt: str | None = None
     text: bool = True
     reader: str = ""
+    prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +96,28 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The output since the last chunk: ids, and their text without special tokens."""
+    """The output since the last chunk: ids, and their text without special tokens. `prompt_logprobs`: those of all of
+    the prompt but its first token, if they were requested and came with this chunk. `choice`: which of the request's
+    answers this is of; `others`: some other choice has not ended yet.
+    """
 
     ids: tuple[int, ...]
     text: str
     usage: TokenUsage
     end: End | None = None
     logprobs: tuple[TokenLogprob, ...] = field(default=())
+    prompt_logprobs: tuple[TokenLogprob, ...] = field(default=())
+    choice: int = 0
+    others: bool = False
+
+    @property
+    def last(self) -> bool:
+        """Whether the request has ended with this chunk, and not only its choice."""
+        return self.end is not None and not self.others
 
 
 def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
-    """Merge consecutive chunks, at least one, into one; linear in their size."""
+    """Merge consecutive chunks of one choice, at least one, into one; linear in their size."""
     if len(chunks) == 1:
         return chunks[0]
     last = chunks[-1]
@@ -115,7 +128,21 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
         replace(last.usage, cached=max(chunk.usage.cached for chunk in chunks)),
         last.end,
         tuple(each for chunk in chunks for each in chunk.logprobs),
+        tuple(each for chunk in chunks for each in chunk.prompt_logprobs),
+        last.choice,
+        last.others,
     )
+
+
+def merge_choices(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Merge the chunks of each choice into one; that of the choice whose chunk is the last comes last."""
+    if len(chunks) == 1:
+        return [chunks[0]]
+    found: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        found.setdefault(chunk.choice, []).append(chunk)
+    found[chunks[-1].choice] = found.pop(chunks[-1].choice)
+    return [merge_chunks(each) for each in found.values()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,10 @@ BEAT_SECONDS = 0.1
 READER_GONE = 499
 
 
+# A log-probability, its token id, and the most probable alternatives.
+Logprobs = tuple[float, int, list[tuple[float, int]]]
+
+
 class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """`server_args` are SGLang's ServerArgs by name. `token_socket`: the path for the readers' socket, "" for none.
     `reader_seconds`: a reader that reads nothing for this long is disconnected. `warm_up`: whether to compile and cache
@@ -41,7 +45,9 @@ class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none."""
+    """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none.
+    `prompt_logprobs`: whether the first Output has those of the prompt.
+    """
 
     uid: str
     input_ids: list[int]
@@ -51,6 +57,7 @@ class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     cache_salt: str | None = None
     text: bool = True
     reader: str = ""
+    prompt_logprobs: bool = False
 
 
 class Abort(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -68,8 +75,9 @@ class Started(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 class Output(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """New ids of one request. `logprobs` holds (logprob, id, [(logprob, id), ...]) per id. `end` is "", stop, length or
-    abort; `completion_tokens` counts all ids of the request so far. `index`: the choice. If the ids go to a reader, the
-    stub gets only the last Output, without ids.
+    abort; `completion_tokens` counts all ids of the request so far. `index`: the choice. `prompt_logprobs`: as
+    `logprobs`, for the prompt's second token and all after it. If the ids go to a reader, the stub gets only the last
+    Output, without ids.
     """
 
     uid: str
@@ -79,8 +87,9 @@ class Output(msgspec.Struct, tag=True, array_like=True, frozen=True):
     text: str = ""
     end: str = ""
     matched: str | int | list[int] | None = None
-    logprobs: list[tuple[float, int, list[tuple[float, int]]]] = []
+    logprobs: list[Logprobs] = []
     index: int = 0
+    prompt_logprobs: list[Logprobs] = []
 
 
 class Failed(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -137,6 +146,7 @@ def submission(generation: Generation) -> Submit:
         cache_salt=generation.cache_salt,
         text=generation.text,
         reader=generation.reader,
+        prompt_logprobs=generation.prompt_logprobs,
     )
 
 

@@ -32,6 +32,7 @@ from kimi_k2_serving.core.sampling import Room
 from kimi_k2_serving.engine import lifecycle
 from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.admission import Admission
+from kimi_k2_serving.engine.choices import generate_choices
 from kimi_k2_serving.engine.given_up import GivenUp
 from kimi_k2_serving.engine.lifecycle import Action, Phase
 from kimi_k2_serving.engine.pace import Pace
@@ -245,7 +246,7 @@ class EngineService:
             flight.deadline = flight.arrived + job.timeout
         self._beat(flight)
         priority = generation.priority or 0
-        self._admission.join(flight.ticket, len(generation.input_ids), priority, self._loop.time())
+        self._admission.join(flight.ticket, job.n * len(generation.input_ids), priority, self._loop.time())
 
     def _settle(self) -> None:
         for decision in self._admission.settle(self._loop.time()):
@@ -259,7 +260,8 @@ class EngineService:
         """Run the generation to its end. StopRun cancels this task."""
         assert flight.job is not None
         try:
-            async with contextlib.aclosing(self._engine.generate(flight.job.generation)) as chunks:  # type: ignore[type-var]
+            answers = generate_choices(self._engine, flight.job.generation, flight.job.n)
+            async with contextlib.aclosing(answers) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     self._perform(flight, flight.lifecycle.receive(chunk))
         except ServingError as error:
