@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
-from tests.chaos import attacks, endings, killers, losses, nodes, patterns
+from tests.chaos import attacks, endings, frontends, killers, losses, nodes, patterns
 from tests.chaos.cancels import cancels
 from tests.chaos.load import Load
 from tests.chaos.overload import burst, overload
@@ -108,6 +108,10 @@ async def crowding(server: Server, options: argparse.Namespace) -> AsyncIterator
         dear = SHORT_PATTERNS if options.short else PATTERNS
         if options.attack is None or options.attack in patterns.name(dear):
             yield patterns.crowd(front, dear, slack=options.slack)
+    # The short form leaves out the minute in which the engine waits for a stopped one.
+    for how, number in frontends.LOSSES[:1] if options.short else frontends.LOSSES:
+        if options.attack is None or options.attack in frontends.name(how):
+            yield await frontends.lose_a_frontend(server, how, number, slack=options.slack)
 
 
 NODES = "nodes"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-from tests.server.running import ROOT, Server, end, environment, free_ports, wait_for
+import psutil
+
+from tests.server.running import ROOT, Server, end, environment, free_ports, titles, wait_for
 
 START_SECONDS = 60.0
 
@@ -20,6 +24,20 @@ def over(server: Server, *flags: str, **variables: str) -> Iterator[str]:
         "kimi_k2_serving.frontend", "--grpc-url", f"127.0.0.1:{server.grpc}", *checkpoint, *flags, **variables
     ) as url:
         yield url
+
+
+@contextmanager
+def another(server: Server) -> Iterator[tuple[str, psutil.Process]]:
+    """A frontend that reads ids from the engine's socket, and its process."""
+    with over(server, "--runtime-dir", str(runtime(server))) as url:
+        port = url.rpartition(":")[2]
+        (process,) = [each for each in psutil.Process(os.getpid()).children() if f"--port {port} " in titles(each)]
+        yield url, process
+
+
+def runtime(server: Server) -> Path:
+    """The directory of its sockets."""
+    return Path(server.named("kimi_k2_engine_0_0").environ()["KIMI_K2_RUNTIME_DIR"])
 
 
 @contextmanager
