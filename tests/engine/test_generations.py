@@ -12,6 +12,7 @@ import pytest
 
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.generations import Generations, ReaderConnection
+from kimi_k2_serving.engine.totals import FinishedRequest
 from tests.engine.test_host import batch
 
 pytestmark = pytest.mark.anyio
@@ -236,3 +237,17 @@ async def test_sglang_computes_log_probabilities_of_the_prompt_only_if_they_are_
     await host.begin("a", top_logprobs=0)
     await host.begin("b", top_logprobs=0, prompt_logprobs=True)
     assert [each["logprob_start_len"] for each in host.scheduler.asked] == [-1, 0]
+
+
+async def test_what_ended_is_told_once_with_its_tokens_and_its_times() -> None:
+    host = Host()
+    now = [10.0]
+    host.generations._clock = lambda: now[0]
+    rid = await host.begin("a", input_ids=[1, 2, 3])
+    now[0] = 10.5
+    host.deliver(rid, ids=(5,), completion_tokens=1, cached_tokens=2)
+    assert host.generations.spent() == (1, [])
+    now[0] = 12.0
+    host.deliver(rid, {"type": "length"}, ids=(6, 7), completion_tokens=3, cached_tokens=2)
+    assert host.generations.spent() == (2, [FinishedRequest(3, 2, 3, 0.5, 2.0)])
+    assert host.generations.spent() == (0, [])

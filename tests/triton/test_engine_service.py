@@ -55,6 +55,7 @@ SCRIPTS: dict[int, tuple[Step, ...]] = {
     2: (chunk("a"), Wait(0.05), EngineLost("the engine died")),
     3: (chunk("a"), Wait(30), chunk("b", end=EndReason.STOP)),
     4: (Wait(30), chunk("b", end=EndReason.STOP)),
+    7: tuple(each for number in range(1000) for each in (Wait(0.01), chunk(str(number % 10)))),
     6: tuple(each for part in MANY for each in (Wait(0.02), part)),
     5: (chunk("one S"), chunk("TO"), chunk("P two", end=EndReason.STOP, matched="STOP")),
     ord("H"): HELLO,
@@ -209,6 +210,27 @@ def test_ids_gather_while_the_next_step_has_not_taken_the_last_responses(tmp_pat
         responses = answers(sender)
         assert "".join(each["text_output"] for each in responses) == "0123456789"
         assert len(responses) < len(MANY)
+
+
+def test_a_lost_receipt_is_noticed_by_a_later_one_and_a_late_one_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kimi_k2_serving.triton.engine.service.OVERTAKEN_SECONDS", 0.05)
+    with service(tmp_path) as (running, engine):
+        lost = ask(running, input_ids=[7], stream=True, request_context="lost tag")
+        other = ask(running, input_ids=[7], stream=True, request_context="other tag")
+        until(lambda: engine.in_flight == 2)
+        channel = AbortSender(tmp_path / "runtime")
+        for uid in ("lost", "other"):
+            channel.confirm([uid])
+        until(lambda: bool(lost.sent and other.sent))
+        time.sleep(0.1)
+        held = len(lost.sent)
+        time.sleep(0.2)
+        assert len(lost.sent) == held, "nothing says that it is lost"
+        until(lambda: channel.confirm(["other"]) is None and len(lost.sent) > held)
+        channel.close()
+        # A stop ends what is left.
 
 
 def test_stopping_ends_every_request_with_one_error_and_removes_the_socket(tmp_path: Path) -> None:

@@ -66,3 +66,7 @@ BODY_SECONDS = Limit("body_seconds", 60, "seconds", "a large, slow body takes a 
 STALLED_SECONDS = Limit("stalled_seconds", 120, "seconds", "a client that stops reading keeps its generation alive")
 READ_SECONDS = Limit("read_seconds", 60, "seconds", "a request that is slow to parse delays the next such request")
 READING_BYTES = Limit("reading_bytes", 256 * 2**20, "bytes", "requests that wait for parsing are held in memory")
+NODE_MESSAGE_BYTES = Limit("node_message_bytes", 2**20, "bytes", "any machine of the private network can send one")
+NODE_SILENCE_SECONDS = Limit(
+    "node_silence_seconds", 30, "seconds", "a node behind a cut network is waited for for ever"
+)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ import yaml
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, UnknownField
 from kimi_k2_serving.engine.admission import Capacity
 
-ENGINE_KEYS = ("checkpoint", "preset", "parse_special", "strict_template", "deterministic", "engine", "admission")
+ENGINE_KEYS = (
+    *("checkpoint", "preset", "parse_special", "strict_template", "deterministic", "restart", "engine"),
+    "admission",
+)
 ADMISSION_KEYS = ("requests", "prompt_tokens", "queue", "queue_seconds")
 PRESET_KEYS = (
     "description",
@@ -31,6 +35,7 @@ PRESET_KEYS = (
     "stall_seconds",
     "silent_seconds",
     "slow_reader_seconds",
+    "restart",
     "admission",
     "engine",
     "environment",
@@ -40,6 +45,15 @@ DETERMINISTIC = "engine.yaml.deterministic"
 DETERMINISTIC_BACKENDS = ("triton", "fa3", "fa4")
 # The preset if engine.yaml names none. It is for a CPU; a GPU machine must name its preset.
 CPU_PRESET = "demo"
+
+
+class Restart(StrEnum):
+    """What follows the end of an engine: a new start on the same nodes, or the end of the server and of every worker,
+    for an orchestrator that then creates all of them anew.
+    """
+
+    IN_PLACE = "in_place"
+    POD = "pod"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +74,7 @@ class Preset:
     admission: Mapping[str, Any]
     server_args: Mapping[str, Any]
     environment: Mapping[str, str]
+    restart: Restart = Restart.IN_PLACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +86,7 @@ class EngineConfig:
     admission: Capacity
     # Whether the model is refused if its chat template renders other prompts than this server.
     strict_template: bool = True
+    restart: Restart = Restart.IN_PLACE
 
 
 def preset_names() -> list[str]:
@@ -100,6 +116,7 @@ def load_preset(name: str, environ: Mapping[str, str]) -> Preset:
         admission=mapping(data["admission"], f"{name}.admission"),
         server_args=data["engine"],
         environment=data["environment"],
+        restart=read_restart(data.get("restart", Restart.IN_PLACE)),
     )
 
 
@@ -128,6 +145,7 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
         deterministic_args(preset.server_args, own) if flags["deterministic"] else {**preset.server_args, **own},
         read_capacity(admission),
         flags["strict_template"],
+        read_restart(data.get("restart", preset.restart)),
     )
 
 
@@ -163,7 +181,9 @@ def _parsed(path: Path) -> Any:
 def engine_of_preset(checkpoint: Path, preset: str, environ: Mapping[str, str]) -> EngineConfig:
     """The configuration of an engine.yaml that has only these two keys."""
     found = load_preset(preset, environ)
-    return EngineConfig(checkpoint, found, False, found.server_args, read_capacity(found.admission))
+    return EngineConfig(
+        checkpoint, found, False, found.server_args, read_capacity(found.admission), restart=found.restart
+    )
 
 
 def read_capacity(given: Mapping[str, Any]) -> Capacity:
@@ -173,6 +193,13 @@ def read_capacity(given: Mapping[str, Any]) -> Capacity:
         if type(given.get(key)) is not int or given[key] < minimum:
             raise InvalidValue(f"must be a whole number, at least {minimum}", field=f"admission.{key}")
     return Capacity(given["requests"], given["prompt_tokens"], given["queue"], float(given["queue_seconds"]))
+
+
+def read_restart(given: object) -> Restart:
+    try:
+        return Restart(str(given))
+    except ValueError:
+        raise InvalidValue(f"must be one of: {', '.join(Restart)}", field="restart") from None
 
 
 def mapping(data: Any, where: str) -> dict[str, Any]:

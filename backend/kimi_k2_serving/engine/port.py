@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from kimi_k2_serving.engine.totals import Totals
+
 
 class EngineState(enum.Enum):
     """READY is the only state in which `generate` is accepted."""
@@ -53,7 +55,8 @@ class Generation:
     goes first. Generations share the prefix cache only with those of the same `cache_salt`. `text`: whether chunks need
     their text. `reader`: the claim of a process on this machine that reads the ids itself, "" for none: see
     `token_socket`. If it has a reader, only the last chunk comes, without ids; its usage counts them.
-    `prompt_logprobs`: whether log-probabilities of the prompt come, too, which needs `top_logprobs`.
+    `prompt_logprobs`: whether log-probabilities of the prompt come, too, which needs `top_logprobs`. `trace`: the W3C
+    traceparent, "" for none.
     """
 
     uid: str
@@ -66,6 +69,7 @@ class Generation:
     text: bool = True
     reader: str = ""
     prompt_logprobs: bool = False
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +152,17 @@ def merge_choices(chunks: Sequence[Chunk]) -> list[Chunk]:
 @dataclass(frozen=True, slots=True)
 class Load:
     """The scheduler's state: requests `running` in its batch and `queued`; `kv_usage` is the share of the KV pool in
-    use, 0 to 1, without what may be evicted. `restarts` counts the engine's restarts.
+    use, 0 to 1, without what may be evicted, and `kv_used` of `kv_capacity` the tokens. `restarts` counts the engine's
+    restarts, `totals` what it has done over all of them.
     """
 
     running: int = 0
     queued: int = 0
     kv_usage: float = 0.0
     restarts: int = 0
+    kv_used: int = 0
+    kv_capacity: int = 0
+    totals: Totals = field(default_factory=Totals)
 
 
 class Engine(Protocol):
@@ -165,7 +173,7 @@ class Engine(Protocol):
 
     @property
     def load(self) -> Load:
-        """At most 200 ms old; all values except `restarts` are 0 while the engine is down."""
+        """At most 200 ms old; all values except `restarts` and `totals` are 0 while the engine is down."""
         ...
 
     def check(self) -> None:

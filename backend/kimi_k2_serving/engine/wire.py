@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from kimi_k2_serving.engine.port import Generation
+from kimi_k2_serving.engine.totals import FinishedRequest
 
 HEADER = struct.Struct(">I")
 # The largest size of a frame, checked by `frame`. The largest real ones are a prompt of 262,144 ids of up to 5 bytes
@@ -47,6 +48,7 @@ class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
 class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none.
     `prompt_logprobs`: whether the first Output has those of the prompt.
+    `trace`: a W3C traceparent, "" for none.
     """
 
     uid: str
@@ -58,6 +60,7 @@ class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     text: bool = True
     reader: str = ""
     prompt_logprobs: bool = False
+    trace: str = ""
 
 
 class Abort(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -103,7 +106,8 @@ class Failed(msgspec.Struct, tag=True, array_like=True, frozen=True):
 class Beat(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """The state that the scheduler last published, at `published` by its own clock. `busy`: it has requests, including
     a partly prefilled long prompt, which `running` and `queued` do not count. `read`: the requests whose ids went to a
-    reader since the last Beat.
+    reader since the last Beat; `generated` and `finished`: the tokens and the ended requests since then. `used` of
+    `capacity` tokens of the cache are taken.
     """
 
     published: float
@@ -112,6 +116,10 @@ class Beat(msgspec.Struct, tag=True, array_like=True, frozen=True):
     queued: int
     kv_usage: float
     read: list[str] = []
+    generated: int = 0
+    finished: list[FinishedRequest] = []
+    used: int = 0
+    capacity: int = 0
 
 
 class Claim(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -147,6 +155,7 @@ def submission(generation: Generation) -> Submit:
         text=generation.text,
         reader=generation.reader,
         prompt_logprobs=generation.prompt_logprobs,
+        trace=generation.trace,
     )
 
 

@@ -49,6 +49,7 @@ from kimi_k2_serving.frontend.readers import Readers
 from kimi_k2_serving.frontend.service import Service
 from kimi_k2_serving.frontend.status import TritonMetrics
 from kimi_k2_serving.frontend.token_reader import TokenReader
+from kimi_k2_serving.frontend.tracing import Traced
 from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine
 from kimi_k2_serving.frontend.worker import FrontendWorker
 
@@ -215,7 +216,9 @@ def application(options: FrontendOptions) -> ASGIApp:
         if options.workers > 1:
             say_listening(options.url, options.names[0], options.grpc_url)
 
-    return create_app(service, opened=opened, page=Page.load() if options.page else None)
+    app = create_app(service, opened=opened, page=Page.load() if options.page else None)
+    endpoint = settings.Settings.read().trace_endpoint
+    return Traced(app, endpoint) if endpoint else app
 
 
 def engine_of(options: FrontendOptions, model: str) -> TritonEngine:

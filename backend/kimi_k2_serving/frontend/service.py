@@ -56,6 +56,8 @@ class Record:
     completion_tokens: int = 0
     first_token: float | None = None
     error: str = ""
+    # The engine's uids of its answers, by which the logs of the other processes name them.
+    generations: list[str] = field(default_factory=list)
     # Parts of the request that were left out, without any text of the client; also a header of the response.
     notices: tuple[str, ...] = ()
 
@@ -188,7 +190,12 @@ class Service:
         question = replace(question, priority=call.key.priority, cache_salt=call.key.cache_salt)
         self.metrics.relaxed_requests.inc(any(prompt.relaxed for prompt in question.prompts))
         latest: dict[int, Step] = {}
-        source = answer.steps(self.model, self.engine, question, new_uid=self.new_uid)
+
+        def named() -> str:
+            record.generations.append(self.new_uid())
+            return record.generations[-1]
+
+        source = answer.steps(self.model, self.engine, question, new_uid=named)
         try:
             async with aclosing(source):  # type: ignore[type-var]
                 async for step in source:

@@ -21,6 +21,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, Internal, Overloaded, ServingError, Unavailable
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob
+from kimi_k2_serving.frontend import tracing
 from kimi_k2_serving.frontend.errors import from_engine
 from kimi_k2_serving.frontend.port import Health
 from kimi_k2_serving.frontend.token_reader import Inbox, TokenReader
@@ -220,6 +221,8 @@ def request(run: Generation, *, model: str = MODEL, beat: float = BEAT_SECONDS) 
         _add(message, "request_priority", "INT32", struct.pack("<i", run.priority))
     if run.cache_salt is not None:
         _add(message, "cache_salt", "BYTES", _text(run.cache_salt))
+    if trace := tracing.current():
+        message.parameters["traceparent"].string_param = trace
     for name in (*OUTPUTS, "prompt_logprobs") if run.prompt_logprobs else OUTPUTS:
         message.outputs.add(name=name)
     return message

@@ -132,10 +132,26 @@ def parameters(given: Inputs) -> dict[str, Any]:
     return found
 
 
+# W3C's trace context, as a client's or a forwarded header's request parameter.
+TRACE = ("traceparent", "tracestate")
+_TRACE_LENGTHS = [2, 32, 16, 2]
+
+
+def read_traceparent(given: Inputs) -> str:
+    """The request parameter `traceparent`; "" without one, or for one that is none: a trace never fails a request."""
+    if TRACE[0] not in given.parameters:
+        return ""
+    found = parameters(given).get(TRACE[0])
+    parts = found.split("-") if isinstance(found, str) else []
+    if [len(part) for part in parts] != _TRACE_LENGTHS or not set("".join(parts)) <= set("0123456789abcdef"):
+        return ""
+    return str(found)
+
+
 def refuse_parameters(given: Inputs, known: Iterable[str], *, taken: Container[str] = ()) -> None:
-    """Raise UnknownField for a request parameter that is neither Triton's own nor `taken`: a JSON key that names no
-    tensor is one.
+    """Raise UnknownField for a request parameter that is neither Triton's own, a trace's, nor `taken`: a JSON key that
+    names no tensor is one.
     """
     for name in parameters(given):
-        if not name.startswith(("triton_", "sequence_")) and name not in taken:
+        if not name.startswith(("triton_", "sequence_")) and name not in TRACE and name not in taken:
             raise UnknownField(f"not an input of this model; known: {', '.join(known)}", field=name)

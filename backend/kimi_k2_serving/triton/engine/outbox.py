@@ -66,17 +66,18 @@ class Outbox:
             self._chunks.append(chunk)
             self._wake()
 
-    def confirm(self) -> None:
-        """The next step has taken a response."""
+    def confirm(self) -> float:
+        """The next step has taken a response. Returns when the last one was sent."""
         with self._lock:
             self._confirms = True
             self._untaken = max(self._untaken - 1, 0)
             self._wake()
+            return self._sent
 
-    def hasten(self, seconds: float) -> None:
-        """Wait no longer for a response that was sent this long ago: its receipt may be lost."""
+    def hasten(self, moment: float) -> None:
+        """Wait no longer for a response that was sent before `moment`: its receipt is lost."""
         with self._lock:
-            if self._untaken and time.monotonic() - self._sent > seconds:
+            if self._untaken and self._sent < moment:
                 self._untaken = 0
                 self._wake()
 

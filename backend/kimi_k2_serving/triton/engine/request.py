@@ -85,6 +85,7 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
             cache_salt=read_salt(given),
             text="text_output" in outputs,
             reader=inputs.value(given, "token_reader") or "",
+            trace=inputs.read_traceparent(given),
         ),
         n=n,
         stream=stream,
