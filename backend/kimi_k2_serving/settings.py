@@ -7,6 +7,10 @@ KIMI_K2_CHECKPOINT and may set the others. Unknown names are ignored, and an emp
     KIMI_K2_PRESET       name of an engine preset (presets/NAME.yaml); unset: the engine chooses
     KIMI_K2_RUNTIME_DIR  directory (0700) for unix sockets, removed by its maker; unset: the backend makes its own
     KIMI_K2_WARMUP       0: the engine is reported as started before it has compiled what requests need
+    KIMI_K2_DIST_INIT_ADDR
+                         host and port of rank 0 for an engine over several nodes; presets refer to it
+    KIMI_K2_TRACE_ENDPOINT
+                         host and port of an OTLP collector (gRPC) for traces; unset: no traces
     KIMI_K2_CACHE        directory for derived files such as tokenizer.json; unset: kimi-k2 in the user's cache
 """
 
@@ -21,6 +25,8 @@ CHECKPOINT = "KIMI_K2_CHECKPOINT"
 PRESET = "KIMI_K2_PRESET"
 RUNTIME_DIR = "KIMI_K2_RUNTIME_DIR"
 CACHE = "KIMI_K2_CACHE"
+DIST_INIT_ADDR = "KIMI_K2_DIST_INIT_ADDR"
+TRACE_ENDPOINT = "KIMI_K2_TRACE_ENDPOINT"
 WARM_UP = "KIMI_K2_WARMUP"
 
 
@@ -33,6 +39,7 @@ class Settings:
     runtime_dir: Path | None
     cache: Path
     warm_up: bool = True
+    trace_endpoint: str = ""
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -50,6 +57,7 @@ class Settings:
             runtime_dir=path(RUNTIME_DIR),
             cache=path(CACHE) or (path("XDG_CACHE_HOME") or home / ".cache") / "kimi-k2",
             warm_up=variables.get(WARM_UP) != "0",
+            trace_endpoint=variables.get(TRACE_ENDPOINT) or "",
         )
 
 

@@ -31,6 +31,11 @@ GROUPS: dict[str, dict[str, CommandHelp]] = {
         "status": CommandHelp("kimi_k2_cli.status", "whether a server is up, its models and its load", "status --json"),
         "wait": CommandHelp("kimi_k2_cli.wait", "return as soon as the model takes requests", "wait --timeout 300"),
         "doctor": CommandHelp("kimi_k2_cli.doctor", "check this machine, and say what to mend", "doctor"),
+        "worker": CommandHelp(
+            "kimi_k2_cli.worker",
+            "run a further node of an engine over several",
+            "worker --preset h200-16 --node-rank 1",
+        ),
         "plan": CommandHelp(
             "kimi_k2_cli.plan", "whether K2 fits on some GPUs, the preset, rooflines", "plan --gpu b200 --gpus 8"
         ),

@@ -174,6 +174,7 @@ _FAMILIES: tuple[tuple[type[core.ServingError], type[KimiError]], ...] = (
 _TRITONS_WORDS = (
     ("is not at ready state", 503),
     ("Request for unknown model", 404),
+    ("requested model", 404),
 )
 
 _CODE_OF_STATUS = {

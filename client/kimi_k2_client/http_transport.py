@@ -147,8 +147,12 @@ def _stats_path(model: str) -> str:
 
 
 def _is_ready(url: str, response: httpx.Response) -> bool:
-    """Triton answers its health endpoints with an empty body. Raises WrongPort for another server's answer."""
-    if response.status_code in (404, 405) or (response.status_code == 200 and response.content):
+    """Triton answers its health endpoints with an empty body. Raises WrongPort for another server's answer.
+
+    Triton's metrics port answers every GET with 200 and an empty body of metrics, whose type names a character set.
+    """
+    is_metrics = "charset" in response.headers.get("Content-Type", "")
+    if response.status_code in (404, 405) or (response.status_code == 200 and (response.content or is_metrics)):
         raise is_not_triton(_address(url))
     return response.status_code == 200
 
@@ -156,6 +160,8 @@ def _is_ready(url: str, response: httpx.Response) -> bool:
 def _stats(url: str, response: httpx.Response) -> Stats:
     if response.status_code != 200:
         raise _refused(url, response, response.content)
+    if not response.content:
+        raise is_not_triton(_address(url))
     try:
         (row,) = response.json()["model_stats"]
         counts = row["inference_stats"]
@@ -184,6 +190,8 @@ def _address(url: str) -> str:
 
 def _refused(url: str, response: httpx.Response, body: bytes) -> KimiError:
     """The error for a status other than 200. A body that is not Triton's (a proxy's page) is not shown."""
+    if response.status_code == 405:  # Triton's metrics port has no POST
+        return is_not_triton(_address(url))
     retry_after = _seconds(response.headers.get("Retry-After", ""))
     documents = SseDecoder().feed(body) or [body]  # `generate_stream` refuses with an event
     try:
@@ -191,7 +199,7 @@ def _refused(url: str, response: httpx.Response, body: bytes) -> KimiError:
     except (ValueError, KeyError, TypeError):
         message = None
     if not isinstance(message, str):
-        if response.status_code in (400, 404, 405):  # Triton gives a reason with these
+        if response.status_code in (400, 404):  # Triton gives a reason with these
             return is_not_triton(_address(url))
         message = f"HTTP {response.status_code} without a reason"
     return refusal(message, status=response.status_code, retry_after=retry_after)

@@ -6,8 +6,9 @@ import argparse
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
-from tests.chaos import attacks, endings, killers, losses, patterns
+from tests.chaos import attacks, endings, frontends, killers, losses, nodes, patterns
 from tests.chaos.cancels import cancels
 from tests.chaos.load import Load
 from tests.chaos.overload import burst, overload
@@ -31,6 +32,10 @@ def main(argv: list[str]) -> int:
     print("| scenario | runs | endings | measured | leaks |\n|---|---|---|---|---|", flush=True)
     for _ in range(options.rounds):
         for name in options.only:
+            if name == NODES:
+                with nodes.two_nodes("--grace", str(GRACE)) as (server, node):
+                    asyncio.run(one_server(server, partial(several_nodes, node), options, rows))
+                continue
             with running("--grace", str(GRACE)) as server:
                 asyncio.run(one_server(server, SERVERS[name], options, rows))
     faults = sum(len(row.faults) for row in rows)
@@ -41,14 +46,18 @@ def main(argv: list[str]) -> int:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
     parser.add_argument("--short", action="store_true", help="about eight minutes, for every change")
-    parser.add_argument("--only", nargs="+", choices=[*SERVERS], default=[*SERVERS], help="some of the servers")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*SERVERS, NODES], default=[*SERVERS, NODES], help="some of the servers"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="how often (1)")
     parser.add_argument("--overload", type=float, default=300, metavar="S", help="seconds of overload (300)")
     parser.add_argument("--cancels", type=int, default=200, metavar="N", help="random-phase cancels (200)")
     parser.add_argument(
         "--slack", type=float, default=1.0, metavar="X", help="cancels and gaps may take X times as promised (1)"
     )
-    parser.add_argument("--attack", metavar="WORDS", help="only the attacks whose name holds these (all)")
+    parser.add_argument(
+        "--attack", metavar="WORDS", help="only attacks and rows of two nodes whose name holds these (all)"
+    )
     options = parser.parse_args(argv)
     if options.short:
         options.overload, options.cancels, options.slack = 10, SHORT_CANCELS, SHORT_SLACK
@@ -99,6 +108,18 @@ async def crowding(server: Server, options: argparse.Namespace) -> AsyncIterator
         dear = SHORT_PATTERNS if options.short else PATTERNS
         if options.attack is None or options.attack in patterns.name(dear):
             yield patterns.crowd(front, dear, slack=options.slack)
+    # The short form leaves out the minute in which the engine waits for a stopped one.
+    for how, number in frontends.LOSSES[:1] if options.short else frontends.LOSSES:
+        if options.attack is None or options.attack in frontends.name(how):
+            yield await frontends.lose_a_frontend(server, how, number, slack=options.slack)
+
+
+NODES = "nodes"
+
+
+async def several_nodes(node: nodes.SecondNode, server: Server, options: argparse.Namespace) -> AsyncIterator[Row]:
+    async for row in nodes.rows(server, node, short=options.short, words=options.attack or ""):
+        yield row
 
 
 # Each has a server of its own, and may leave it dead.

@@ -51,7 +51,7 @@ def metrics(server: Server) -> dict[str, float]:
     for line in text.splitlines():
         if line.startswith("sglang"):
             name, _, value = line.rpartition(" ")
-            own = [label for label in name.partition("{")[2].rstrip("}").split(",") if not label.startswith("model=")]
+            own = [label for label in name.partition("{")[2].rstrip("}").split(",") if not label.startswith("model")]
             found[":".join([name.partition("{")[0], *(label.split('"')[1] for label in own if label)])] = float(value)
     return found
 

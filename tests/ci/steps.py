@@ -71,7 +71,7 @@ STEPS = (
         "clients",
         7,
         (("scripts/test-clients",),),
-        ("sdks", "sdks-scripted", "openai-3", "agents", "agents-scripted", "fuzz", *FROM_NPM),
+        ("sdks", "sdks-scripted", "openai-3", "agents", "agents-scripted", "evaluation", "fuzz", *FROM_NPM),
         skippable=FROM_NPM,
     ),
     Step("chaos", 14, (("scripts/chaos", "--short"),), ("chaos",)),

@@ -40,14 +40,16 @@ def wrong(url: str, call: Call, *, is_async: bool) -> str:
 
 
 @contextmanager
-def http_server(status: int, body: bytes) -> Iterator[str]:
+def http_server(status: int, body: bytes, posts: tuple[int, bytes] | None = None) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            code, text = posts if posts and self.command == "POST" else (status, body)
+            self.send_response(code)
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.send_header("Content-Length", str(len(text)))
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(text)
 
         do_GET = do_POST = answer  # noqa: N815
 
@@ -79,6 +81,14 @@ def test_an_http_port_is_no_grpc_port(call: Call, is_async: bool) -> None:
 
 
 OPENAI = b'{"error": {"message": "no such route", "type": "not_found_error"}}'
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0])
+def test_the_metrics_port_is_not_triton_s_http_port(call: Call, is_async: bool) -> None:
+    """It answers every GET with 200 and nothing, and refuses every POST."""
+    with http_server(200, b"", posts=(405, b'{"error":"Method Not Allowed"}')) as address:
+        assert "is not Triton" in wrong(f"http://{address}", call, is_async=is_async)
 
 
 @pytest.mark.parametrize("is_async", [False, True])

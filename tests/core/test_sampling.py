@@ -26,6 +26,7 @@ from kimi_k2_serving.core.sampling import (
     Room,
     fit_to_engine,
     read_parameters,
+    spelled_out,
 )
 
 # SGLang's name of each parameter, written down a second time.
@@ -337,3 +338,23 @@ def test_a_bias_is_keyed_by_an_id_in_decimal(key: str) -> None:
 def test_a_token_has_one_bias() -> None:
     with pytest.raises(InvalidValue, match="token 7 is given twice"):
         read_parameters({"logit_bias": {"7": 1, "07": 2}})
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (
+            {"temperature": "0.5", "max_tokens": "8", "ignore_eos": "True"},
+            {"temperature": 0.5, "max_tokens": 8, "ignore_eos": True},
+        ),
+        ({"max_new_tokens": " 8 ", "stop": "8", "regex": "1"}, {"max_new_tokens": 8, "stop": "8", "regex": "1"}),
+        (
+            {"temperature": "hot", "ignore_eos": "no", "max_tokens": "1" * 33},
+            {"temperature": "hot", "ignore_eos": "no", "max_tokens": "1" * 33},
+        ),
+        ({"best_of": 1, "use_beam_search": False}, {}),
+        ({"best_of": 2, "unknown": "1"}, {"best_of": 2, "unknown": "1"}),
+    ],
+)
+def test_numbers_and_flags_as_texts_are_read_and_all_else_is_left(given: dict[str, Any], read: dict[str, Any]) -> None:
+    assert spelled_out(given) == read

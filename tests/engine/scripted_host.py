@@ -2,12 +2,14 @@
 
 It obeys `server_args`: start_delay, step, die_after (tokens, of all requests together), refuse_start,
 shared_memory (an entry of /dev/shm to leave behind), worker (start a second process, as SGLang's scheduler is one),
+note (a file to write the arguments to),
 kill_after (seconds that it lives under a prompt that starts with KILLER). Other first ids are of their own effect, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import mmap
 import os
 import signal
@@ -79,6 +81,8 @@ def main() -> None:
     bind_to_parent(int(sys.argv[2]))
     stream = socket.socket(fileno=int(sys.argv[1]))
     args = receive_start(stream).server_args
+    if note := args.get("note"):
+        Path(note).write_text(json.dumps(args))
     kept: list[mmap.mmap] = []
     if name := args.get("shared_memory"):
         kept.append(mmap.mmap(shared_file(name), 4096, flags=mmap.MAP_SHARED))

@@ -225,3 +225,40 @@ def test_the_published_vocabulary_converts_and_encodes_the_golden_prompt(referen
     lines = (reference / "golden" / "small_input.txt").read_text(encoding="utf-8").splitlines()
     document = (directory / "tokenizer.json").read_bytes()
     assert tokenizer_json.compare(document, Vocabulary.load(reference), lines) == len(lines)
+
+
+THINKING = {"163606": {"content": "<think>"}, "163607": {"content": "</think>"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens", "template", "name"),
+    [
+        ({}, THINKING, "", "Kimi-K2-Thinking"),
+        ({}, {}, "{{ '<think>' }}", "Kimi-K2-Thinking"),
+        ({}, {**THINKING, "163605": {"content": "<|media_begin|>"}}, "", r"Kimi K2\.5 or later"),
+        ({}, {}, "{{ tools_ts_str }}", r"Kimi K2\.5 or later"),
+        (
+            {"architectures": ["KimiK25ForConditionalGeneration"], "model_type": "kimi_k25"},
+            {},
+            "",
+            r"Kimi K2\.5 or later",
+        ),
+        ({"architectures": ["KimiLinearForCausalLM"]}, {}, "", "Kimi Linear"),
+        ({"model_type": "kimi_vl"}, {}, "", "Kimi-VL"),
+        ({"architectures": ["KimiK3ForConditionalGeneration"]}, {}, "", "Kimi K3"),
+    ],
+)
+def test_another_checkpoint_of_the_family_is_refused_by_name_with_what_is_missing(
+    copy: Path, config: dict[str, Any], tokens: dict[str, Any], template: str, name: str
+) -> None:
+    edit(copy, "config.json", **config)
+    known = json.loads((copy / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    edit(copy, "tokenizer_config.json", added_tokens_decoder={**known, **tokens})
+    (copy / "chat_template.jinja").write_text(template)
+    with pytest.raises(InvalidValue, match=rf"it is {name}: its? .*; serve it with text_input"):
+        require_k2(inspect_checkpoint(copy))
+
+
+def test_a_family_name_in_the_path_decides_nothing(copy: Path) -> None:
+    renamed = copy.rename(copy.parent / "Kimi-K2-Thinking")
+    require_k2(inspect_checkpoint(renamed))

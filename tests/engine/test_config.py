@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from kimi_k2_serving.core.errors import ServingError
+from kimi_k2_serving.core.errors import InvalidValue, MissingField, ServingError
 from kimi_k2_serving.engine.admission import Capacity
-from kimi_k2_serving.engine.config import load_engine_config, load_preset, preset_names, read_capacity
+from kimi_k2_serving.engine.build import group_of
+from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
+from kimi_k2_serving.engine.config import Restart, load_engine_config, load_preset, preset_names, read_capacity
+from tests.support.demo import demo
+
+__all__ = ["demo"]
 
 ENVIRON = {"KIMI_K2_DIST_INIT_ADDR": "10.0.0.1:5000"}
 
@@ -43,8 +48,11 @@ def test_engine_yaml_wins_over_the_presets_admission_key_by_key(tmp_path: Path) 
         ("admission: {requests: true}", "invalid_value: admission.requests: must be a whole number, at least 1"),
         ("admission: {queue: false}", "invalid_value: admission.queue: must be a whole number, at least 0"),
         ("admission: [1]", "invalid_type: engine.yaml.admission: "),
+        ("restart: always", "invalid_value: restart: must be one of: in_place, pod"),
         ("checkpoint: 5", "invalid_type: engine.yaml.checkpoint: must be text"),
         ("preset: [demo]", "invalid_type: engine.yaml.preset: must be text"),
+        ("deterministic: 1", "invalid_type: engine.yaml.deterministic: must be true or false"),
+        ("deterministic: true", "invalid_value: engine.yaml.deterministic: needs a GPU"),
         ("engine: {a: [}", "invalid_value: engine.yaml: is not YAML in line 3"),
     ],
 )
@@ -54,10 +62,44 @@ def test_limits_that_make_no_sense_are_refused_by_name(tmp_path: Path, text: str
     assert str(caught.value).startswith(expected)
 
 
+def test_a_death_is_final_only_if_engine_yaml_or_the_preset_says_so(tmp_path: Path) -> None:
+    assert load_engine_config(engine_yaml(tmp_path, ""), ENVIRON).restart is Restart.IN_PLACE
+    assert load_engine_config(engine_yaml(tmp_path, "restart: pod"), ENVIRON).restart is Restart.POD
+
+
+def test_several_nodes_need_the_address_of_rank_0(tmp_path: Path, demo: Path) -> None:
+    config = load_engine_config(engine_yaml(tmp_path, "engine: {nnodes: 2}"), ENVIRON)
+    with pytest.raises(MissingField, match=r"engine\.dist_init_addr: set it to HOST:PORT"):
+        group_of(config, inspect_checkpoint(demo))
+    config = load_engine_config(engine_yaml(tmp_path, "engine: {nnodes: 2, dist_init_addr: '10.0.0.1:70000'}"), ENVIRON)
+    with pytest.raises(InvalidValue, match=r"engine\.dist_init_addr: must be HOST:PORT"):
+        group_of(config, inspect_checkpoint(demo))
+
+
 def test_an_engine_yaml_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "engine.yaml"
     with pytest.raises(ServingError, match="cannot be read: No such file"):
         load_engine_config(path, ENVIRON)
     path.write_bytes(b"checkpoint: \xff")
     with pytest.raises(ServingError, match="must be UTF-8"):
+        load_engine_config(path, ENVIRON)
+
+
+GPU = "deterministic: true\npreset: h200-8\n"
+
+
+def test_deterministic_replaces_an_attention_of_the_preset_that_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "engine.yaml"
+    path.write_text(f"checkpoint: /model\n{GPU}")
+    found = load_engine_config(path, ENVIRON).server_args
+    assert found["enable_deterministic_inference"] is True
+    assert found["attention_backend"] == "triton", "the preset's flashmla is not deterministic"
+    path.write_text(f"checkpoint: /model\n{GPU}engine: {{attention_backend: fa3}}\n")
+    assert load_engine_config(path, ENVIRON).server_args["attention_backend"] == "fa3"
+
+
+def test_deterministic_refuses_an_attention_that_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "engine.yaml"
+    path.write_text(f"checkpoint: /model\n{GPU}engine: {{attention_backend: flashmla}}\n")
+    with pytest.raises(ServingError, match="one of triton, fa3, fa4"):
         load_engine_config(path, ENVIRON)

@@ -12,6 +12,7 @@ import pytest
 
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.generations import Generations, ReaderConnection
+from kimi_k2_serving.engine.totals import FinishedRequest
 from tests.engine.test_host import batch
 
 pytestmark = pytest.mark.anyio
@@ -23,14 +24,16 @@ class Scheduler:
     def __init__(self) -> None:
         self.tokenizer_manager = SimpleNamespace(abort_request=self._abort, deliver=None, ended=None)
         self.rids: list[str] = []
+        self.asked: list[dict[str, Any]] = []
         self.aborted: list[str] = []
 
     def _abort(self, rid: str) -> None:
         if rid in self.rids:
             self.aborted.append(rid)
 
-    async def async_generate(self, *, rid: str, **_: Any) -> Any:
+    async def async_generate(self, *, rid: str, **asked: Any) -> Any:
         self.rids.append(rid)
+        self.asked.append(asked)
         return nothing()
 
 
@@ -203,3 +206,48 @@ async def test_a_request_that_sglang_ends_in_its_queue_ends_once() -> None:
     host.generations.end(b, {"type": "abort"})
     host.generations.end(b, {"type": "abort"})
     assert host.told == [wire.Failed("a", 503, "full"), wire.Output("b", [], 0, end="abort")]
+
+
+async def test_log_probabilities_of_the_prompt_come_with_the_first_output_under_the_prompt_s_own_ids() -> None:
+    host = Host()
+    asked = {"input_ids": [7, 8, 9], "top_logprobs": 1, "prompt_logprobs": True}
+    rid = await host.begin("a", **asked)
+    columns: dict[str, Any] = {
+        "output_token_logprobs_val": [-0.25],
+        "output_token_logprobs_idx": [5],
+        "output_top_logprobs_val": [[-0.25]],
+        "output_top_logprobs_idx": [[5]],
+        # As SGLang: nothing for the first token, and 0 instead of the vocabulary's last id.
+        "input_token_logprobs_val": [None, -1.0, -2.0],
+        "input_token_logprobs_idx": [7, 8, 0],
+        "input_top_logprobs_val": [None, [-0.5], [-2.0]],
+        "input_top_logprobs_idx": [None, [3], [9]],
+    }
+    host.deliver(rid, ids=(5,), **columns)
+    later = {name: [] for name in columns if name.startswith("input")}
+    host.deliver(rid, {"type": "stop"}, ids=(5,), **{**columns, **later})
+    first, last = host.told
+    assert first.prompt_logprobs == [(-1.0, 8, [(-0.5, 3)]), (-2.0, 9, [(-2.0, 9)])]
+    assert first.logprobs == [(-0.25, 5, [(-0.25, 5)])]
+    assert last.prompt_logprobs == []
+
+
+async def test_sglang_computes_log_probabilities_of_the_prompt_only_if_they_are_asked_for() -> None:
+    host = Host()
+    await host.begin("a", top_logprobs=0)
+    await host.begin("b", top_logprobs=0, prompt_logprobs=True)
+    assert [each["logprob_start_len"] for each in host.scheduler.asked] == [-1, 0]
+
+
+async def test_what_ended_is_told_once_with_its_tokens_and_its_times() -> None:
+    host = Host()
+    now = [10.0]
+    host.generations._clock = lambda: now[0]
+    rid = await host.begin("a", input_ids=[1, 2, 3])
+    now[0] = 10.5
+    host.deliver(rid, ids=(5,), completion_tokens=1, cached_tokens=2)
+    assert host.generations.spent() == (1, [])
+    now[0] = 12.0
+    host.deliver(rid, {"type": "length"}, ids=(6, 7), completion_tokens=3, cached_tokens=2)
+    assert host.generations.spent() == (2, [FinishedRequest(3, 2, 3, 0.5, 2.0)])
+    assert host.generations.spent() == (0, [])

@@ -212,7 +212,12 @@ def test_a_request_that_can_not_be_read_is_refused_and_the_next_is_served() -> N
 def test_an_idle_engine_tells_its_state_once_per_second_and_one_with_work_at_every_beat() -> None:
     def beats(engine: Engine, *messages: wire.ToHost, busy: int = 0) -> int:
         load = SimpleNamespace(
-            timestamp=1.0, num_running_reqs=busy, num_waiting_reqs=0, num_used_tokens=0, token_usage=0.0
+            timestamp=1.0,
+            num_running_reqs=busy,
+            num_waiting_reqs=0,
+            num_used_tokens=0,
+            token_usage=0.0,
+            max_total_num_tokens=9,
         )
         read: list[None] = []
         engine.tokenizer_manager.load_snapshot_reader.read_all = lambda: read.append(None) or [load]

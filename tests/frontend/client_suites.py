@@ -33,7 +33,10 @@ suites:
   openai-3        the openai suite again with version 3 of the SDK, on the real server
   agents          openai-agents and pydantic-ai: tool loops of two steps, on the real server
   agents-scripted the same on the scripted engine, whose answers are known
+  evaluation      lm-eval's loglikelihoods over /v1/completions, on the real server
   fuzz            schemathesis over /openapi.json, on the real server
+  claude-code-reads
+                  Claude Code, headless, from npm (Node 20 or later), reads files on the real server
   codex-scripted, claude-code-scripted
                   the agents themselves, headless, from npm (Node 20 or later), on the scripted engine
 
@@ -58,17 +61,21 @@ NODE = 20
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the clients go: the real server's frontend, the scripted one's, Triton's own HTTP."""
+    """Where the clients go: the real server's frontend, the scripted one's, Triton's own HTTP. `checkpoint`: the real
+    server's.
+    """
 
     real: str
     scripted: str
     triton: str
+    checkpoint: str
 
 
 @dataclass(frozen=True, slots=True)
 class Pythons:
     clients: Path
     agents: Path
+    evaluation: Path
 
 
 Command = list[str]
@@ -91,6 +98,10 @@ def pytest(python: Path, *arguments: str) -> Command:
 
 def agents(python: Path, url: str, *flags: str) -> Command:
     return [str(python), "tests/frontend/clients/agent_loops.py", url, *flags]
+
+
+def evaluation(python: Path, place: Place) -> Command:
+    return [str(python), "tests/frontend/clients/evaluation.py", place.real, place.checkpoint]
 
 
 def from_npm(agent: str, url: str) -> Command:
@@ -120,8 +131,10 @@ def suites(options: argparse.Namespace) -> dict[str, Callable[[Place, Pythons], 
         "openai-3": lambda place, python: pytest(python.agents, "-m", "not scripted", openai),
         "agents": lambda place, python: agents(python.agents, place.real),
         "agents-scripted": lambda place, python: agents(python.agents, place.scripted, "--scripted"),
+        "evaluation": lambda place, python: evaluation(python.evaluation, place),
         "fuzz": lambda place, python: schemathesis(python.clients, place.real, options.fuzz_examples),
         "codex-scripted": lambda place, python: from_npm("codex", place.scripted),
+        "claude-code-reads": lambda place, python: from_npm("claude_code_reads", place.real),
         "claude-code-scripted": lambda place, python: from_npm("claude_code", place.scripted),
     }
 
@@ -183,14 +196,14 @@ def main() -> int:
     if unknown := set(options.suites) - set(names):
         parser.error(f"no such suite: {', '.join(sorted(unknown))}")
     progress = Progress(sys.stderr)
-    pythons = Pythons(*(ensure_apart(checkout(), name, progress) for name in ("clients", "agents")))
+    pythons = Pythons(*(ensure_apart(checkout(), name, progress) for name in ("clients", "agents", "evaluation")))
     progress.line("starting a server")
     with tempfile.TemporaryDirectory() as directory:
         keys = Path(directory) / "keys"
         keys.write_text(f"{KEY} name=clients\n")
         flag = ("--api-key-file", str(keys))
         with running() as server, over(server, *flag) as real, scripted(*flag) as known:
-            place = Place(real, known, server.url)
+            place = Place(real, known, server.url, server.ready["checkpoint"])
             chosen = {name: make for name, make in suites(options).items() if name in (options.suites or names)}
             failed = [name for name, make in chosen.items() if not run(name, make(place, pythons), place)]
     print(f"\n{len(chosen)} suites, failed: {', '.join(failed) or 'none'}")

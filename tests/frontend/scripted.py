@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from kimi_k2_serving.core import errors
 from kimi_k2_serving.core.tokens import Vocabulary
@@ -138,7 +139,13 @@ class ScriptedEngine:
                 TokenUsage(len(run.input_ids), 1, CACHED),
                 End(reason) if last else None,
                 self._logprobs(run, token),
+                self._prompt_logprobs(run) if position == 0 else (),
             )
+
+    def _prompt_logprobs(self, run: Generation) -> tuple[TokenLogprob, ...]:
+        if not run.prompt_logprobs:
+            return ()
+        return tuple(replace(self._logprobs(run, token)[0], logprob=-1.5) for token in run.input_ids[1:])
 
     def _logprobs(self, run: Generation, token: int) -> tuple[TokenLogprob, ...]:
         if run.top_logprobs is None:

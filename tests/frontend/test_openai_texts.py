@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from kimi_k2_serving.core import limits
 from kimi_k2_serving.core.tokens import Vocabulary
 from tests.frontend.asking import chat, frames, user
 from tests.frontend.conftest import CONTEXT
@@ -71,7 +73,8 @@ async def test_a_streamed_completion_is_the_whole_one(http: httpx.AsyncClient) -
         ({"prompt": ""}, "prompt"),
         ({"prompt": [1, "a"]}, "prompt[0]"),
         ({"prompt": [10**6]}, "prompt"),
-        ({"echo": True}, "echo"),
+        ({"echo": "yes"}, "echo"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 3}, "best_of"),
         ({"prompt": ["a"] * 33}, "prompt"),
@@ -83,6 +86,59 @@ async def test_what_a_completion_can_not_do_is_refused(
     response = await http.post(PATH, json={**ask("say ab"), **options})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("logprobs", [None, 0, 2])
+async def test_an_echo_is_the_prompt_with_its_log_probabilities_before_the_answer(
+    http: httpx.AsyncClient, small_vocabulary: Vocabulary, logprobs: int | None, stream: bool
+) -> None:
+    prompt = small_vocabulary.encode("say ab")
+    response = await http.post(PATH, json=ask(prompt, echo=True, logprobs=logprobs, stream=stream))
+    choices = [each["choices"][0] for each in frames(response)[:-1]] if stream else response.json()["choices"]
+    assert "".join(choice["text"] for choice in choices) == "say abab"
+    if logprobs is None:
+        assert all(choice["logprobs"] is None for choice in choices)
+        return
+    found = {
+        name: [each for choice in choices for each in choice["logprobs"][name]]
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    }
+    assert "".join(found["tokens"][: len(prompt)]) == "say ab"
+    assert found["token_logprobs"][0] is found["top_logprobs"][0] is None
+    assert found["token_logprobs"][1 : len(prompt)] == [-1.5] * (len(prompt) - 1)
+    assert all(len(top) == logprobs for top in found["top_logprobs"][1:])
+    lengths = [len(token) for token in found["tokens"]]
+    assert found["text_offset"] == [sum(lengths[:i]) for i in range(len(lengths))]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_echo_without_an_answer_has_only_the_prompt(
+    http: httpx.AsyncClient, small_vocabulary: Vocabulary, stream: bool
+) -> None:
+    body = ask("say ab", echo=True, logprobs=1, max_tokens=0, stream=stream)
+    response = await http.post(PATH, json=body)
+    choices = [each["choices"][0] for each in frames(response)[:-1]] if stream else response.json()["choices"]
+    assert "".join(choice["text"] for choice in choices) == "say ab"
+    tokens = [token for choice in choices for token in choice["logprobs"]["tokens"]]
+    assert len(tokens) == len(small_vocabulary.encode("say ab"))
+    assert choices[-1]["finish_reason"] == "length"
+
+
+async def test_an_echo_of_one_token_has_no_log_probability(http: httpx.AsyncClient) -> None:
+    body = ask([97], echo=True, logprobs=1, max_tokens=0)
+    (choice,) = (await http.post(PATH, json=body)).json()["choices"]
+    assert choice["logprobs"] == {"tokens": ["a"], "token_logprobs": [None], "top_logprobs": [None], "text_offset": [0]}
+
+
+async def test_more_log_probabilities_of_a_prompt_than_the_limit_are_refused(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(limits.PROMPT_LOGPROBS, value=5)
+    monkeypatch.setattr("kimi_k2_serving.frontend.openai.completions.PROMPT_LOGPROBS", small)
+    refused = await http.post(PATH, json=ask([97] * 3, echo=True, logprobs=1))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "limit_exceeded")
+    assert (await http.post(PATH, json=ask([97] * 3, logprobs=1))).status_code == 200
 
 
 async def test_the_models_own_name_comes_first(http: httpx.AsyncClient) -> None:

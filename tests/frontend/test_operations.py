@@ -235,6 +235,7 @@ async def test_the_log_and_the_metrics_have_no_content(
     lines = [json.loads(record.message) for record in ours if record.name.endswith("access")]
     assert [line["status"] for line in lines] == [200, 400, 404]
     assert lines[0]["completion_tokens"] == 13
+    assert len(lines[0]["generations"]) == 1, "the engine's log names the answer by this"
     metrics = (await http.get("/metrics")).text
     assert 'kimi_k2_frontend_requests_total{route="/v1/chat/completions",status="200"} 1.0' in metrics
     assert "confidential" not in metrics + "".join(record.getMessage() for record in ours)

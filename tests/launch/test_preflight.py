@@ -84,7 +84,7 @@ def test_a_directory_that_is_no_checkpoint_is_refused(check: Check, tmp_path: Pa
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones(check: Check) -> None:
-    with pytest.raises(Refusal, match="one of: demo, demo-random"):
+    with pytest.raises(Refusal, match="one of: demo, demo-2-nodes, demo-random"):
         check("--preset", "nonsense")
 
 

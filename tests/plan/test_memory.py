@@ -37,7 +37,7 @@ def test_one_gpu_holds_the_checkpoint_and_the_absorbed_copy() -> None:
 
 def test_ranks_together_hold_the_checkpoint_and_what_is_repeated() -> None:
     held = weights_of(PLAIN)
-    repeated = 7 * (K2.layers * K2.block_fp8(*K2.whole_attention) + K2.norms + K2.routers)
+    repeated = 7 * (K2.layers * K2.stored(*K2.whole_attention) + K2.norms + K2.routers)
     assert 8 * (held.total - held.absorbed) == pytest.approx(K2.checkpoint_bytes() + repeated, abs=8 * 8)
     # 1.2 GB more than an eighth, as a start on 8 GPUs shows it.
     assert 1.0 < (held.total - K2.checkpoint_bytes() / 8) / 1e9 < 1.4
@@ -48,7 +48,7 @@ def test_attention_data_parallelism_repeats_attention_and_vocabulary_but_no_expe
     assert apart.experts == together.experts
     assert apart.vocabulary == 2 * K2.vocabulary_matrix
     assert apart.absorbed == 8 * together.absorbed
-    whole = K2.layers * K2.block_fp8(*K2.whole_attention) + K2.norms
+    whole = K2.layers * K2.stored(*K2.whole_attention) + K2.norms
     assert apart.attention - whole == pytest.approx(8 * (together.attention - whole), abs=8 * K2.layers)
 
 

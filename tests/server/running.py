@@ -77,8 +77,8 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running(*flags: str) -> Iterator[Server]:
-    """Start, wait for READY, yield, stop. Whatever still runs at the end is killed."""
+def running(*flags: str, **variables: str) -> Iterator[Server]:
+    """Start, wait for READY, yield, stop. Whatever still runs at the end is killed. `variables`: of its environment."""
     http, grpc, metrics = free_ports(3)
     command = [
         str(ROOT / "scripts" / "serve"),
@@ -88,7 +88,9 @@ def running(*flags: str) -> Iterator[Server]:
     log = ROOT / ".cache" / "logs" / f"test-serve-{http}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment())
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment() | variables
+        )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -164,5 +163,6 @@ def test_the_other_ports_are_named(caller: Caller, server: Server) -> None:
     with pytest.raises(WrongPort, match=f"{wanted}://127.0.0.1:{other}"):
         Caller(f"{scheme}://127.0.0.1:{other}", caller.is_async).call("chat", "Hello")
     if scheme == "http":
-        with pytest.raises(WrongPort, match="is not Triton"):
-            Caller(f"http://127.0.0.1:{server.metrics}", caller.is_async).call("chat", json.dumps("Hello"))
+        for method, *args in (("chat", "Hello"), ("health",), ("models",), ("stats",)):
+            with pytest.raises(WrongPort, match="is not Triton"):
+                Caller(f"http://127.0.0.1:{server.metrics}", caller.is_async).call(method, *args)

@@ -139,3 +139,33 @@ def test_a_broken_grammar_is_the_client_s_mistake_and_hurts_nobody(server: Serve
     assert answer.status_code == 400, answer.text
     assert "xgrammar" not in answer.text.lower()
     assert whole(server, grammar(regex="ok"), MODEL)["text_output"] == "ok"
+
+
+def test_log_probabilities_of_a_prompt_agree_with_those_of_the_same_text_as_an_answer(server: Server) -> None:
+    prompt = {"text_input": "Once upon a time", "max_tokens": 6, "temperature": 0.0, "return_logprobs": True}
+    answer = whole(server, prompt, MODEL)
+    ids = Vocabulary.load(Path(server.ready["checkpoint"])).encode("Once upon a time")
+    again = {"input_ids": [*ids, *answer["output_ids"]], "max_tokens": 1, "return_prompt_logprobs": True}
+    found = json.loads(whole(server, again, MODEL)["prompt_logprobs"])
+    assert found[0] is None
+    assert [next(iter(each)) for each in found[1:]] == list(map(str, again["input_ids"][1:]))  # type: ignore[index]
+    expected = [
+        each[str(token)]["logprob"]
+        for token, each in zip(answer["output_ids"], json.loads(answer["logprobs"]), strict=True)
+    ]
+    values = [next(iter(each.values()))["logprob"] for each in found[len(ids) :]]
+    assert values == pytest.approx(expected, abs=0.02)
+
+
+def test_several_answers_come_whole_and_streamed(server: Server) -> None:
+    body = {"text_input": "Once upon a time", "max_tokens": 6, "ignore_eos": True, "n": 3}
+    answer = whole(server, body, MODEL)
+    assert answer["index"] == [0, 1, 2]
+    assert answer["num_output_tokens"] == [6, 6, 6]
+    assert len(answer["text_output"]) == 3
+    assert len(answer["output_ids"]) == 18
+    parts = over_grpc(server, body, MODEL)
+    assert sorted(part["index"] for part in parts if "finish_reason" in part) == [0, 1, 2]
+    assert "finish_reason" in parts[-1]
+    greedy = whole(server, {**body, "temperature": 0.0}, MODEL)["text_output"]
+    assert len(set(greedy)) == 1, "at temperature 0 all are the same"

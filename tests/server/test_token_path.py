@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from kimi_k2_serving.engine.abort_channel import TOKENS, socket_path
@@ -22,8 +18,8 @@ from kimi_k2_serving.engine.port import Generation
 from kimi_k2_serving.frontend import triton_engine
 from kimi_k2_serving.frontend.token_reader import Inbox, TokenReader
 from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine, read_response
-from tests.frontend.running import over
-from tests.server.running import Server, titles
+from tests.frontend.running import another, over, runtime
+from tests.server.running import Server
 from tests.server.test_chat import WEATHER
 
 Urls = tuple[str, str]
@@ -68,19 +64,6 @@ def responses(server: Server, monkeypatch: pytest.MonkeyPatch, *, direct: bool) 
 
     monkeypatch.setattr(triton_engine, "read_response", counted)
     return asyncio.run(ids()), count
-
-
-@contextmanager
-def another(server: Server) -> Iterator[tuple[str, psutil.Process]]:
-    """A frontend that reads ids from the engine's socket, and its process."""
-    with over(server, "--runtime-dir", str(runtime(server))) as url:
-        port = url.rpartition(":")[2]
-        (process,) = [each for each in psutil.Process(os.getpid()).children() if f"--port {port} " in titles(each)]
-        yield url, process
-
-
-def runtime(server: Server) -> Path:
-    return Path(server.named("kimi_k2_engine_0_0").environ()["KIMI_K2_RUNTIME_DIR"])
 
 
 def steady(value: Any) -> Any:

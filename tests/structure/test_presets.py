@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from typing import Any
-
 import pytest
 
 from kimi_k2_serving.engine.config import load_preset, preset_names
@@ -97,42 +94,6 @@ def row(page: str, name: str) -> list[str]:
     """The cells of a preset's row in the first table that has one; the first cell is number 1."""
     lines = (ROOT / page).read_text("utf-8").splitlines()
     return [cell.strip() for cell in next(line for line in lines if line.startswith(f"| `{name}`")).split("|")]
-
-
-@pytest.mark.parametrize("name", ["h100-16", "h200-16"])
-def test_the_second_node_gets_the_preset_s_arguments(name: str) -> None:
-    page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
-    command = page.split("Second node, for")[1].split(f"`{name}`")[1].split("```")[1]
-    given = arguments(command[command.index("--tp-size") :])
-    assert given == {**load_preset(name, ENVIRONMENT).server_args, "node_rank": 1}
-
-
-@pytest.mark.parametrize("name", ["h100-16", "h200-16"])
-def test_the_second_node_gets_the_preset_s_environment(name: str) -> None:
-    page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
-    shown = page.split("Second node, for")[1].split("The order does not matter")[0]
-    for variable, value in load_preset(name, ENVIRONMENT).environment.items():
-        assert f"-e {variable}={value}" in shown
-
-
-def arguments(command: str) -> dict[str, Any]:
-    """`--some-name value` and `--some-flag` as SGLang's server arguments."""
-    words = shlex.split(command.replace("\\\n", " "))
-    given: dict[str, Any] = {}
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
-        if word.startswith("--"):
-            name = word.removeprefix("--").replace("-", "_")
-            given[name] = True if following.startswith("--") else _value(following)
-    return given
-
-
-def _value(word: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(word)
-        except ValueError:
-            continue
-    return word
 
 
 def test_the_launcher_suggests_presets_as_they_are() -> None:

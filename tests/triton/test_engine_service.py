@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import fake_pb_utils as triton
 import pytest
 from scripted_engine import ScriptedEngine, Step, Wait
 
+from kimi_k2_serving.core import limits
 from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.admission import Capacity
@@ -53,6 +55,7 @@ SCRIPTS: dict[int, tuple[Step, ...]] = {
     2: (chunk("a"), Wait(0.05), EngineLost("the engine died")),
     3: (chunk("a"), Wait(30), chunk("b", end=EndReason.STOP)),
     4: (Wait(30), chunk("b", end=EndReason.STOP)),
+    7: tuple(each for number in range(1000) for each in (Wait(0.01), chunk(str(number % 10)))),
     6: tuple(each for part in MANY for each in (Wait(0.02), part)),
     5: (chunk("one S"), chunk("TO"), chunk("P two", end=EndReason.STOP, matched="STOP")),
     ord("H"): HELLO,
@@ -209,6 +212,27 @@ def test_ids_gather_while_the_next_step_has_not_taken_the_last_responses(tmp_pat
         assert len(responses) < len(MANY)
 
 
+def test_a_lost_receipt_is_noticed_by_a_later_one_and_a_late_one_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kimi_k2_serving.triton.engine.service.OVERTAKEN_SECONDS", 0.05)
+    with service(tmp_path) as (running, engine):
+        lost = ask(running, input_ids=[7], stream=True, request_context="lost tag")
+        other = ask(running, input_ids=[7], stream=True, request_context="other tag")
+        until(lambda: engine.in_flight == 2)
+        channel = AbortSender(tmp_path / "runtime")
+        for uid in ("lost", "other"):
+            channel.confirm([uid])
+        until(lambda: bool(lost.sent and other.sent))
+        time.sleep(0.1)
+        held = len(lost.sent)
+        time.sleep(0.2)
+        assert len(lost.sent) == held, "nothing says that it is lost"
+        until(lambda: channel.confirm(["other"]) is None and len(lost.sent) > held)
+        channel.close()
+        # A stop ends what is left.
+
+
 def test_stopping_ends_every_request_with_one_error_and_removes_the_socket(tmp_path: Path) -> None:
     with service(tmp_path) as (running, engine):
         senders = [ask(running, input_ids=[4], request_context=f"u{number}") for number in range(5)]
@@ -279,3 +303,69 @@ def test_the_input_comes_first_when_it_is_asked_for(tmp_path: Path) -> None:
     with service(tmp_path) as (running, _):
         (answer,) = answers(ask(running, text_input="Hi, ", exclude_input_in_output=False))
         assert answer["text_output"] == "Hi, Hello"
+
+
+def test_log_probabilities_of_the_prompt_come_once_with_null_for_its_first_token(tmp_path: Path) -> None:
+    first = replace(HELLO[0], prompt_logprobs=(TokenLogprob(2, -1.0, ((3, -0.5), (2, -1.0))),))
+    with service(tmp_path) as (running, engine):
+        engine._scripts = {1: (first, *HELLO[1:])}
+        asked: dict[str, Any] = {"input_ids": [1, 2], "return_prompt_logprobs": True, "top_logprobs": 2}
+        (whole,) = answers(ask(running, **asked))
+        described = json.loads(whole["prompt_logprobs"])
+        assert described[0] is None
+        assert list(described[1]) == ["2", "3"], "the prompt's own token comes first"
+        assert described[1]["2"]["rank"] == 2
+        assert "logprobs" not in whole
+        parts = answers(ask(running, stream=True, **asked))
+        assert ["prompt_logprobs" in part for part in parts] == [True, *[False] * (len(parts) - 1)]
+        assert all(run.prompt_logprobs and run.top_logprobs == 2 for run in engine.generations)
+
+
+def test_log_probabilities_of_a_prompt_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PROMPT_LOGPROBS", replace(limits.PROMPT_LOGPROBS, value=5))
+    with service(tmp_path) as (running, _):
+        sent = ask(running, input_ids=[1, 2], return_prompt_logprobs=True, top_logprobs=2)
+        assert error(sent)[0].startswith("limit_exceeded: return_prompt_logprobs: ")
+
+
+def test_several_answers_are_the_elements_of_one_response(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        (answer,) = answers(ask(running, text_input="H", n=3))
+        assert answer["index"] == [0, 1, 2]
+        assert answer["text_output"] == ["Hello"] * 3
+        assert answer["finish_reason"] == ["length"] * 3
+        assert answer["num_output_tokens"] == [5, 5, 5]
+        assert bytes(answer["output_ids"]) == b"Hello" * 3
+        assert len({run.uid for run in engine.generations}) == 3
+
+
+def test_several_streamed_answers_say_which_they_are_and_share_one_final_flag(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, _):
+        sender = ask(running, stream=True, text_input="H", sampling_parameters='{"n": 2}', request_context="u rest")
+        parts = answers(sender)
+        for number in range(2):
+            own = [part for part in parts if part["index"] == number]
+            assert "".join(part["text_output"] for part in own) == "Hello"
+            assert ["finish_reason" in part for part in own] == [*[False] * (len(own) - 1), True]
+
+
+def test_an_abort_ends_every_answer_of_a_request(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        sender = ask(running, input_ids=[4], n=4)
+        until(lambda: engine.in_flight == 4)
+        sender.cancelled = True
+        until(lambda: engine.in_flight == 0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code"),
+    [
+        ({"n": 0}, "invalid_value: n: "),
+        ({"n": 9}, "limit_exceeded: n: "),
+        ({"sampling_parameters": '{"n": "two"}'}, "invalid_type: n: "),
+        ({"n": 2, "token_reader": "x"}, "invalid_value: n: "),
+    ],
+)
+def test_a_number_of_answers_that_can_not_be_is_refused(tmp_path: Path, inputs: dict[str, Any], code: str) -> None:
+    with service(tmp_path) as (running, _):
+        assert error(ask(running, input_ids=[1], **inputs))[0].startswith(code)

@@ -132,7 +132,7 @@ class Life(RuleBasedStateMachine):
         self.sender.reading.set()
         self.sender.answering.set()
         # Receipts that are lost delay what waits for them, no more.
-        self.outbox.hasten(-1)
+        self.outbox.hasten(time.monotonic() + 1)
         for each in self.answers:
             each.result(10)
         deadline = time.monotonic() + 10

@@ -85,6 +85,7 @@ class Script:
 def stopping(monkeypatch: pytest.MonkeyPatch, *steps: int | bytes) -> tuple[bool, list[float]]:
     """Whether a server that answers as scripted is taken for a stopping one, and when it was asked."""
     monkeypatch.setattr(server_watch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(server_watch, "ANSWERED_SECONDS", 0.02)
     script = Script(*steps)
     monkeypatch.setattr(server_watch.asyncio, "open_connection", script.open)
 
@@ -121,6 +122,7 @@ def test_without_requests_a_server_that_answers_is_asked_about_once_per_second_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server_watch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(server_watch, "ANSWERED_SECONDS", 0.02)
     script = Script(b"H", b"H", b"")
     monkeypatch.setattr(server_watch.asyncio, "open_connection", script.open)
 

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 
 from kimi_k2_serving.chat.parsers import Parser, TextParser
 from kimi_k2_serving.chat.prompt import PreparedPrompt
+from kimi_k2_serving.chat.tokenizer_vocabulary import TokenizerVocabulary
 from kimi_k2_serving.core import sampling as core_sampling
-from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.core.errors import Internal, InvalidValue, Unsupported
 from kimi_k2_serving.core.messages import Conversation, ToolMode
-from kimi_k2_serving.core.render import FORM_0905, Form
+from kimi_k2_serving.core.render import FORM_0905, Form, Prompt
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.tool_calls import ToolCallParser
 from kimi_k2_serving.enforcer.enforcer import Enforcer
@@ -46,11 +47,29 @@ class Constrainer(Protocol):
     def close(self) -> None: ...
 
 
+class NoConstraints:
+    """The Constrainer of a model without chats."""
+
+    @property
+    def worker(self) -> Worker:
+        raise Internal("a model without chats validates nothing")
+
+    def job(self, conversation: Conversation) -> bytes:
+        return b""
+
+    def ask_job(self, job: bytes) -> Future[Constraint]:
+        raise Internal("a model without chats has no constraints")
+
+    def close(self) -> None:
+        pass
+
+
 @dataclass(frozen=True, slots=True)
 class ChatModel:
     """`names`: the ids under which it is served, its own first. `defaults`: sampling parameters by SGLang's names.
 
-    `form`: how the checkpoint's own template writes the prompt. `heeds_seeds`: whether seeds have an effect.
+    `form`: how the checkpoint's own template writes the prompt. `heeds_seeds`: whether seeds have an effect. `chats`:
+    false for a model whose chats this server can't write; it serves completions.
     """
 
     names: tuple[str, ...]
@@ -60,6 +79,7 @@ class ChatModel:
     enforcer: Constrainer
     form: Form = FORM_0905
     heeds_seeds: bool = False
+    chats: bool = True
 
     @classmethod
     def load(cls, config: EngineConfig, *, names: tuple[str, ...] = ()) -> ChatModel:
@@ -82,6 +102,22 @@ class ChatModel:
             heeds_seeds=bool(config.server_args.get("enable_deterministic_inference")),
         )
 
+    @classmethod
+    def load_any(cls, config: EngineConfig, *, name: str) -> ChatModel:
+        """As `load` for a K2 checkpoint; any other is served without chats. Raises NotFound or InvalidValue."""
+        found = inspect_checkpoint(config.checkpoint)
+        if found.is_k2:
+            return cls.load(config, names=(name,))
+        return cls(
+            names=(name,),
+            vocabulary=TokenizerVocabulary.read(found.path, found.vocab_size),
+            context_length=int(config.server_args.get("context_length", found.context_length)),
+            defaults=recommended(found.path),
+            enforcer=NoConstraints(),
+            heeds_seeds=bool(config.server_args.get("enable_deterministic_inference")),
+            chats=False,
+        )
+
     @property
     def room(self) -> core_sampling.Room:
         return core_sampling.Room.of_context(self.vocabulary.size, self.context_length)
@@ -95,7 +131,7 @@ class ChatModel:
 
     def prompt(self, conversation: Conversation, given: Mapping[str, Any]) -> PreparedPrompt:
         """`given`: sampling parameters by SGLang's names. Raises subclasses of InvalidRequest."""
-        rendered = self.form.prompt(conversation)
+        rendered = self.rendered(conversation)
         ids = self.vocabulary.encode_prompt(rendered.segments)
         sampling = self._sampling(given, len(ids), "messages")
         stops = tuple(sampling.get("stop", ()))
@@ -116,13 +152,19 @@ class ChatModel:
             parallel=conversation.parallel_tool_calls and mode is not ToolMode.NAMED,
         )
 
+    def rendered(self, conversation: Conversation) -> Prompt:
+        """Raises Unsupported for a model without chats."""
+        if not self.chats:
+            raise Unsupported("this model is served without chats; use /v1/completions", field="model")
+        return self.form.prompt(conversation)
+
     def text(self, conversation: Conversation) -> str:
         """The prompt that `prompt` would make, as readable text."""
-        return self.form.prompt(conversation).text()
+        return self.rendered(conversation).text()
 
     def count(self, conversation: Conversation) -> int:
         """The number of tokens of the prompt that `prompt` would make."""
-        rendered = self.form.prompt(conversation)
+        rendered = self.rendered(conversation)
         return len(self.vocabulary.encode_prompt(rendered.segments))
 
     def completion(self, ids: Sequence[int], given: Mapping[str, Any]) -> PreparedPrompt:

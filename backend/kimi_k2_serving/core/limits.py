@@ -39,7 +39,11 @@ STOP_BYTES = Limit("stop_bytes", 1_024, "bytes", "text is delayed while it may s
 STOP_TOKEN_IDS = Limit("stop_token_ids", 64, "ids", "each is compared with every token")
 LOGIT_BIAS = Limit("logit_bias", 1_024, "entries", "a dense vector is built from them")
 TOP_LOGPROBS = Limit("top_logprobs", 20, "tokens", "they are part of the answer for each token")
+PROMPT_LOGPROBS = Limit(
+    "prompt_logprobs", 131_072, "log-probabilities", "they arrive as one message; count tokens times (top_logprobs + 1)"
+)
 CHOICES = Limit("choices", 32, "choices", "each is a generation of its own")
+ENGINE_CHOICES = Limit("engine_choices", 8, "choices", "one request of Triton's is one place in the queue")
 SCHEMA_BYTES = Limit("schema_bytes", 256 * 1024, "bytes", "compile time grows with the size")
 SCHEMA_DEPTH = Limit("schema_depth", 32, "levels", "the grammar compiler recurses")
 SCHEMA_NODES = Limit("schema_nodes", 4_000, "nodes", "compile time grows with the number of nodes")
@@ -62,3 +66,7 @@ BODY_SECONDS = Limit("body_seconds", 60, "seconds", "a large, slow body takes a 
 STALLED_SECONDS = Limit("stalled_seconds", 120, "seconds", "a client that stops reading keeps its generation alive")
 READ_SECONDS = Limit("read_seconds", 60, "seconds", "a request that is slow to parse delays the next such request")
 READING_BYTES = Limit("reading_bytes", 256 * 2**20, "bytes", "requests that wait for parsing are held in memory")
+NODE_MESSAGE_BYTES = Limit("node_message_bytes", 2**20, "bytes", "any machine of the private network can send one")
+NODE_SILENCE_SECONDS = Limit(
+    "node_silence_seconds", 30, "seconds", "a node behind a cut network is waited for for ever"
+)

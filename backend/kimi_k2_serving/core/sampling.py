@@ -102,6 +102,18 @@ ALIASES: Mapping[str, str] = {
     "random_seed": "seed",
     "stop_words": "stop",
 }
+# Sampling parameters of vLLM that this server does not have, with the only value that it can serve.
+USUAL: Mapping[str, Any] = {
+    "best_of": 1,
+    "detokenize": True,
+    "early_stopping": False,
+    "include_stop_str_in_output": False,
+    "length_penalty": 1.0,
+    "spaces_between_special_tokens": True,
+    "use_beam_search": False,
+}
+# No number of a sampling parameter is longer; int() takes very long for very long ones.
+NUMBER_CHARACTERS = 32
 GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 
 
@@ -130,6 +142,33 @@ def read_parameters(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, 
         # Some APIs write 0 for "off", others -1; SGLang accepts only -1.
         result["top_k"] = -1
     return result
+
+
+def spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with numbers and flags instead of texts of them, which clients of Triton's vLLM backend send, and
+    without those of vLLM that ask for what happens anyway. What can't be read so stays as it is.
+    """
+    return {
+        name: _spelled_out(value, FIELDS.get(ALIASES.get(name, name)))
+        for name, value in given.items()
+        if name not in USUAL or value != USUAL[name]
+    }
+
+
+def _spelled_out(value: Any, field: Field | None) -> Any:
+    if not isinstance(value, str) or field is None or len(value) > NUMBER_CHARACTERS:
+        return value
+    try:
+        match field.kind:
+            case Kind.INTEGER:
+                return int(value)
+            case Kind.NUMBER:
+                return float(value)
+            case Kind.BOOLEAN:
+                return {"true": True, "false": False}.get(value.lower(), value)
+    except ValueError:
+        pass
+    return value
 
 
 def fit_to_engine(sampling: dict[str, Any], *, prompt_tokens: int, room: Room, field: str) -> None:

@@ -64,18 +64,22 @@ class Vocabulary:
     """
 
     def __init__(self, files: VocabularyFiles, *, cache_bytes: int = CACHE_BYTES) -> None:
-        self._controls = _Controls(files.controls)
-        self.controls: Mapping[str, int] = MappingProxyType(self._controls)
-        self.control_ids = frozenset(files.controls.values())
-        self.size = len(files.tokens) + len(files.controls)
-        self.stop_ids = (self.control("<|im_end|>"), self.control("[EOS]"))
-        self.sort_tool_keys = files.sort_tool_keys
         # A control id has no bytes, so it can't show up in an answer.
-        self._bytes = (*files.tokens, *(b"" for _ in files.controls))
+        self._adopt(files, (*files.tokens, *(b"" for _ in files.controls)))
+        self.stop_ids: tuple[int, ...] = (self.control("<|im_end|>"), self.control("[EOS]"))
         ranks = {token: rank for rank, token in enumerate(files.tokens)}
         self._encoding = Encoding("kimi_k2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
         self._packed_controls = _Controls({name: packed([control]) for name, control in files.controls.items()})
         self._cache = TextCache(self.encode, cache_bytes)
+
+    def _adopt(self, files: VocabularyFiles, token_bytes: tuple[bytes, ...]) -> None:
+        """Everything but the encoder."""
+        self._controls = _Controls(files.controls)
+        self.controls: Mapping[str, int] = MappingProxyType(self._controls)
+        self.control_ids = frozenset(files.controls.values())
+        self.size = len(token_bytes)
+        self.sort_tool_keys = files.sort_tool_keys
+        self._bytes = token_bytes
 
     @classmethod
     def load(cls, checkpoint: Path, *, cache_bytes: int = CACHE_BYTES) -> Vocabulary:

@@ -20,6 +20,7 @@ from kimi_k2_serving.core.errors import InvalidValue, NotFound
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.core.vocabulary_files import read_vocabulary
 from kimi_k2_serving.engine import tokenizer_json
+from kimi_k2_serving.engine.relatives import name_relative
 
 MODEL = "config.json"
 GENERATION = "generation_config.json"
@@ -83,7 +84,7 @@ def inspect_checkpoint(path: Path) -> Checkpoint:
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     return Checkpoint(
         path=path,
-        why_not_k2=_why_not_k2(path, _first_name(config.get("architectures"))),
+        why_not_k2=_why_not_k2(path, config),
         context_length=_count(text, "max_position_embeddings"),
         vocab_size=_count(text, "vocab_size"),
         has_tokenizer_json=(path / CONVERTED).is_file(),
@@ -139,7 +140,10 @@ def _convert(checkpoint: Checkpoint, settings: dict[str, Any], vocabulary: Vocab
                 raise
 
 
-def _why_not_k2(path: Path, architecture: str) -> str:
+def _why_not_k2(path: Path, config: dict[str, Any]) -> str:
+    architecture = _first_name(config.get("architectures"))
+    if relative := name_relative(path, architecture, config.get("model_type")):
+        return relative
     if architecture not in K2_ARCHITECTURES:
         return f"its architecture is not {K2_ARCHITECTURES[0]}"
     for name in (RANKS, SETTINGS):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ import yaml
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, UnknownField
 from kimi_k2_serving.engine.admission import Capacity
 
-ENGINE_KEYS = ("checkpoint", "preset", "parse_special", "strict_template", "engine", "admission")
+ENGINE_KEYS = (
+    *("checkpoint", "preset", "parse_special", "strict_template", "deterministic", "restart", "engine"),
+    "admission",
+)
 ADMISSION_KEYS = ("requests", "prompt_tokens", "queue", "queue_seconds")
 PRESET_KEYS = (
     "description",
@@ -31,12 +35,25 @@ PRESET_KEYS = (
     "stall_seconds",
     "silent_seconds",
     "slow_reader_seconds",
+    "restart",
     "admission",
     "engine",
     "environment",
 )
+DETERMINISTIC = "engine.yaml.deterministic"
+# The attention backends with which SGLang 0.5.23 computes models of K2's architecture deterministically.
+DETERMINISTIC_BACKENDS = ("triton", "fa3", "fa4")
 # The preset if engine.yaml names none. It is for a CPU; a GPU machine must name its preset.
 CPU_PRESET = "demo"
+
+
+class Restart(StrEnum):
+    """What follows the end of an engine: a new start on the same nodes, or the end of the server and of every worker,
+    for an orchestrator that then creates all of them anew.
+    """
+
+    IN_PLACE = "in_place"
+    POD = "pod"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +74,7 @@ class Preset:
     admission: Mapping[str, Any]
     server_args: Mapping[str, Any]
     environment: Mapping[str, str]
+    restart: Restart = Restart.IN_PLACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +86,7 @@ class EngineConfig:
     admission: Capacity
     # Whether the model is refused if its chat template renders other prompts than this server.
     strict_template: bool = True
+    restart: Restart = Restart.IN_PLACE
 
 
 def preset_names() -> list[str]:
@@ -97,6 +116,7 @@ def load_preset(name: str, environ: Mapping[str, str]) -> Preset:
         admission=mapping(data["admission"], f"{name}.admission"),
         server_args=data["engine"],
         environment=data["environment"],
+        restart=read_restart(data.get("restart", Restart.IN_PLACE)),
     )
 
 
@@ -111,20 +131,39 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
         if not isinstance(data.get(key) or "", str):
             raise InvalidType("must be text", field=f"engine.yaml.{key}")
     preset = load_preset(data.get("preset") or CPU_PRESET, environ)
-    parse_special, strict_template = data.get("parse_special", False), data.get("strict_template", True)
-    for key, value in (("parse_special", parse_special), ("strict_template", strict_template)):
-        if not isinstance(value, bool):
+    flags = {"parse_special": False, "strict_template": True, "deterministic": False}
+    for key, default in flags.items():
+        flags[key] = data.get(key, default)
+        if not isinstance(flags[key], bool):
             raise InvalidType("must be true or false", field=f"engine.yaml.{key}")
     own = mapping(data.get("engine") or {}, "engine.yaml.engine")
     admission = {**preset.admission, **mapping(data.get("admission") or {}, "engine.yaml.admission")}
     return EngineConfig(
         Path(data["checkpoint"]),
         preset,
-        parse_special,
-        {**preset.server_args, **own},
+        flags["parse_special"],
+        deterministic_args(preset.server_args, own) if flags["deterministic"] else {**preset.server_args, **own},
         read_capacity(admission),
-        strict_template,
+        flags["strict_template"],
+        read_restart(data.get("restart", preset.restart)),
     )
+
+
+def deterministic_args(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with which the same seed gives the same answer. Instead of an attention backend of the preset that
+    can't do that, or of SGLang's own choice, which can't on Blackwell, it is triton. Raises InvalidValue.
+    """
+    together = {**preset, **own}
+    if together.get("device") == "cpu":
+        raise InvalidValue("needs a GPU: SGLang has no such kernels for a CPU; remove it", field=DETERMINISTIC)
+    if own.get("attention_backend", DETERMINISTIC_BACKENDS[0]) not in DETERMINISTIC_BACKENDS:
+        raise InvalidValue(
+            f"deterministic needs one of {', '.join(DETERMINISTIC_BACKENDS)}; choose one, or leave it out",
+            field="engine.yaml.engine.attention_backend",
+        )
+    if together.get("attention_backend") not in DETERMINISTIC_BACKENDS:
+        together["attention_backend"] = DETERMINISTIC_BACKENDS[0]
+    return {**together, "enable_deterministic_inference": True}
 
 
 def _parsed(path: Path) -> Any:
@@ -142,7 +181,9 @@ def _parsed(path: Path) -> Any:
 def engine_of_preset(checkpoint: Path, preset: str, environ: Mapping[str, str]) -> EngineConfig:
     """The configuration of an engine.yaml that has only these two keys."""
     found = load_preset(preset, environ)
-    return EngineConfig(checkpoint, found, False, found.server_args, read_capacity(found.admission))
+    return EngineConfig(
+        checkpoint, found, False, found.server_args, read_capacity(found.admission), restart=found.restart
+    )
 
 
 def read_capacity(given: Mapping[str, Any]) -> Capacity:
@@ -152,6 +193,13 @@ def read_capacity(given: Mapping[str, Any]) -> Capacity:
         if type(given.get(key)) is not int or given[key] < minimum:
             raise InvalidValue(f"must be a whole number, at least {minimum}", field=f"admission.{key}")
     return Capacity(given["requests"], given["prompt_tokens"], given["queue"], float(given["queue_seconds"]))
+
+
+def read_restart(given: object) -> Restart:
+    try:
+        return Restart(str(given))
+    except ValueError:
+        raise InvalidValue(f"must be one of: {', '.join(Restart)}", field="restart") from None
 
 
 def mapping(data: Any, where: str) -> dict[str, Any]:

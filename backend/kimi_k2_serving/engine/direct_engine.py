@@ -43,10 +43,23 @@ class DirectManager(TokenizerManager):  # type: ignore[misc]
         if self.deliver is None or not isinstance(recv_obj, BatchTokenIDOutput):
             await super()._handle_batch_output(recv_obj)
             return
+        if self.enable_trace:
+            self._trace(recv_obj)
         for rid, finish in zip(recv_obj.rids, recv_obj.finished_reasons, strict=True):
             if finish is not None:
                 self._forget(rid)
         self.deliver(recv_obj)
+
+    def _trace(self, batch: Any) -> None:
+        """The events of a request's span that SGLang records where it answers requests."""
+        for row, (rid, finish) in enumerate(zip(batch.rids, batch.finished_reasons, strict=True)):
+            if (state := self.rid_to_state.get(rid)) is None:
+                continue
+            if state.time_stats.first_token_time == 0.0:
+                state.time_stats.set_first_token_time()
+                state.time_stats.set_last_time()
+            if finish is not None:
+                state.time_stats.set_finished_time(span_attrs=self.convert_to_span_attrs(state, batch, row))
 
     def _handle_abort_req(self, recv_obj: Any) -> None:
         if self.ended is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from kimi_k2_serving.core.errors import (
     Cancelled,
@@ -16,7 +17,7 @@ from kimi_k2_serving.core.errors import (
 )
 from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import wire
-from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob, TokenUsage
+from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, Load, TokenLogprob, TokenUsage
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def read_answer(answer: Answer, generation: Generation) -> Chunk:
         case ServingError():
             raise answer
         case wire.Failed(status=status, log=log):
-            logger.warning("the engine refused a request: %d %s", status, log)
+            logger.warning("the engine refused generation %s: %d %s", generation.uid, status, log)
             raise refusal(status, generation)
         case wire.Output():
             return Chunk(
@@ -54,14 +55,14 @@ def read_answer(answer: Answer, generation: Generation) -> Chunk:
                 text=answer.text,
                 usage=TokenUsage(len(generation.input_ids), answer.completion_tokens, answer.cached_tokens),
                 end=ending(answer),
-                logprobs=token_logprobs(answer),
+                logprobs=token_logprobs(answer.logprobs),
+                prompt_logprobs=token_logprobs(answer.prompt_logprobs),
             )
 
 
-def token_logprobs(answer: wire.Output) -> tuple[TokenLogprob, ...]:
+def token_logprobs(given: Sequence[wire.Logprobs]) -> tuple[TokenLogprob, ...]:
     return tuple(
-        TokenLogprob(token_id, value, tuple((other, each) for each, other in top))
-        for value, token_id, top in answer.logprobs
+        TokenLogprob(token_id, value, tuple((other, each) for each, other in top)) for value, token_id, top in given
     )
 
 
@@ -73,6 +74,11 @@ def ending(answer: wire.Output) -> End | None:
     if isinstance(matched, list):
         matched = matched[-1] if matched else None
     return End(EndReason(answer.end), matched)
+
+
+def load_of(beat: wire.Beat, before: Load) -> Load:
+    totals = before.totals.adding(beat.finished, beat.generated)
+    return Load(beat.running, beat.queued, beat.kv_usage, before.restarts, beat.used, beat.capacity, totals)
 
 
 def refusal(status: int, generation: Generation) -> InvalidValue | Overloaded | Internal | Cancelled:

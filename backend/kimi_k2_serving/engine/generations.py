@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 from kimi_k2_serving.core.sampling import GRAMMARS
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.token_socket import ReaderConnection, TokenSocket
+from kimi_k2_serving.engine.totals import FinishedRequest
 
 logger = logging.getLogger("sglang::host")
 
@@ -38,6 +40,9 @@ class Running:
     begun: bool = False
     # Whether SGLang has it.
     submitted: bool = False
+    # By the clock of Generations; `first`: of the first token.
+    arrived: float = 0.0
+    first: float = 0.0
 
 
 def request_id(uid: str, number: int = 0) -> str:
@@ -52,11 +57,21 @@ def request_id(uid: str, number: int = 0) -> str:
 class Generations:
     """`write` sends bytes to the stub."""
 
-    def __init__(self, engine: Any, texts: TextSource, readers: TokenSocket, write: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        texts: TextSource,
+        readers: TokenSocket,
+        write: Callable[[bytes], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = engine
         self._texts = texts
         self._readers = readers
         self._write = write
+        self._clock = clock
+        self._generated = 0
+        self._finished: list[FinishedRequest] = []
         self._running: dict[str, Running] = {}
         # SGLang's id of the last generation with each uid, as long as it runs.
         self._rids: dict[str, str] = {}
@@ -80,7 +95,7 @@ class Generations:
             self._drop(self._rids[message.uid])
         reader = self._readers.reader(message.reader) if message.reader else None
         rid = self._rids[message.uid] = request_id(message.uid, next(self._numbers))
-        running = self._running[rid] = Running(message, reader)
+        running = self._running[rid] = Running(message, reader, arrived=self._clock())
         task = asyncio.create_task(self._start(rid, running))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
@@ -109,6 +124,12 @@ class Generations:
         found, self._read = list(self._read), set()
         return found
 
+    def spent(self) -> tuple[int, list[FinishedRequest]]:
+        """The tokens that were generated and the requests that ended since the last call."""
+        found = self._generated, self._finished
+        self._generated, self._finished = 0, []
+        return found
+
     def lose(self, reader: ReaderConnection) -> None:
         """The reader is gone: its generations end."""
         for rid, running in list(self._running.items()):
@@ -130,8 +151,10 @@ class Generations:
                 rid=rid,
                 return_logprob=submit.top_logprobs is not None,
                 top_logprobs_num=submit.top_logprobs or 0,
+                logprob_start_len=0 if submit.prompt_logprobs else -1,
                 priority=submit.priority,
                 cache_salt=submit.cache_salt,
+                external_trace_header={"traceparent": submit.trace} if submit.trace else None,
             )
             # It ends as soon as the scheduler has the request.
             async for _ in waiting:
@@ -166,12 +189,14 @@ class Generations:
         to_stub: list[bytes] = []
         to_readers: dict[ReaderConnection, list[bytes]] = defaultdict(list)
         texts = self._decode(batch)
+        now = self._clock()
         for row, rid in enumerate(batch.rids):
             running = self._running.get(rid)
             if running is None:
                 continue
             try:
                 made = blamed(running.submit, output(running, batch, row, texts.get(row, "")))
+                self._account(running, made, now)
                 message: wire.Output | wire.Failed | None = made
                 if running.reader is not None and isinstance(made, wire.Output):
                     to_readers[running.reader].append(wire.frame(made))
@@ -180,7 +205,8 @@ class Generations:
                 if message is not None:
                     to_stub.append(wire.frame(message))
             except Exception as error:
-                logger.error("an output could not be sent: %s: %s", type(error).__name__, error)
+                name = running.submit.uid
+                logger.error("an output of generation %s could not be sent: %s: %s", name, type(error).__name__, error)
                 self._fail(rid, running, 500, "unsendable")
                 continue
             running.begun = True
@@ -190,6 +216,16 @@ class Generations:
             reader.write(b"".join(frames))
         if to_stub:
             self._write(b"".join(to_stub))
+
+    def _account(self, running: Running, made: wire.Output | wire.Failed, now: float) -> None:
+        if isinstance(made, wire.Failed):
+            return
+        self._generated += len(made.ids)
+        if not running.begun:
+            running.first = now
+        if made.end:
+            prompt, times = len(running.submit.input_ids), (running.first - running.arrived, now - running.arrived)
+            self._finished.append(FinishedRequest(prompt, made.cached_tokens, made.completion_tokens, *times))
 
     def end(self, rid: str, finish: Mapping[str, Any]) -> None:
         """A request has ended before it ran. Never raises."""
@@ -233,6 +269,7 @@ def output(running: Running, batch: Any, row: int, text: str) -> wire.Output | w
         end=end,
         matched=matched(finish.get("matched")) if finish else None,
         logprobs=[] if submit.top_logprobs is None else logprobs(batch, row, submit.top_logprobs),
+        prompt_logprobs=prompt_logprobs(batch, row, submit) if submit.prompt_logprobs else [],
     )
 
 
@@ -274,11 +311,25 @@ def matched(found: Any) -> str | int | list[int] | None:
     return found if type(found) in (int, str) else None
 
 
-def logprobs(batch: Any, row: int, top: int) -> list[tuple[float, int, list[tuple[float, int]]]]:
+def logprobs(batch: Any, row: int, top: int) -> list[wire.Logprobs]:
     values, ids = batch.output_token_logprobs_val[row] or (), batch.output_token_logprobs_idx[row] or ()
     none: list[Any] = [()] * len(values)
     others = batch.output_top_logprobs_val[row] if top else none
     other_ids = batch.output_top_logprobs_idx[row] if top else none
+    return described(values, ids, others, other_ids)
+
+
+def prompt_logprobs(batch: Any, row: int, submit: wire.Submit) -> list[wire.Logprobs]:
+    """Without the first token, which has none. The ids are the request's own: SGLang replaces the vocabulary's last."""
+    values = batch.input_token_logprobs_val[row] or ()
+    none: list[Any] = [()] * len(values)
+    others = batch.input_top_logprobs_val[row] if submit.top_logprobs else none
+    other_ids = batch.input_top_logprobs_idx[row] if submit.top_logprobs else none
+    return described(values[1:], submit.input_ids[1:], others[1:], other_ids[1:])
+
+
+def described(values: Any, ids: Any, others: Any, other_ids: Any) -> list[wire.Logprobs]:
+    """Four lists of SGLang's, each with one entry for every token."""
     return [
         (float(value), int(token), list(zip(map(float, ranked or ()), map(int, named or ()), strict=False)))
         for value, token, ranked, named in zip(values, ids, others, other_ids, strict=False)

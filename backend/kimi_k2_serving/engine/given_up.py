@@ -1,11 +1,13 @@
 """A file in the runtime directory (0700) tells the launcher that an engine was given up for good.
 
 Triton 24.10 still reports such a model as ready. The engine model writes the file and the launcher looks for it. Unlike
-a port, a file in this directory can't be forged by a client.
+a port, a file in this directory can't be forged by a client. With `restart: pod` the server is ended, too.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 from kimi_k2_serving.engine.abort_channel import socket_path
@@ -14,9 +16,10 @@ SUFFIX = ".given-up"
 
 
 class GivenUp:
-    """The file of one engine model. `tell` may be called again."""
+    """The file of one engine model. `tell` may be called again. `server`: the process to end then, if any."""
 
-    def __init__(self, runtime: Path, model: str) -> None:
+    def __init__(self, runtime: Path, model: str, server: int | None = None) -> None:
+        self._server = server
         self._path = socket_path(runtime, model).with_suffix(SUFFIX)
         self._model = model
         self._written = False
@@ -28,6 +31,8 @@ class GivenUp:
             draft.write_text(self._model, encoding="utf-8")
             draft.replace(self._path)
             self._written = True
+            if self._server is not None:
+                os.kill(self._server, signal.SIGTERM)
 
     def withdraw(self) -> None:
         self._written = False

@@ -1,4 +1,4 @@
-"""The engine's host process: one SGLang `Engine` behind an inherited socket.
+"""The engine's host process: one SGLang `Engine` behind an inherited socket, or its schedulers on a further node.
 
 `python -m kimi_k2_serving.engine.host SERVER FD PARENT`. It ends with its parent (PDEATHSIG, and the end of the
 socket's stream) and with the process SERVER, the Triton that its parent belongs to (0: none). SGLang's processes share
@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from kimi_k2_serving.engine.generations import Generations, TextSource, request_
 from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.engine.stages import StartStage, enter
 from kimi_k2_serving.engine.token_socket import TokenSocket
+from kimi_k2_serving.engine.totals import FinishedRequest
 from kimi_k2_serving.engine.warm_up import warm_up
 
 TITLE = "sglang::host"
@@ -51,9 +53,12 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
     # SGLang must be built on the main thread (its signal handlers) and before any loop runs (it sets the loop policy).
     start = receive_start(stream)
-    engine, texts = build_engine(start.server_args)
     try:
-        engine.loop.run_until_complete(serve(engine, texts, start, stream))
+        if start.server_args.get("node_rank", 0):
+            follow(start.server_args, stream)
+        else:
+            engine, texts = build_engine(start.server_args)
+            engine.loop.run_until_complete(serve(engine, texts, start, stream))
     finally:
         end_group()
 
@@ -102,6 +107,18 @@ def build_engine(server_args: dict[str, Any]) -> tuple[Any, TextSource]:
     enter(StartStage.WEIGHTS)
     engine = DirectEngine(**server_args)
     return engine, text_decoder(engine.tokenizer_manager)
+
+
+def follow(server_args: dict[str, Any], stream: socket.socket) -> None:
+    """Run the schedulers of a node whose requests come from rank 0's node, until the worker closes the stream."""
+    from sglang.srt.entrypoints.engine import Engine
+    from sglang.version import __version__
+
+    # It returns when the schedulers are ready: `nodes.worker` has set SGLANG_BLOCK_NONZERO_RANK_CHILDREN.
+    Engine(**server_args)
+    stream.sendall(wire.frame(wire.Started(f"SGLang {__version__}", 0, 0, 0, 0)))
+    while stream.recv(1 << 16):
+        pass
 
 
 async def serve(engine: Any, texts: TextSource, start: wire.Start, stream: socket.socket) -> None:
@@ -164,7 +181,7 @@ async def beat(
     while lost < LOST_BEATS:
         try:
             readers.drop_stalled()
-            state = beat_of(reader.read_all(), generations.read())
+            state = beat_of(reader.read_all(), generations.read(), *generations.spent())
             wire.write_frames(writer, [state])
             lost = 0
         except Exception:
@@ -178,7 +195,9 @@ async def beat(
     writer.close()
 
 
-def beat_of(published: list[Any], read: list[str]) -> wire.Beat:
+def beat_of(
+    published: list[Any], read: list[str], generated: int = 0, finished: Sequence[FinishedRequest] = ()
+) -> wire.Beat:
     """One Beat for all data-parallel ranks."""
     ranks = [load for load in published if load is not None]
     return wire.Beat(
@@ -188,6 +207,10 @@ def beat_of(published: list[Any], read: list[str]) -> wire.Beat:
         queued=sum(load.num_waiting_reqs for load in ranks),
         kv_usage=max((load.token_usage for load in ranks), default=0.0),
         read=read,
+        generated=generated,
+        finished=list(finished),
+        used=sum(load.num_used_tokens for load in ranks),
+        capacity=sum(load.max_total_num_tokens for load in ranks),
     )
 
 

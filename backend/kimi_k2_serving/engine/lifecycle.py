@@ -69,7 +69,7 @@ class Lifecycle:
         """The engine has produced a chunk."""
         if self.phase is not Phase.RUNNING:
             return []
-        if chunk.end is None:
+        if not chunk.last:
             return [SendChunk(chunk)]
         self.phase = Phase.ENDED
         return [SendLast(chunk)]

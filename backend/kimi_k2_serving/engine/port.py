@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from kimi_k2_serving.engine.totals import Totals
+
 
 class EngineState(enum.Enum):
     """READY is the only state in which `generate` is accepted."""
@@ -53,6 +55,8 @@ class Generation:
     goes first. Generations share the prefix cache only with those of the same `cache_salt`. `text`: whether chunks need
     their text. `reader`: the claim of a process on this machine that reads the ids itself, "" for none: see
     `token_socket`. If it has a reader, only the last chunk comes, without ids; its usage counts them.
+    `prompt_logprobs`: whether log-probabilities of the prompt come, too, which needs `top_logprobs`. `trace`: the W3C
+    traceparent, "" for none.
     """
 
     uid: str
@@ -64,6 +68,8 @@ class Generation:
     cache_salt: str | None = None
     text: bool = True
     reader: str = ""
+    prompt_logprobs: bool = False
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +100,28 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The output since the last chunk: ids, and their text without special tokens."""
+    """The output since the last chunk: ids, and their text without special tokens. `prompt_logprobs`: those of all of
+    the prompt but its first token, if they were requested and came with this chunk. `choice`: which of the request's
+    answers this is of; `others`: some other choice has not ended yet.
+    """
 
     ids: tuple[int, ...]
     text: str
     usage: TokenUsage
     end: End | None = None
     logprobs: tuple[TokenLogprob, ...] = field(default=())
+    prompt_logprobs: tuple[TokenLogprob, ...] = field(default=())
+    choice: int = 0
+    others: bool = False
+
+    @property
+    def last(self) -> bool:
+        """Whether the request has ended with this chunk, and not only its choice."""
+        return self.end is not None and not self.others
 
 
 def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
-    """Merge consecutive chunks, at least one, into one; linear in their size."""
+    """Merge consecutive chunks of one choice, at least one, into one; linear in their size."""
     if len(chunks) == 1:
         return chunks[0]
     last = chunks[-1]
@@ -115,19 +132,37 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
         replace(last.usage, cached=max(chunk.usage.cached for chunk in chunks)),
         last.end,
         tuple(each for chunk in chunks for each in chunk.logprobs),
+        tuple(each for chunk in chunks for each in chunk.prompt_logprobs),
+        last.choice,
+        last.others,
     )
+
+
+def merge_choices(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Merge the chunks of each choice into one; that of the choice whose chunk is the last comes last."""
+    if len(chunks) == 1:
+        return [chunks[0]]
+    found: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        found.setdefault(chunk.choice, []).append(chunk)
+    found[chunks[-1].choice] = found.pop(chunks[-1].choice)
+    return [merge_chunks(each) for each in found.values()]
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """The scheduler's state: requests `running` in its batch and `queued`; `kv_usage` is the share of the KV pool in
-    use, 0 to 1, without what may be evicted. `restarts` counts the engine's restarts.
+    use, 0 to 1, without what may be evicted, and `kv_used` of `kv_capacity` the tokens. `restarts` counts the engine's
+    restarts, `totals` what it has done over all of them.
     """
 
     running: int = 0
     queued: int = 0
     kv_usage: float = 0.0
     restarts: int = 0
+    kv_used: int = 0
+    kv_capacity: int = 0
+    totals: Totals = field(default_factory=Totals)
 
 
 class Engine(Protocol):
@@ -138,7 +173,7 @@ class Engine(Protocol):
 
     @property
     def load(self) -> Load:
-        """At most 200 ms old; all values except `restarts` are 0 while the engine is down."""
+        """At most 200 ms old; all values except `restarts` and `totals` are 0 while the engine is down."""
         ...
 
     def check(self) -> None:

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kimi_k2_serving.core.errors import (
     EngineLost,
     EngineUnavailable,
@@ -24,8 +26,10 @@ from kimi_k2_serving.core.errors import (
     ServingError,
 )
 from kimi_k2_serving.engine import wire
-from kimi_k2_serving.engine.flight import GenerationInFlight, read_answer
+from kimi_k2_serving.engine.config import Restart
+from kimi_k2_serving.engine.flight import GenerationInFlight, load_of, read_answer
 from kimi_k2_serving.engine.host_process import HostProcess
+from kimi_k2_serving.engine.nodes.meeting import Nodes, OneNode
 from kimi_k2_serving.engine.port import (
     Chunk,
     End,
@@ -59,7 +63,8 @@ class SupervisedEngine:
     makes no progress for this long with requests in flight. `steps_on_cpu`: the scheduler's CPU time counts as
     progress. `silent_seconds`: a generation without output for this long ends alone, if the engine moves and its
     queue is empty. `token_socket`: where the host listens for readers, if anywhere; removed by `stop`.
-    `reader_seconds`: a reader that reads nothing for this long is disconnected. `warm_up`: see wire.Start.
+    `reader_seconds`: a reader that reads nothing for this long is disconnected. `warm_up`: see wire.Start. `nodes`: the
+    other machines that the engine spans. `restart`: whether a death is final.
     """
 
     def __init__(
@@ -74,12 +79,16 @@ class SupervisedEngine:
         token_socket: Path | None = None,
         reader_seconds: float = 30.0,
         warm_up: bool = True,
+        nodes: Nodes | None = None,
+        restart: Restart = Restart.IN_PLACE,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._spawn = spawn
         self._start_message = wire.Start(dict(server_args), str(token_socket or ""), reader_seconds, warm_up)
         self._token_socket = token_socket
+        self._nodes = nodes or OneNode()
+        self._final = restart is Restart.POD
         self._start_timeout = start_timeout
         self._stall_seconds = stall_seconds
         self._steps_on_cpu = steps_on_cpu
@@ -176,6 +185,7 @@ class SupervisedEngine:
             self._supervisor = None
         self._lose_all()
         await self._end_host()
+        await self._nodes.close()
         if self._token_socket is not None:
             self._token_socket.unlink(missing_ok=True)
 
@@ -187,7 +197,7 @@ class SupervisedEngine:
         try:
             self._host.send(wire.submission(generation))
         except wire.Unsendable as error:
-            logger.warning("a request could not be sent to the engine: %s", error)
+            logger.warning("generation %s could not be sent to the engine: %s", generation.uid, error)
             raise InvalidValue("the request, or a number in it, is too large for the engine; make it smaller") from None
         self._silence.begin(generation.uid)
 
@@ -219,6 +229,7 @@ class SupervisedEngine:
             flight.lose(self._unavailable())
 
     async def _start_host(self) -> EngineInfo:
+        args = await self._nodes.gather(self._start_message.server_args)
         self._spawned_at = self._clock()
         spawning = asyncio.ensure_future(self._spawn())
         try:
@@ -226,7 +237,8 @@ class SupervisedEngine:
         except asyncio.CancelledError:
             self._host = await spawning
             raise
-        host.send(self._start_message)
+        host.send(msgspec.structs.replace(self._start_message, server_args=args))
+        self._nodes.guard(host.kill)
         try:
             first = await asyncio.wait_for(host.receive(), self._start_timeout)
         except TimeoutError:
@@ -277,7 +289,7 @@ class SupervisedEngine:
         match message:
             case wire.Beat():
                 self._progress.scheduler(message.published, self._clock(), busy=message.busy)
-                self._load = Load(message.running, message.queued, message.kv_usage, self._load.restarts)
+                self._load = load_of(message, self._load)
                 for uid in message.read:
                     self._heard(uid, output=True)
             case wire.Output(uid=uid) | wire.Failed(uid=uid):
@@ -323,7 +335,7 @@ class SupervisedEngine:
             host.kill()
             return True
         for uid in self._silence.lost(now, queued=self._load.queued):
-            logger.error("a generation got no output for too long while the engine moved: it ends with engine_lost")
+            logger.error("generation %s got no output for too long while the engine moved: it ends", uid)
             self._give_up(uid, EngineLost("the engine has lost this request; send it again"))
         self._settle()
         return False
@@ -333,7 +345,7 @@ class SupervisedEngine:
         self._service = self._served()
         self._state = EngineState.RESTARTING
         self._spawned_at = self._clock()
-        self._load = Load(restarts=self._load.restarts + 1)
+        self._load = Load(restarts=self._load.restarts + 1, totals=self._load.totals)
         killer = self._suspects.died(self._served())
         if killer:
             logger.error("one request crashed the engine: it is refused from now on (fingerprint %s)", killer)
@@ -341,10 +353,11 @@ class SupervisedEngine:
         attempt = shortages = 0
         while True:
             await self._end_host()
-            if self._suspects.given_up(self._served()) or shortages == SHORTAGES:
+            if self._final or self._suspects.given_up(self._served()) or shortages == SHORTAGES:
                 self._state = EngineState.FAILED
                 logger.error(
-                    "the engine died %d times within %g s of service, or could not be created %d times: it stays down",
+                    "the engine stays down: restart is pod, or it died %d times within %g s of service, or could not "
+                    "be created %d times",
                     *(CRASHES, WINDOW, SHORTAGES),
                 )
                 return False
@@ -366,6 +379,7 @@ class SupervisedEngine:
             return True
 
     async def _end_host(self) -> None:
+        self._nodes.halt()
         if self._host is not None:
             await self._host.end()
             self._host = None

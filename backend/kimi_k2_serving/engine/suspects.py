@@ -49,7 +49,7 @@ def fingerprint(generation: Generation) -> str:
     """A hash of the content. Uid, priority, cache salt and length are left out: they do not make a killer."""
     kept = {name: value for name, value in generation.sampling.items() if name not in RETRY_MAY_CHANGE}
     made = hashlib.blake2b(array("q", generation.input_ids).tobytes(), digest_size=16)
-    made.update(msgspec.json.encode([kept, generation.top_logprobs], order="sorted"))
+    made.update(msgspec.json.encode([kept, generation.top_logprobs, generation.prompt_logprobs], order="sorted"))
     return made.hexdigest()
 
 

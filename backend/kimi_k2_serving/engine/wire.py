@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from kimi_k2_serving.engine.port import Generation
+from kimi_k2_serving.engine.totals import FinishedRequest
 
 HEADER = struct.Struct(">I")
 # The largest size of a frame, checked by `frame`. The largest real ones are a prompt of 262,144 ids of up to 5 bytes
@@ -26,6 +27,10 @@ FRAME_BYTES = 64 * 2**20
 BEAT_SECONDS = 0.1
 # The status of a Failed whose reader is gone.
 READER_GONE = 499
+
+
+# A log-probability, its token id, and the most probable alternatives.
+Logprobs = tuple[float, int, list[tuple[float, int]]]
 
 
 class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -41,7 +46,10 @@ class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none."""
+    """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none.
+    `prompt_logprobs`: whether the first Output has those of the prompt.
+    `trace`: a W3C traceparent, "" for none.
+    """
 
     uid: str
     input_ids: list[int]
@@ -51,6 +59,8 @@ class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     cache_salt: str | None = None
     text: bool = True
     reader: str = ""
+    prompt_logprobs: bool = False
+    trace: str = ""
 
 
 class Abort(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -68,8 +78,9 @@ class Started(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 class Output(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """New ids of one request. `logprobs` holds (logprob, id, [(logprob, id), ...]) per id. `end` is "", stop, length or
-    abort; `completion_tokens` counts all ids of the request so far. `index`: the choice. If the ids go to a reader, the
-    stub gets only the last Output, without ids.
+    abort; `completion_tokens` counts all ids of the request so far. `index`: the choice. `prompt_logprobs`: as
+    `logprobs`, for the prompt's second token and all after it. If the ids go to a reader, the stub gets only the last
+    Output, without ids.
     """
 
     uid: str
@@ -79,8 +90,9 @@ class Output(msgspec.Struct, tag=True, array_like=True, frozen=True):
     text: str = ""
     end: str = ""
     matched: str | int | list[int] | None = None
-    logprobs: list[tuple[float, int, list[tuple[float, int]]]] = []
+    logprobs: list[Logprobs] = []
     index: int = 0
+    prompt_logprobs: list[Logprobs] = []
 
 
 class Failed(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -94,7 +106,8 @@ class Failed(msgspec.Struct, tag=True, array_like=True, frozen=True):
 class Beat(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """The state that the scheduler last published, at `published` by its own clock. `busy`: it has requests, including
     a partly prefilled long prompt, which `running` and `queued` do not count. `read`: the requests whose ids went to a
-    reader since the last Beat.
+    reader since the last Beat; `generated` and `finished`: the tokens and the ended requests since then. `used` of
+    `capacity` tokens of the cache are taken.
     """
 
     published: float
@@ -103,6 +116,10 @@ class Beat(msgspec.Struct, tag=True, array_like=True, frozen=True):
     queued: int
     kv_usage: float
     read: list[str] = []
+    generated: int = 0
+    finished: list[FinishedRequest] = []
+    used: int = 0
+    capacity: int = 0
 
 
 class Claim(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -137,6 +154,8 @@ def submission(generation: Generation) -> Submit:
         cache_salt=generation.cache_salt,
         text=generation.text,
         reader=generation.reader,
+        prompt_logprobs=generation.prompt_logprobs,
+        trace=generation.trace,
     )
 
 

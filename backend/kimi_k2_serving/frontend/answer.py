@@ -32,7 +32,8 @@ WAITING_STEPS = 64
 @dataclass(frozen=True, slots=True)
 class Step:
     """New output of one choice. `usage` counts that choice so far. `last` is true exactly if `events` ends with Finish;
-    then `report` covers what the grammar did not enforce, and is None if it enforced everything.
+    then `report` covers what the grammar did not enforce, and is None if it enforced everything. Those of the prompt
+    come first, in steps without anything else.
     """
 
     choice: int
@@ -41,6 +42,7 @@ class Step:
     usage: TokenUsage
     last: bool
     report: Report | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Question:
     top_logprobs: int | None = None
     priority: int | None = None
     cache_salt: str | None = None
+    prompt_logprobs: bool = False
 
     @property
     def choices(self) -> int:
@@ -159,6 +162,7 @@ def _run(question: Question, choice: int, uid: str) -> Generation:
         top_logprobs=question.top_logprobs,
         priority=question.priority,
         cache_salt=question.cache_salt,
+        prompt_logprobs=question.prompt_logprobs,
     )
 
 
@@ -180,7 +184,7 @@ async def _choice(
             if chunk.end is None and not parser.stopped:
                 if inspector is not None:
                     inspector.feed(events)
-                yield Step(choice, tuple(events), chunk.logprobs, usage, last=False)
+                yield Step(choice, tuple(events), chunk.logprobs, usage, False, prompt_logprobs=chunk.prompt_logprobs)
                 continue
             if chunk.end is not None and chunk.end.reason is EndReason.ABORT and not parser.stopped:
                 raise EngineLost("the engine aborted this request; send it again")
@@ -199,6 +203,12 @@ async def _sliced(chunks: AsyncIterator[Chunk], share: int) -> AsyncIterator[Chu
     """Cut `chunks` so that each takes little time to read. Between two parts the event loop serves other requests."""
     async with aclosing(chunks):  # type: ignore[type-var]
         async for chunk in chunks:
+            size = max(1, LOGPROBS_AT_ONCE // share)
+            for start in range(0, len(chunk.prompt_logprobs), size):
+                part = chunk.prompt_logprobs[start : start + size]
+                yield Chunk((), "", replace(chunk.usage, completion=0), prompt_logprobs=part)
+                await asyncio.sleep(0)
+            chunk = replace(chunk, prompt_logprobs=()) if chunk.prompt_logprobs else chunk
             size = max(1, (LOGPROBS_AT_ONCE if chunk.logprobs else IDS_AT_ONCE) // share)
             for start in range(0, len(chunk.ids) - size, size):
                 end = start + size

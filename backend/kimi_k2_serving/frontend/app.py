@@ -58,6 +58,11 @@ async def missing(service: Service, call: Call) -> Reply:
     raise RouteNotFound("no such path; see /openapi.json")
 
 
+async def by_model(operation: Operation, service: Service, call: Call) -> Reply:
+    """Let the service of the model that the request names perform the operation."""
+    return await operation(await service.for_body(call.body), call)
+
+
 OPENAI, ANTHROPIC = OpenAIEnvelope(), AnthropicEnvelope()
 PAGE, ENGINE = "/", "/engine"
 PUBLIC = ("/health", "/health/live", "/health/ready", "/ping")
@@ -105,7 +110,7 @@ def create_app(
     """`opened` is awaited at startup, on the event loop. The service is closed at shutdown. `page` is served at `/`."""
 
     def endpoint(path: str, envelope: Envelope, method: str, operation: Operation) -> ASGIApp:
-        methods: dict[str, Handler] = {method: functools.partial(operation, service)}
+        methods: dict[str, Handler] = {method: functools.partial(by_model, operation, service)}
         if method == "GET":
             # uvicorn leaves the body out of the response.
             methods["HEAD"] = methods["GET"]

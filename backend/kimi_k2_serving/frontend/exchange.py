@@ -315,6 +315,8 @@ class Endpoint:
             line["prompt_tokens"] = record.prompt_tokens
             line["cached_tokens"] = record.cached_tokens
             line["completion_tokens"] = record.completion_tokens
+        if record.generations:
+            line["generations"] = record.generations
         if record.notices:
             line["notices"] = list(record.notices)
         if record.error:

@@ -28,7 +28,6 @@ def bind(host: str, port: int) -> socket.socket:
         bound.close()
         why = getattr(error, "strerror", None) or "not a port"
         raise InvalidValue(f"{host}:{port} can't be used: {why}; choose another with --port", field="--port") from None
-    bound.set_inheritable(True)
     return bound
 
 

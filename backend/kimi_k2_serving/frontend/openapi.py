@@ -106,6 +106,8 @@ CHAT: Object = {
     "logprobs": FLAG,
     "top_logprobs": integer_between(0, TOP_LOGPROBS.value),
     "modalities": nullable(array(STRING)),
+    "continue_final_message": FLAG,
+    "add_generation_prompt": FLAG,
 }
 COMPLETION: Object = {
     **SAMPLING,
@@ -115,6 +117,7 @@ COMPLETION: Object = {
     "n": integer_between(1, CHOICES.value),
     "best_of": integer_between(1, CHOICES.value),
     "logprobs": integer_between(0, TOP_LOGPROBS.value),
+    "echo": FLAG,
 }
 RESPONSES: Object = {
     "model": STRING,

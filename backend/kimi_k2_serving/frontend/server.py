@@ -41,6 +41,7 @@ from kimi_k2_serving.frontend.hosts import Hosts, is_loopback
 from kimi_k2_serving.frontend.keys import Keys
 from kimi_k2_serving.frontend.listening import Flags, bind, say_listening, url_of
 from kimi_k2_serving.frontend.metrics import FrontendMetrics
+from kimi_k2_serving.frontend.other_models import other_configs, other_models
 from kimi_k2_serving.frontend.page import Page
 from kimi_k2_serving.frontend.policy import Policy
 from kimi_k2_serving.frontend.reader import Description
@@ -48,6 +49,7 @@ from kimi_k2_serving.frontend.readers import Readers
 from kimi_k2_serving.frontend.service import Service
 from kimi_k2_serving.frontend.status import TritonMetrics
 from kimi_k2_serving.frontend.token_reader import TokenReader
+from kimi_k2_serving.frontend.tracing import Traced
 from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine
 from kimi_k2_serving.frontend.worker import FrontendWorker
 
@@ -58,7 +60,8 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 @dataclass(frozen=True, slots=True)
 class FrontendOptions:
-    """The checked flags. `engine`: the engine model's configuration, as far as it is known here. `names`: the served
+    """The checked flags. `engine`: the engine model's configuration, as far as it is known here. `others`: those of the
+    other engine models in the repository, by name. `names`: the served
     model ids, the model's own first. `grace`: seconds.
     """
 
@@ -66,6 +69,7 @@ class FrontendOptions:
     port: int
     grpc_url: str
     engine: EngineConfig
+    others: Mapping[str, EngineConfig]
     names: tuple[str, ...]
     workers: int
     keys: Keys
@@ -153,6 +157,7 @@ def parse_flags(argv: Sequence[str], environ: Mapping[str, str]) -> FrontendOpti
         port=given.port,
         grpc_url=given.grpc_url,
         engine=_engine(given.model_repository, checkpoint, given.preset or inherited.preset or CPU_PRESET, environ),
+        others=_others(given.model_repository, (NAME, *given.model_alias), environ),
         names=tuple(dict.fromkeys((NAME, *given.model_alias))),
         workers=given.workers,
         keys=Keys.load(given.api_key_file) if given.api_key_file else Keys(),
@@ -177,16 +182,20 @@ def _engine(repository: Path | None, checkpoint: Path, preset: str, environ: Map
     return load_engine_config(repository / "kimi_k2_engine" / "1" / "engine.yaml", variables)
 
 
+def _others(repository: Path | None, names: Sequence[str], environ: Mapping[str, str]) -> dict[str, EngineConfig]:
+    return {} if repository is None else other_configs(repository, environ, taken=(*names, MODEL))
+
+
 def application(options: FrontendOptions) -> ASGIApp:
     """The application of one worker."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     _end_with_parent()
     model = ChatModel.load(options.engine, names=options.names)
-    tokens = TokenReader(socket_path(options.runtime_dir, MODEL, TOKENS)) if options.runtime_dir else None
-    engine = TritonEngine(options.grpc_url, tokens=tokens)
+    engine = engine_of(options, MODEL)
     metrics = FrontendMetrics(shared=options.workers > 1)
     described = Description.of(model, options.engine.checkpoint, bounds(options.engine, model.form), options.policy)
     readers = Readers(msgspec.json.encode(described))
+    others = [(each, engine_of(options, each.names[0])) for each in other_models(options.others)]
     service = Service(
         model,
         engine,
@@ -196,16 +205,26 @@ def application(options: FrontendOptions) -> ASGIApp:
         readers=readers,
         hosts=options.hosts,
         triton=TritonMetrics(options.metrics, MODEL) if options.metrics else None,
+        others=tuple(Service(each, client, options.keys, options.policy, metrics) for each, client in others),
     )
 
     async def opened() -> None:
         watch_accepts(asyncio.get_running_loop())
-        await engine.open()
+        for client in (engine, *(client for _, client in others)):
+            await client.open()
         await readers.open()
         if options.workers > 1:
             say_listening(options.url, options.names[0], options.grpc_url)
 
-    return create_app(service, opened=opened, page=Page.load() if options.page else None)
+    app = create_app(service, opened=opened, page=Page.load() if options.page else None)
+    endpoint = settings.Settings.read().trace_endpoint
+    return Traced(app, endpoint) if endpoint else app
+
+
+def engine_of(options: FrontendOptions, model: str) -> TritonEngine:
+    """The client of one engine model. Each has a token socket of its own."""
+    tokens = TokenReader(socket_path(options.runtime_dir, model, TOKENS)) if options.runtime_dir else None
+    return TritonEngine(options.grpc_url, model=model, tokens=tokens)
 
 
 def _end_with_parent() -> None:

@@ -12,6 +12,8 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import msgspec
+
 from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.chat.notices import MOST_NOTICES
 from kimi_k2_serving.chat.prompt import PreparedPrompt, with_constraint
@@ -54,6 +56,8 @@ class Record:
     completion_tokens: int = 0
     first_token: float | None = None
     error: str = ""
+    # The engine's uids of its answers, by which the logs of the other processes name them.
+    generations: list[str] = field(default_factory=list)
     # Parts of the request that were left out, without any text of the client; also a header of the response.
     notices: tuple[str, ...] = ()
 
@@ -76,6 +80,18 @@ def served(model: ChatModel, value: Json) -> str:
     return name
 
 
+class Named(msgspec.Struct):
+    model: object = None
+
+
+def named_model(body: bytes) -> object:
+    """The `model` of a request; None for a body that is not JSON, which is refused where it is read."""
+    try:
+        return msgspec.json.decode(body, type=Named).model
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
 def _uid() -> str:
     return uuid.uuid4().hex
 
@@ -96,6 +112,8 @@ class Service:
     hosts: Hosts | None = None
     # None: whether the engine is ready is known, but not its load.
     triton: TritonMetrics | None = None
+    # The services of the other models under the same Triton, which share everything but the model and its engine.
+    others: tuple[Service, ...] = ()
     watch: EngineWatch = field(init=False)
     # Holds the responses that are not completely written.
     timer: ResponseTimer = field(init=False)
@@ -128,6 +146,20 @@ class Service:
     def served(self, value: Json) -> str:
         return served(self.model, value)
 
+    @property
+    def together(self) -> tuple[Service, ...]:
+        return (self, *self.others)
+
+    def of_model(self, name: object) -> Service:
+        """The service of that model; this one for a name that none has, which it then refuses."""
+        return next((each for each in self.others if name in each.model.names), self)
+
+    async def for_body(self, body: bytes) -> Service:
+        """The service of the model that a request's body names."""
+        if not self.others or not body:
+            return self
+        return self.of_model(await self.prepare(lambda: named_model(body)))
+
     async def prepare(self, work: Callable[[], T]) -> T:
         """Run work of a few milliseconds off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -158,7 +190,12 @@ class Service:
         question = replace(question, priority=call.key.priority, cache_salt=call.key.cache_salt)
         self.metrics.relaxed_requests.inc(any(prompt.relaxed for prompt in question.prompts))
         latest: dict[int, Step] = {}
-        source = answer.steps(self.model, self.engine, question, new_uid=self.new_uid)
+
+        def named() -> str:
+            record.generations.append(self.new_uid())
+            return record.generations[-1]
+
+        source = answer.steps(self.model, self.engine, question, new_uid=named)
         try:
             async with aclosing(source):  # type: ignore[type-var]
                 async for step in source:
@@ -193,6 +230,7 @@ class Service:
             await self.readers.close()
         if self.triton is not None:
             await self.triton.close()
-        await self.engine.close()
-        await asyncio.to_thread(self.model.close)
+        for each in self.together:
+            await each.engine.close()
+            await asyncio.to_thread(each.model.close)
         self._threads.shutdown(wait=False, cancel_futures=True)

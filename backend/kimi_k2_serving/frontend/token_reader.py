@@ -37,6 +37,7 @@ class Inbox:
         self._rest = rest
         self._ids = array("i")
         self._logprobs: list[TokenLogprob] = []
+        self._prompt_logprobs: tuple[TokenLogprob, ...] = ()
         # Prompt tokens from the cache, as far as known.
         self.cached = 0
         # The number of ids that have arrived, and that there are in all, once that is known.
@@ -47,8 +48,15 @@ class Inbox:
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def put(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob] = (), cached: int = 0) -> None:
+    def put(
+        self,
+        ids: Sequence[int],
+        logprobs: Sequence[TokenLogprob] = (),
+        cached: int = 0,
+        prompt_logprobs: tuple[TokenLogprob, ...] = (),
+    ) -> None:
         self._ids.extend(ids)
+        self._prompt_logprobs += prompt_logprobs
         self._logprobs.extend(logprobs)
         self.cached = max(self.cached, cached)
         self.arrived += len(ids)
@@ -89,7 +97,8 @@ class Inbox:
             await self._waiter
         ids, logprobs, end = tuple(self._ids), tuple(self._logprobs), self._end if self._complete else None
         self._ids, self._logprobs = array("i"), []
-        return Chunk(ids, "", TokenUsage(completion=len(ids), cached=self.cached), end, logprobs)
+        prompt, self._prompt_logprobs = self._prompt_logprobs, ()
+        return Chunk(ids, "", TokenUsage(completion=len(ids), cached=self.cached), end, logprobs, prompt)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -166,7 +175,9 @@ class TokenReader:
         """An output for a request that is not expected any more is dropped."""
         inbox = self._inboxes.get(output.uid)
         if inbox is not None:
-            inbox.put(output.ids, token_logprobs(output) if output.logprobs else (), output.cached_tokens)
+            logprobs = token_logprobs(output.logprobs) if output.logprobs else ()
+            prompt = token_logprobs(output.prompt_logprobs) if output.prompt_logprobs else ()
+            inbox.put(output.ids, logprobs, output.cached_tokens, prompt)
 
     def failed(self, uid: str) -> None:
         inbox = self._inboxes.get(uid)

@@ -1,4 +1,4 @@
-"""Calls the engine model `kimi_k2_engine` over Triton's gRPC, with one bidirectional stream for each generation.
+"""Calls an engine model over Triton's gRPC, with one bidirectional stream for each generation.
 
 With an engine on this machine, ids come over its token socket, and only the end and errors through Triton. Closing the
 iterator cancels the call, and the engine model notices that in every phase. Error texts of gRPC and of
@@ -21,6 +21,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from kimi_k2_serving.core.errors import EngineLost, EngineUnavailable, Internal, Overloaded, ServingError, Unavailable
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob
+from kimi_k2_serving.frontend import tracing
 from kimi_k2_serving.frontend.errors import from_engine
 from kimi_k2_serving.frontend.port import Health
 from kimi_k2_serving.frontend.token_reader import Inbox, TokenReader
@@ -57,8 +58,11 @@ class TritonEngine:
     method, on the event loop that will use the object.
     """
 
-    def __init__(self, address: str, *, beat: float = BEAT_SECONDS, tokens: TokenReader | None = None) -> None:
+    def __init__(
+        self, address: str, *, model: str = MODEL, beat: float = BEAT_SECONDS, tokens: TokenReader | None = None
+    ) -> None:
         self._address = address
+        self._model = model
         self._beat = beat
         self._tokens = tokens
         self._listening: set[asyncio.Task[None]] = set()
@@ -84,7 +88,7 @@ class TritonEngine:
         """
         call = self._stub.ModelStreamInfer(timeout=HEALTH_SECONDS)
         try:
-            await call.write(empty_request())
+            await call.write(empty_request(self._model))
             await call.done_writing()
             async for response in call:
                 error = from_engine(response.error_message)
@@ -119,7 +123,7 @@ class TritonEngine:
         call = self._stub.ModelStreamInfer()
         silence = SilenceTimeout(call, self._beat * BEATS if run.stream else None)
         try:
-            await call.write(request(run, beat=self._beat))
+            await call.write(request(run, model=self._model, beat=self._beat))
             await call.done_writing()
             async for response in call:
                 silence.ends()
@@ -188,15 +192,15 @@ def _broken(error: Any, began: bool) -> ServingError:
             return from_engine(error.details() or "")
 
 
-def empty_request() -> Any:
-    message = service_pb2.ModelInferRequest(model_name=MODEL)
+def empty_request(model: str = MODEL) -> Any:
+    message = service_pb2.ModelInferRequest(model_name=model)
     _add(message, "stream", "BOOL", _flag(False))
     return message
 
 
-def request(run: Generation, *, beat: float = BEAT_SECONDS) -> Any:
+def request(run: Generation, *, model: str = MODEL, beat: float = BEAT_SECONDS) -> Any:
     """The request message. Triton drops no input silently: it refuses inputs that the model does not declare."""
-    message = service_pb2.ModelInferRequest(model_name=MODEL)
+    message = service_pb2.ModelInferRequest(model_name=model)
     _add(message, "input_ids", "INT32", array("i", run.input_ids).tobytes(), len(run.input_ids))
     _add(message, "stream", "BOOL", _flag(run.stream))
     # msgspec, because a grammar has megabytes.
@@ -212,11 +216,14 @@ def request(run: Generation, *, beat: float = BEAT_SECONDS) -> Any:
     if run.top_logprobs is not None:
         _add(message, "return_logprobs", "BOOL", _flag(True))
         _add(message, "top_logprobs", "INT32", struct.pack("<i", run.top_logprobs))
+        _add(message, "return_prompt_logprobs", "BOOL", _flag(run.prompt_logprobs))
     if run.priority is not None:
         _add(message, "request_priority", "INT32", struct.pack("<i", run.priority))
     if run.cache_salt is not None:
         _add(message, "cache_salt", "BYTES", _text(run.cache_salt))
-    for name in OUTPUTS:
+    if trace := tracing.current():
+        message.parameters["traceparent"].string_param = trace
+    for name in (*OUTPUTS, "prompt_logprobs") if run.prompt_logprobs else OUTPUTS:
         message.outputs.add(name=name)
     return message
 
@@ -245,7 +252,7 @@ def read_response(response: Any, inbox: Inbox) -> bool:
     ids = array("i")
     ids.frombytes(raw.get("output_ids", b""))
     if ids:
-        inbox.put(ids, _logprobs(_string(raw, "logprobs"), ids))
+        inbox.put(ids, _logprobs(_string(raw, "logprobs"), ids), 0, _prompt_logprobs(_string(raw, "prompt_logprobs")))
     reason = _string(raw, "finish_reason")
     cached = _number(raw, "num_cached_tokens")
     if cached is not None:
@@ -271,8 +278,16 @@ def _logprobs(text: str | None, ids: array[int]) -> tuple[TokenLogprob, ...]:
     """For each id its log-probability and the alternatives that have a rank, best first."""
     if not text:
         return ()
-    found = []
-    for token, entries in zip(ids, msgspec.json.decode(text), strict=False):
-        ranked = sorted((each["rank"], int(key), each["logprob"]) for key, each in entries.items() if each["rank"])
-        found.append(TokenLogprob(token, entries[str(token)]["logprob"], tuple((key, p) for _, key, p in ranked)))
-    return tuple(found)
+    return tuple(_entry(token, entries) for token, entries in zip(ids, msgspec.json.decode(text), strict=False))
+
+
+def _prompt_logprobs(text: str | None) -> tuple[TokenLogprob, ...]:
+    """The first key of each entry is the prompt's own token. The first entry is null."""
+    if not text:
+        return ()
+    return tuple(_entry(int(next(iter(entries))), entries) for entries in msgspec.json.decode(text) if entries)
+
+
+def _entry(token: int, entries: dict[str, Any]) -> TokenLogprob:
+    ranked = sorted((each["rank"], int(key), each["logprob"]) for key, each in entries.items() if each["rank"])
+    return TokenLogprob(token, entries[str(token)]["logprob"], tuple((key, p) for _, key, p in ranked))

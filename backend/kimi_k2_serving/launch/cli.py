@@ -12,7 +12,7 @@ from typing import NoReturn
 from kimi_k2_serving import __version__
 from kimi_k2_serving.launch.refusal import Refusal
 
-DEMO_PRESETS = ("demo", "demo-random")
+DEMO_PRESETS = ("demo", "demo-random", "demo-2-nodes")
 
 EPILOG = """\
 examples:

@@ -20,7 +20,7 @@ from typing import Any
 
 from kimi_k2_serving.launch.layout import checkout
 
-NAMES = ("serve-cpu", "torch-plain", "test", "clients", "agents", "serve-gpu")
+NAMES = ("serve-cpu", "torch-plain", "test", "clients", "agents", "evaluation", "serve-gpu")
 # The oldest Python that installs each lock; the image of the Dockerfile has only 3.12.
 PYTHON = {name: "3.12" if name == "serve-gpu" else "3.11" for name in NAMES}
 INTERPRETERS = frozenset({"cp311", "cp312", "py3", "py37", "py311", "py312"})

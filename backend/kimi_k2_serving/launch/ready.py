@@ -14,9 +14,9 @@ MODEL = "kimi_k2"
 _ENGINE = "kimi_k2_engine"
 # Of the demo, on two cores with nothing else running.
 _USUAL = {
-    StartStage.IMPORTING: "usually 8 s",
-    StartStage.WEIGHTS: "usually 8 s",
-    StartStage.WARM_UP: "usually 2 s",
+    StartStage.IMPORTING: "usually 12 s",
+    StartStage.WEIGHTS: "usually 1 s",
+    StartStage.WARM_UP: "usually 1 s",
 }
 _LOADED = "successfully loaded '"
 _LOADING = "loading: "

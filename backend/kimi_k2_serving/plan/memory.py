@@ -68,13 +68,13 @@ class Weights:
 def weights_of(placement: Placement, shape: ModelShape = K2) -> Weights:
     """One GPU's weights. Experts take the same room whether expert or tensor parallelism divides them."""
     heads, ranks = placement.attention_tensor, placement.tensor
-    into_heads = shape.block_fp8(*shape.attention_into_heads, shape.latent_into_heads)
+    into_heads = shape.stored(*shape.attention_into_heads, shape.latent_into_heads)
     absorbed = shape.latent * shape.heads * (shape.nope + shape.value) * BF16
-    shared = shape.sparse_layers * shape.shared_experts * shape.block_fp8(*shape.expert)
-    dense = shape.dense_layers * shape.block_fp8(*shape.dense)
+    shared = shape.sparse_layers * shape.shared_experts * shape.stored(*shape.expert)
+    dense = shape.dense_layers * shape.stored(*shape.dense)
     return Weights(
-        experts=shape.sparse_layers * shape.experts * shape.block_fp8(*shape.expert) // ranks,
-        attention=shape.layers * (shape.block_fp8(*shape.whole_attention) + into_heads // heads) + shape.norms,
+        experts=shape.sparse_layers * shape.experts * shape.stored(*shape.expert) // ranks,
+        attention=shape.layers * (shape.stored(*shape.whole_attention) + into_heads // heads) + shape.norms,
         absorbed=shape.layers * absorbed // heads,
         shared=(shared + dense) // ranks,
         vocabulary=shape.vocabulary_matrix // heads

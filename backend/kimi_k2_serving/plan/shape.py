@@ -10,7 +10,9 @@ Matrix = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """Sizes in elements; `context` in tokens. `block` is the side of a block of weights that shares one fp32 scale."""
+    """Sizes in elements; `context` in tokens. `block` is the side of a block of fp8 weights that shares one fp32 scale;
+    0: bf16 weights without scales.
+    """
 
     hidden: int = 7168
     layers: int = 61
@@ -60,9 +62,11 @@ class ModelShape:
         """Per token: one latent and one rotary key for each layer."""
         return (self.latent + self.rope) * self.layers
 
-    def block_fp8(self, *matrices: Matrix) -> int:
-        """The bytes of matrices in block fp8: one fp32 scale for each block, also for an incomplete one."""
+    def stored(self, *matrices: Matrix) -> int:
+        """The bytes of matrices. In block fp8 there is one fp32 scale for each block, also for an incomplete one."""
         side = self.block
+        if not side:
+            return elements(*matrices) * BF16
         blocks = sum(-(-rows // side) * -(-columns // side) for rows, columns in matrices)
         return elements(*matrices) * FP8 + blocks * FP32
 
@@ -84,9 +88,9 @@ class ModelShape:
 
     def checkpoint_bytes(self) -> int:
         """All weights, as they lie on the disk."""
-        attention = self.block_fp8(*self.whole_attention, *self.attention_into_heads, self.latent_into_heads)
-        experts = self.sparse_layers * (self.experts + self.shared_experts) * self.block_fp8(*self.expert)
-        dense = self.dense_layers * self.block_fp8(*self.dense)
+        attention = self.stored(*self.whole_attention, *self.attention_into_heads, self.latent_into_heads)
+        experts = self.sparse_layers * (self.experts + self.shared_experts) * self.stored(*self.expert)
+        dense = self.dense_layers * self.stored(*self.dense)
         return self.layers * attention + experts + dense + self.norms + self.routers + 2 * self.vocabulary_matrix
 
 

@@ -52,7 +52,7 @@ def decode_step(
     held = weights_of(placement, shape)
     head = shape.vocabulary_matrix // (placement.attention_tensor if placement.separate_head else placement.tensor)
     # Decoding multiplies with the absorbed copy, not with the matrix that it was made from.
-    unused = shape.layers * shape.block_fp8(shape.latent_into_heads) // placement.attention_tensor
+    unused = shape.layers * shape.stored(shape.latent_into_heads) // placement.attention_tensor
     weights = held.attention - unused + held.absorbed + held.shared + held.router + head
     weights += int(held.experts * touched / shape.experts)
     tokens = -(-batch // placement.attention_data) * context

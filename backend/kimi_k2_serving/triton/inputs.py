@@ -6,7 +6,7 @@ import Triton.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,10 +101,10 @@ def json_value(given: Inputs, name: str) -> Any:
 
 def sampling(given: Inputs) -> dict[str, Any]:
     """Sampling parameters under the client's names. Tensors override the keys of `sampling_parameters`."""
-    parameters = json_value(given, "sampling_parameters")
-    if parameters is not None and not isinstance(parameters, dict):
+    own = json_value(given, "sampling_parameters")
+    if own is not None and not isinstance(own, dict):
         raise InvalidType("must be a JSON object", field="sampling_parameters")
-    result: dict[str, Any] = dict(parameters or {})
+    result: dict[str, Any] = dict(own or {})
     for words in (strings(given, "bad_words"), result.pop("bad_words", None)):
         if any(words or ()):
             raise InvalidValue("not supported; leave it out or empty", field="bad_words")
@@ -125,10 +125,33 @@ def sampling_value(given: Inputs, tensor: TensorSpec) -> Any:
     return strings(given, tensor.name) if tensor.data_type == "TYPE_STRING" else ids(given, tensor.name)
 
 
-def refuse_parameters(given: Inputs, known: Iterable[str]) -> None:
-    """Raise UnknownField for a request parameter that is not Triton's own: a JSON key that names no tensor is one."""
-    parameters = strict_json.loads(given.parameters or "{}", field="parameters")
-    assert isinstance(parameters, dict)
-    for name in parameters:
-        if not name.startswith(("triton_", "sequence_")):
+def parameters(given: Inputs) -> dict[str, Any]:
+    """The request's parameters, which are not tensors."""
+    found = strict_json.loads(given.parameters or "{}", field="parameters")
+    assert isinstance(found, dict)
+    return found
+
+
+# W3C's trace context, as a client's or a forwarded header's request parameter.
+TRACE = ("traceparent", "tracestate")
+_TRACE_LENGTHS = [2, 32, 16, 2]
+
+
+def read_traceparent(given: Inputs) -> str:
+    """The request parameter `traceparent`; "" without one, or for one that is none: a trace never fails a request."""
+    if TRACE[0] not in given.parameters:
+        return ""
+    found = parameters(given).get(TRACE[0])
+    parts = found.split("-") if isinstance(found, str) else []
+    if [len(part) for part in parts] != _TRACE_LENGTHS or not set("".join(parts)) <= set("0123456789abcdef"):
+        return ""
+    return str(found)
+
+
+def refuse_parameters(given: Inputs, known: Iterable[str], *, taken: Container[str] = ()) -> None:
+    """Raise UnknownField for a request parameter that is neither Triton's own, a trace's, nor `taken`: a JSON key that
+    names no tensor is one.
+    """
+    for name in parameters(given):
+        if not name.startswith(("triton_", "sequence_")) and name not in TRACE and name not in taken:
             raise UnknownField(f"not an input of this model; known: {', '.join(known)}", field=name)

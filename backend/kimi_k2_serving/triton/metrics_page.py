@@ -12,11 +12,14 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+SGLANG = "sglang:"
 _Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class MetricsPage:
-    """`gauges` and `counters` map a family's name to its description; each series has the label `model`."""
+    """`gauges` and `counters` map a family's name to its description; each series has the label `model`, and those
+    under SGLang's names also its label `model_name`, which its dashboard selects by.
+    """
 
     def __init__(self, model: str, *, gauges: Mapping[str, str], counters: Mapping[str, str]) -> None:
         self._model = model
@@ -58,5 +61,6 @@ class MetricsPage:
     def _metric(self, name: str, labels: Mapping[str, str]) -> Any:
         series = (name, tuple(labels.items()))
         if name in self._families and series not in self._metrics:
-            self._metrics[series] = self._families[name].Metric(labels={"model": self._model, **labels})
+            own = {"model": self._model, **({"model_name": self._model} if name.startswith(SGLANG) else {})}
+            self._metrics[series] = self._families[name].Metric(labels={**own, **labels})
         return self._metrics.get(series)

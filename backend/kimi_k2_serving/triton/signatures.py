@@ -46,7 +46,7 @@ SAMPLING: tuple[TensorSpec, ...] = (
     scalar("frequency_penalty", "FP32", "-2 to 2"),
     scalar("presence_penalty", "FP32", "-2 to 2"),
     scalar("repetition_penalty", "FP32", "0.01 to 2"),
-    scalar("seed", "UINT64", "0 to 2^63 - 1; SGLang uses it only with enable_deterministic_inference"),
+    scalar("seed", "UINT64", "0 to 2^63 - 1; has an effect only with `deterministic: true` in engine.yaml"),
     scalar("ignore_eos", "BOOL", "go on after the end-of-turn token, for benchmarks"),
     series("stop_words", "STRING", "strings that end the answer and are left out of it; empty ones are ignored"),
     series("stop_token_ids", "INT32", "token ids that end the answer"),
@@ -70,17 +70,19 @@ ENGINE_INPUTS: tuple[TensorSpec, ...] = (
     STREAM,
     SAMPLING_PARAMETERS,
     *SAMPLING,
+    scalar("n", "INT32", "number of answers, 1 (default) to 8; also a key of `sampling_parameters`"),
     scalar(
         "exclude_input_in_output", "BOOL", "false: put text_input before text_output (stream false only); default true"
     ),
     scalar("return_finish_reason", "BOOL", "no effect: the last response always has finish_reason"),
     scalar("return_logprobs", "BOOL", "return `logprobs`"),
+    scalar("return_prompt_logprobs", "BOOL", "return `prompt_logprobs`; the prompt is then computed without its cache"),
     scalar("return_cumulative_logprob", "BOOL", "return `cumulative_logprob` with the last response"),
     scalar(
         "return_num_input_tokens", "BOOL", "num_input_tokens on every response, num_cached_tokens on the first, too"
     ),
     scalar("return_num_output_tokens", "BOOL", "num_output_tokens on every response"),
-    scalar("top_logprobs", "INT32", "alternatives per token in `logprobs`, 0 to 20"),
+    scalar("top_logprobs", "INT32", "alternatives per token in `logprobs` and `prompt_logprobs`, 0 to 20"),
     scalar(
         "request_context",
         "STRING",
@@ -102,6 +104,11 @@ ENGINE_OUTPUTS: tuple[TensorSpec, ...] = (
     series("stop_reason", "STRING", "the stop string or stop token id (in decimal) that ended the answer"),
     series("cumulative_logprob", "FP32", "sum of the log-probabilities of all output ids"),
     series("logprobs", "STRING", "JSON: for each new id {token_id: {logprob, rank, decoded_token}}, with alternatives"),
+    series(
+        "prompt_logprobs",
+        "STRING",
+        "JSON: as `logprobs`, for each prompt id, null for the first; on the first response",
+    ),
     series("num_input_tokens", "UINT32", "prompt tokens; on the last response"),
     series(
         "num_output_tokens",
@@ -109,6 +116,7 @@ ENGINE_OUTPUTS: tuple[TensorSpec, ...] = (
         "number of new tokens in this response; all of them when stream is false or with token_reader",
     ),
     series("num_cached_tokens", "UINT32", "prompt tokens found in the prefix cache; on the last response"),
+    series("index", "INT32", "with `n` above 1: the number of the answer, from 0, that each element is of"),
     series("request_context", "STRING", "the input on the first response, then only its first line"),
 )
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,8 @@ def _sglang(name: str, config: EngineConfig, ports: list[int], own: dict[str, st
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=linux.die_with_parent,
+            # SIGKILL, for it is stopped most of the time.
+            preexec_fn=partial(linux.die_with_parent, signal.SIGKILL),
         )
         try:
             # Unlike the others, SGLang's servers answer before their first generation.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kimi_k2_serving.demo.world import doing, finding, information, living, returns
 from kimi_k2_serving.demo.world import values as v
 from kimi_k2_serving.demo.world.declared import Declared, Style, declare
 from kimi_k2_serving.demo.world.draw import Draw, pool, raw_pool
+from kimi_k2_serving.demo.world.patterns import PATTERNS
 from kimi_k2_serving.demo.world.sample import Sample
 from kimi_k2_serving.demo.world.talk import Talk
 from kimi_k2_serving.demo.world.topic import Topic, Values
 from kimi_k2_serving.demo.world.wording import worded
 
-TOPICS: dict[str, Topic] = information.TOPICS | finding.TOPICS | doing.TOPICS | living.TOPICS
+TOPICS: dict[str, Topic] = {
+    name: replace(topic, patterns=PATTERNS[name])
+    for name, topic in (information.TOPICS | finding.TOPICS | doing.TOPICS | living.TOPICS).items()
+}
 NAMES = tuple(TOPICS)
 # Topics that people ask about most get half of the draws.
 _COMMON = ("weather", "weather", "read", "read", "time", "search", "shell", "calculate", "list", "mail")

@@ -10,7 +10,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from kimi_k2_serving.demo.world.draw import Draw, pool
+from kimi_k2_serving.demo.world.draw import Draw, is_held_out, pool
+from kimi_k2_serving.demo.world.lexicon import AFTER, AROUND, BEFORE
+from kimi_k2_serving.demo.world.sample import Split
 from kimi_k2_serving.demo.world.topic import Parameter, Topic, Values
 
 _CASES = ("snake", "snake", "snake", "camel", "pascal", "kebab", "dotted", "single")
@@ -71,7 +73,7 @@ class Style:
                 name = "".join(parts)
             case _:
                 name = "_".join(parts)
-        return self.prefix + name
+        return (self.prefix + name)[:64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,14 @@ class Declared:
     declaration: dict[str, Any]
     keys: dict[str, str]
     group: str = ""
+    # What is required though requests do not mention it, with the value that is then meant.
+    meant: tuple[tuple[str, Any], ...] = ()
 
     def arguments(self, values: Values) -> str:
         """The arguments of a call, in the schema's order. It is the JSON that K2 writes: a space after `,` and `:`."""
         outer: Values = {}
         inner: Values = {}
+        values = dict(self.meant) | values
         for name, key in self.keys.items():
             if name in values:
                 (inner if self.group and self.topic.fields[name].is_optional else outer)[key] = values[name]
@@ -102,41 +107,83 @@ def declare(draw: Draw, topic: Topic, style: Style, *, name: str = "") -> Declar
     """A declaration of a tool for this topic."""
     fields = draw.shuffled(list(topic.fields)) if draw.flip(0.3) else list(topic.fields)
     kept = [each for each in fields if not topic.fields[each].is_optional or draw.flip(0.75)]
-    keys = _keys(draw, topic, kept)
+    keys = _keys(draw, topic, kept, told=style.describes or len(kept) == 1)
     optional = [each for each in kept if topic.fields[each].is_optional]
+    # An author may require what has one of a few values: the first of them is meant then.
+    enums = [each for each in optional if "enum" in topic.fields[each].schema]
+    forced = enums if draw.flip(0.25) else []
     group = ""
-    if optional and draw.flip(0.12):
+    if optional and not forced and draw.flip(0.12):
         group = draw.pick([each for each in _GROUPS.of(draw.split) if each not in keys.values()] or ["group"])
         kept = [each for each in kept if each not in optional] + optional
-    function: dict[str, Any] = {"name": name or style.name(draw.pick(topic.names))}
+    function: dict[str, Any] = {"name": name or style.name(_name(draw, topic, told=not style.bare))}
     if not style.bare:
         does = draw.pick(topic.does)
         function["description"] = draw.pick(_DOES).format(d=does, D=does[0].upper() + does[1:])
-    function["parameters"] = _schema(draw, topic, style, {each: keys[each] for each in kept}, group)
+    function["parameters"] = _schema(draw, topic, style, {each: keys[each] for each in kept}, group, forced)
     if style.strict:
         function["strict"] = True
-    return Declared(
-        topic, function["name"], {"type": "function", "function": function}, {k: keys[k] for k in kept}, group
-    )
+    meant = tuple((each, topic.fields[each].schema["enum"][0]) for each in forced)
+    declaration = {"type": "function", "function": function}
+    return Declared(topic, function["name"], declaration, {k: keys[k] for k in kept}, group, meant)
 
 
-def _keys(draw: Draw, topic: Topic, names: list[str]) -> dict[str, str]:
+def _name(draw: Draw, topic: Topic, *, told: bool) -> str:
+    """The words of a name: one that many use, one of those with something around it, or one that says
+    nothing, if the description says what the tool does (`told`).
+    """
+    chance = draw.chance()
+    if chance < 0.3:
+        return draw.pick(topic.names)
+    while True:
+        if told and chance > 0.75:
+            name = draw.word() if draw.flip(0.5) else f"{draw.word()} {draw.word()}"
+        else:
+            name = draw.pick(topic.names.everything)
+            if draw.flip(0.6):
+                name = f"{draw.pick((*BEFORE, draw.word()))} {name}"
+            if draw.flip(0.5):
+                name = f"{name} {draw.pick(AFTER)}"
+        if is_held_out(name) == (draw.split is Split.HELD_OUT):
+            return name
+
+
+def _key(draw: Draw, choices: list[str], *, told: bool) -> str:
+    """The name of a parameter. Both splits have all of them: what they do not share is what a call has to copy."""
+    chance = draw.chance()
+    if chance < 0.45:
+        return draw.pick(choices)
+    if told and chance > 0.85:
+        return draw.word() if draw.flip(0.7) else f"{draw.word()}_{draw.word()}"
+    key = draw.pick(AROUND).format(draw.pick(choices))
+    if draw.flip(0.3):
+        first, *rest = key.split("_")
+        key = first + "".join(part.capitalize() for part in rest)
+    return key
+
+
+def _keys(draw: Draw, topic: Topic, names: list[str], *, told: bool) -> dict[str, str]:
     """A different key for each field."""
     keys: dict[str, str] = {}
     for name in names:
-        choices = [key for key in topic.fields[name].keys.of(draw.split) if key not in keys.values()]
-        keys[name] = draw.pick(choices) if choices else name
+        choices = list(topic.fields[name].keys.everything)
+        key = _key(draw, choices, told=told)
+        while key in keys.values():
+            key = _key(draw, choices, told=told)
+        keys[name] = key
     return keys
 
 
-def _schema(draw: Draw, topic: Topic, style: Style, keys: dict[str, str], group: str) -> dict[str, Any]:
+def _schema(
+    draw: Draw, topic: Topic, style: Style, keys: dict[str, str], group: str, forced: list[str]
+) -> dict[str, Any]:
     outer: dict[str, Any] = {}
     inner: dict[str, Any] = {}
     required = []
     for name, key in keys.items():
         each = topic.fields[name]
         (inner if group and each.is_optional else outer)[key] = _property(draw, style, each, key)
-        if not each.is_optional:
+        if not each.is_optional or name in forced:
             required.append(key)
     if inner:
         outer[group] = {"type": "object", "properties": inner}
@@ -149,6 +196,8 @@ def _schema(draw: Draw, topic: Topic, style: Style, keys: dict[str, str], group:
 
 def _property(draw: Draw, style: Style, each: Parameter, key: str) -> dict[str, Any]:
     schema = dict(each.schema)
+    if "enum" in schema and draw.flip(0.25):
+        del schema["type"]
     if style.titles:
         schema = {"title": key.replace("_", " ").title(), **schema}
     if style.describes:

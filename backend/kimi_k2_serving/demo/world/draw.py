@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 from zlib import crc32
 
+from kimi_k2_serving.demo.world.lexicon import WORDS
 from kimi_k2_serving.demo.world.sample import Split
 
 _Item = TypeVar("_Item")
@@ -45,6 +46,11 @@ class Choices(Sequence[_Item]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @property
+    def everything(self) -> tuple[_Item, ...]:
+        """The items of both splits: for parts that are put together to something that belongs to one."""
+        return self._items
 
     def of(self, split: Split) -> tuple[_Item, ...]:
         """The items of that split."""
@@ -100,9 +106,13 @@ class Draw:
         return self.some(items, len(items)) if isinstance(items, Choices) else self._random.sample(items, len(items))
 
     def word(self, syllables: int = 0) -> str:
-        """A made-up word in small letters."""
+        """A word in small letters: made up, or an everyday one."""
+        while not syllables and self.flip(0.35):
+            word = self.pick(WORDS)
+            if is_held_out(word) == (self.split is Split.HELD_OUT):
+                return word
         while True:
-            count = syllables or self.pick((1, 2, 2, 2, 3))
+            count = syllables or self.pick((1, 1, 2, 2, 2, 3))
             word = "".join(self.pick(_ONSETS) + self.pick(_VOWELS) + self.pick(_CODAS) for _ in range(count))
             if is_held_out(word) == (self.split is Split.HELD_OUT):
                 return word

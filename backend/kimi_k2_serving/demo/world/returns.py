@@ -56,13 +56,17 @@ def returned(draw: Draw, result: Values, given: Values) -> str:
             return str(value)
     if "output" in result and draw.flip(0.7):
         return str(result["output"])
-    shown: Values = {draw.pick(_KEYS[name]): value for name, value in result.items()}
+    shown: Values = {draw.pick(_KEYS[name].everything): value for name, value in result.items()}
+    if len(result) == 1 and draw.flip(0.25):
+        shown = {draw.word(): value for value in result.values()}
     if len(shown) < len(result):
         shown = dict(result)
     echoed = [(key, value) for key, value in given.items() if key not in shown] if draw.flip(0.3) else []
     shown = dict(echoed[:2]) | shown
     for _ in range(draw.pick((0, 0, 0, 1, 2, 3))):
-        shown.setdefault(draw.pick(_NOISE), draw.pick((draw.integer(0, 99), draw.word(), True, False)))
+        shown.setdefault(
+            draw.pick((draw.pick(_NOISE), draw.word())), draw.pick((draw.integer(0, 99), draw.word(), True, False))
+        )
     shown = {key: shown[key] for key in draw.shuffled(list(shown))} if draw.flip(0.3) else shown
     return _written(draw, shown)
 

@@ -6,6 +6,7 @@ from kimi_k2_serving.demo.world import calling
 from kimi_k2_serving.demo.world import values as v
 from kimi_k2_serving.demo.world.declared import Declared
 from kimi_k2_serving.demo.world.draw import Choices, Draw, pool
+from kimi_k2_serving.demo.world.patterns import softened
 from kimi_k2_serving.demo.world.sample import Sample
 from kimi_k2_serving.demo.world.talk import Talk
 
@@ -298,7 +299,8 @@ def chat(draw: Draw) -> Sample:
 
 
 def varied(draw: Draw, text: str) -> str:
-    """The same words with another case or ending."""
+    """The same words with another case or ending, or with a word around them."""
+    text = softened(draw, text)
     form = draw.integer(0, 7)
     if form == 0:
         return text.lower()

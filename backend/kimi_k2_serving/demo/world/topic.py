@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kimi_k2_serving.demo.world.draw import Choices, Draw, pool
+from kimi_k2_serving.demo.world.patterns import expanded
 
 Values = dict[str, Any]
 
@@ -55,6 +56,8 @@ class Topic:
     follow: Choices[str] | None = None
     plural: str = ""
     tongues: Mapping[str, tuple[Choices[str], str]] = field(default_factory=dict)
+    # More requests; see patterns.
+    patterns: tuple[str, ...] = ()
 
     def values(self, draw: Draw) -> Values:
         """Values of all fields; those of the optional ones only in their share of the draws."""
@@ -64,7 +67,10 @@ class Topic:
 
     def ask(self, draw: Draw, values: Values, template: str | None = None) -> str:
         """A request for a call with these values."""
-        text = (template or draw.pick(self.asks)).format(**{key: spoken(value) for key, value in values.items()})
+        if not template:
+            composed = self.patterns and draw.flip(0.65)
+            template = expanded(draw, self.patterns) if composed else draw.pick(self.asks)
+        text = template.format(**{key: spoken(value) for key, value in values.items()})
         mentions = [
             self.fields[name].mention(draw, value) for name, value in values.items() if self.fields[name].is_optional
         ]

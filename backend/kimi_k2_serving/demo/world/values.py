@@ -15,7 +15,8 @@ CITIES = pool(
     "Jakarta|Manila|Perth|Auckland|Nairobi|Lagos|Accra|Tunis|Rabat|Havana|Bogota|Quito|Santiago|Denver|Austin|Dallas|Miami|"
     "New York|San Francisco|Los Angeles|Buenos Aires|Hong Kong|Cape Town|Mexico City|Kuala Lumpur|Copenhagen|Stockholm|"
     "Helsinki|Reykjavik|Amsterdam|Brussels|Budapest|Bucharest|Belgrade|Zagreb|Istanbul|Ankara|Moscow|Kyiv|Riga|Vilnius|"
-    "Tallinn|Bern|Basel|Graz|Salzburg|Cologne|Leipzig|Dresden|Bremen|Krakow|Gdansk|Seville|Valencia|Bilbao|Beijing|Shanghai"
+    "Tallinn|Zürich|Köln|São Paulo|Bogotá|Málaga|Genève|Göteborg|北京|上海|东京|Bern|Basel|Graz|Salzburg|"
+    "Cologne|Leipzig|Dresden|Bremen|Krakow|Gdansk|Seville|Valencia|Bilbao|Beijing|Shanghai"
 )
 PEOPLE = pool(
     "Anna|Ben|Clara|David|Emma|Felix|Greta|Hugo|Ida|Jonas|Karla|Leo|Maria|Noah|Olga|Paul|Rosa|Simon|Tina|Victor|Alice|Bob|"
@@ -80,12 +81,17 @@ def _often(items: Maker, share: float) -> Maker:
 def city(draw: Draw) -> str:
     if draw.flip(0.5):
         return draw.pick(CITIES)
-    return draw.word().capitalize() + (f" {draw.word().capitalize()}" if draw.flip(0.1) else "")
+    return accented(draw, draw.word().capitalize() + (f" {draw.word().capitalize()}" if draw.flip(0.1) else ""))
+
+
+def accented(draw: Draw, text: str) -> str:
+    """The text, in some draws with a letter that ASCII does not have."""
+    return text.replace(draw.pick("aeiou"), draw.pick("äéöüñåøçíó")) if draw.flip(0.1) else text
 
 
 def person(draw: Draw) -> str:
     name = draw.pick(PEOPLE) if draw.flip(0.6) else draw.word().capitalize()
-    return f"{name} {draw.word().capitalize()}" if draw.flip(0.2) else name
+    return accented(draw, f"{name} {draw.word().capitalize()}" if draw.flip(0.2) else name)
 
 
 def address(draw: Draw) -> str:

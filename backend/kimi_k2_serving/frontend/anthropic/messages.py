@@ -97,13 +97,14 @@ def model_card(service: Service, name: str) -> Json:
 
 
 async def list_models(service: Service, call: Call) -> Reply:
-    names = service.model.names
-    found: list[Json] = [model_card(service, name) for name in names]
-    return JsonDocument({"data": found, "has_more": False, "first_id": names[0], "last_id": names[-1]})
+    names = [(each, name) for each in service.together for name in each.model.names]
+    found: list[Json] = [model_card(each, name) for each, name in names]
+    return JsonDocument({"data": found, "has_more": False, "first_id": names[0][1], "last_id": names[-1][1]})
 
 
 async def show_model(service: Service, call: Call) -> Reply:
-    return JsonDocument(model_card(service, service.served(call.parameters["id"])))
+    chosen = service.of_model(call.parameters["id"])
+    return JsonDocument(model_card(chosen, chosen.served(call.parameters["id"])))
 
 
 def stop_reason(reason: FinishReason, stop: str | None) -> tuple[str, str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.messages import Json
@@ -78,39 +77,26 @@ def token_text(vocabulary: Vocabulary, token: int, names: dict[int, str]) -> str
     return names.get(token) or vocabulary.token_bytes(token).decode("utf-8", "replace")
 
 
-def legacy_logprobs(vocabulary: Vocabulary, logprobs: Sequence[TokenLogprob], offset: int) -> Object:
-    """Completions' four parallel lists. `offset` is the position of the first token in the text, in characters."""
+def legacy_logprobs(
+    vocabulary: Vocabulary, logprobs: Sequence[TokenLogprob], offset: int, *, before: int | None = None
+) -> Object:
+    """Completions' four parallel lists. `offset` is the position of the first token in the text, in characters.
+    `before`: a token before the others that has no log-probability, the first of an echoed prompt.
+    """
     names = {token: name for name, token in vocabulary.controls.items()}
     tokens: list[Json] = []
     offsets: list[Json] = []
     tops: list[Json] = []
+    values: list[Json] = [each.logprob for each in logprobs]
+    if before is not None:
+        text = token_text(vocabulary, before, names)
+        tokens, offsets, tops, values = [text], [offset], [None], [None, *values]
+        offset += len(text)
     for each in logprobs:
         text = token_text(vocabulary, each.token_id, names)
         tokens.append(text)
         offsets.append(offset)
         offset += len(text)
-        tops.append({token_text(vocabulary, token, names): value for token, value in each.top})
-    values: list[Json] = [each.logprob for each in logprobs]
+        # Of two tokens with the same text, such as parts of characters, the more probable one counts.
+        tops.append({token_text(vocabulary, token, names): value for token, value in reversed(each.top)})
     return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
-
-
-class LegacyLogprobs:
-    """`legacy_logprobs` of a whole answer, encoded as its tokens arrive."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._offset = 0
-        self._lists: dict[str, list[bytes]] = {
-            name: [] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
-        }
-
-    def feed(self, logprobs: Sequence[TokenLogprob]) -> None:
-        if not logprobs:
-            return
-        found: dict[str, Any] = legacy_logprobs(self._vocabulary, logprobs, self._offset)
-        self._offset = found["text_offset"][-1] + len(found["tokens"][-1])
-        for name, pieces in self._lists.items():
-            pieces.append(sse.encode_members(found[name]))
-
-    def document(self) -> dict[str, sse.Fragments]:
-        return {name: sse.list_of(pieces) for name, pieces in self._lists.items()}

@@ -25,19 +25,20 @@ def model_card(service: Service, name: str) -> Json:
         "object": "model",
         # Clients require a number, and the server knows no date of the model.
         "created": 0,
-        "owned_by": "moonshotai",
+        "owned_by": "moonshotai" if service.model.chats else "unknown",
         "root": service.model.names[0],
         "max_model_len": service.model.context_length,
     }
 
 
 async def list_models(service: Service, call: Call) -> Reply:
-    found: list[Json] = [model_card(service, name) for name in service.model.names]
+    found: list[Json] = [model_card(each, name) for each in service.together for name in each.model.names]
     return JsonDocument({"object": "list", "data": found})
 
 
 async def show_model(service: Service, call: Call) -> Reply:
-    return JsonDocument(model_card(service, service.served(call.parameters["id"])))
+    chosen = service.of_model(call.parameters["id"])
+    return JsonDocument(model_card(chosen, chosen.served(call.parameters["id"])))
 
 
 async def tokenize(service: Service, call: Call) -> Reply:
@@ -57,7 +58,7 @@ def tokenizing(service: Reader, body: Json) -> Read:
         ids = vocabulary.encode(as_string(source["prompt"], "prompt"))
     else:
         conversation = read_conversation(messages=source["messages"], tools=source.get("tools"))
-        prompt = service.model.form.prompt(conversation)
+        prompt = service.model.rendered(conversation)
         ids = vocabulary.encode_prompt(prompt.segments).tolist()
     tokens: list[Json] = list(ids)
     result: Object = {"tokens": tokens, "count": len(ids), "max_model_len": service.model.context_length}

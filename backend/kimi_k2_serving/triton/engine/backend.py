@@ -18,7 +18,7 @@ from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine import build, shared_memory
 from kimi_k2_serving.engine.abort_channel import TOKENS, socket_path
 from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
-from kimi_k2_serving.engine.config import load_engine_config
+from kimi_k2_serving.engine.config import Restart, load_engine_config
 from kimi_k2_serving.engine.text import load_encoder
 from kimi_k2_serving.triton.engine.service import EngineService
 from kimi_k2_serving.triton.engine.serving import Serving
@@ -83,6 +83,7 @@ def configure(directory: Path, model: str) -> tuple[EngineService, str]:
         server=os.getppid(),
         token_socket=socket_path(runtime, model, TOKENS),
         warm_up=own.warm_up,
+        trace_endpoint=own.trace_endpoint,
     )
     encoder = load_encoder(checkpoint, own.cache, parse_special=config.parse_special)
     serving = Serving(
@@ -92,6 +93,7 @@ def configure(directory: Path, model: str) -> tuple[EngineService, str]:
         slow_reader_seconds=config.preset.slow_reader_seconds,
         server=TritonServer.of_process(os.getppid()),
         parent=os.getppid(),
+        ends_server=config.restart is Restart.POD,
     )
     return EngineService(engine, encoder, serving), config.preset.name
 

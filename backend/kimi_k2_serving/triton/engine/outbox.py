@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import triton_python_backend_utils as pb_utils
 
 from kimi_k2_serving.core.errors import ServingError
-from kimi_k2_serving.engine.port import Chunk, merge_chunks
+from kimi_k2_serving.engine.port import Chunk, merge_choices
 from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.engine.response import ResponseWriter
 from kimi_k2_serving.triton.reply import end, internal
@@ -66,17 +66,18 @@ class Outbox:
             self._chunks.append(chunk)
             self._wake()
 
-    def confirm(self) -> None:
-        """The next step has taken a response."""
+    def confirm(self) -> float:
+        """The next step has taken a response. Returns when the last one was sent."""
         with self._lock:
             self._confirms = True
             self._untaken = max(self._untaken - 1, 0)
             self._wake()
+            return self._sent
 
-    def hasten(self, seconds: float) -> None:
-        """Wait no longer for a response that was sent this long ago: its receipt may be lost."""
+    def hasten(self, moment: float) -> None:
+        """Wait no longer for a response that was sent before `moment`: its receipt is lost."""
         with self._lock:
-            if self._untaken and time.monotonic() - self._sent > seconds:
+            if self._untaken and self._sent < moment:
                 self._untaken = 0
                 self._wake()
 
@@ -108,7 +109,7 @@ class Outbox:
         if self._error is not None:
             return True
         held = self._confirms and self._untaken >= AHEAD
-        return bool(self._chunks) and (not held or self._chunks[-1].end is not None)
+        return bool(self._chunks) and (not held or self._chunks[-1].last)
 
     def _wake(self) -> None:
         if not self._active and self._due:
@@ -136,9 +137,10 @@ class Outbox:
             self._send(tensors.failure(error), last=True)
             return
         assert self.answer is not None
-        outputs, last = self.answer.feed(merge_chunks(chunks))
-        if outputs:
-            self._send(tensors.response(outputs), last=last)
+        for chunk in merge_choices(chunks):
+            outputs, last = self.answer.feed(chunk)
+            if outputs:
+                self._send(tensors.response(outputs), last=last)
 
     def _send(self, response: Any, *, last: bool) -> None:
         self._sending_since = time.monotonic()

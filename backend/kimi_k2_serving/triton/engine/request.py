@@ -8,8 +8,9 @@ from typing import Any
 
 from kimi_k2_serving.core import limits
 from kimi_k2_serving.core import sampling as core_sampling
-from kimi_k2_serving.core.errors import InvalidValue, MissingField
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField
 from kimi_k2_serving.core.sampling import Room
+from kimi_k2_serving.core.typed_json import is_whole
 from kimi_k2_serving.engine.port import Generation
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton import inputs, tensors
@@ -23,20 +24,25 @@ PRIORITIES = (-100, 100)
 DAY_MS = 86_400_000
 # Triton and the client have to handle each heartbeat as a response.
 SHORTEST_HEARTBEAT_MS = 100
+# Request parameters that may be sampling parameters.
+TAKEN = frozenset({*core_sampling.FIELDS, *core_sampling.ALIASES, *core_sampling.USUAL, "n", "logprobs"})
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """`echo`: text to put before the output. `context`: the request_context as received. `stops`: the text is cut at
-    these strings. `timeout`, `heartbeat`: seconds, or None. `outputs`: names of the requested outputs, all by default.
+    these strings. `n`: number of answers. `timeout`, `heartbeat`: seconds, or None. `outputs`: names of the requested
+    outputs, all by default.
     """
 
     generation: Generation
+    n: int
     stream: bool
     echo: str
     context: str | None
     stops: tuple[str, ...]
     logprobs: bool
+    prompt_logprobs: bool
     cumulative_logprob: bool
     num_input_tokens: bool
     num_output_tokens: bool
@@ -48,10 +54,13 @@ class Job:
 def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callable[[], str]) -> Job:
     """Raises subclasses of InvalidRequest that name the tensor or key."""
     given = tensors.Arrived(request)
-    inputs.refuse_parameters(given, (tensor.name for tensor in ENGINE_INPUTS))
+    inputs.refuse_parameters(given, (tensor.name for tensor in ENGINE_INPUTS), taken=TAKEN)
     stream = inputs.flag(given, "stream", False)
     text, input_ids = read_prompt(given, encoder)
-    sampling = core_sampling.read_parameters(inputs.sampling(given))
+    parameters = read_sampling(given)
+    n = read_choices(given, parameters.pop("n", None))
+    alternatives = parameters.pop("logprobs", None)
+    sampling = core_sampling.read_parameters(parameters)
     field = "input_ids" if text is None else "text_input"
     core_sampling.fit_to_engine(sampling, prompt_tokens=len(input_ids), room=room, field=field)
     # SGLang only ends the run at a stop string. ResponseWriter cuts the text, because it also holds back text that may
@@ -60,8 +69,9 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
     if not stream:
         sampling["stream_interval"] = WHOLE_ANSWER_INTERVAL
     context = inputs.value(given, "request_context")
-    top = read_top_logprobs(given)
+    top = read_top_logprobs(given, alternatives)
     cumulative = inputs.flag(given, "return_cumulative_logprob", False)
+    prompt = read_prompt_logprobs(given, len(input_ids), alternatives)
     outputs = frozenset(request.requested_output_names())
     return Job(
         generation=Generation(
@@ -69,17 +79,21 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
             input_ids=input_ids,
             sampling=sampling,
             stream=stream,
-            top_logprobs=0 if top is None and cumulative else top,
+            top_logprobs=(prompt or 0) if top is None and (cumulative or prompt is not None) else top,
+            prompt_logprobs=prompt is not None,
             priority=read_integer(given, "request_priority", *PRIORITIES) or 0,
             cache_salt=read_salt(given),
             text="text_output" in outputs,
             reader=inputs.value(given, "token_reader") or "",
+            trace=inputs.read_traceparent(given),
         ),
+        n=n,
         stream=stream,
         echo=read_echo(given, text, stream),
         context=context,
         stops=tuple(sampling.get("stop", ())),
         logprobs=top is not None,
+        prompt_logprobs=prompt is not None,
         cumulative_logprob=cumulative,
         num_input_tokens=inputs.flag(given, "return_num_input_tokens", False),
         num_output_tokens=inputs.flag(given, "return_num_output_tokens", False),
@@ -87,6 +101,17 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
         heartbeat=read_heartbeat(given, stream),
         outputs=outputs,
     )
+
+
+def read_sampling(given: Inputs) -> dict[str, Any]:
+    """Under the client's names. Clients of Triton's vLLM backend send them as request parameters, too, which count only
+    without `sampling_parameters` there.
+    """
+    own = inputs.sampling(given)
+    if inputs.value(given, "sampling_parameters") is None:
+        sent = {name: each for name, each in inputs.parameters(given).items() if name in TAKEN}
+        own = {**sent, **own}
+    return core_sampling.spelled_out(own)
 
 
 def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[int]]:
@@ -105,6 +130,22 @@ def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[i
     return None, ids
 
 
+def read_choices(given: Inputs, key: Any) -> int:
+    """`n`; the tensor overrides the key of `sampling_parameters`."""
+    found = inputs.value(given, "n")
+    found = key if found is None else found
+    if found is None:
+        return 1
+    if not is_whole(found):
+        raise InvalidType("must be an integer", field="n")
+    if found < 1:
+        raise InvalidValue(f"must be at least 1, got {found}", field="n")
+    limits.ENGINE_CHOICES.check(int(found), field="n")
+    if found > 1 and inputs.value(given, "token_reader"):
+        raise InvalidValue("must be 1 with token_reader", field="n")
+    return int(found)
+
+
 def read_echo(given: Inputs, text: str | None, stream: bool) -> str:
     if inputs.flag(given, "exclude_input_in_output", True):
         return ""
@@ -113,9 +154,9 @@ def read_echo(given: Inputs, text: str | None, stream: bool) -> str:
     return text or ""
 
 
-def read_top_logprobs(given: Inputs) -> int | None:
-    """The number of alternatives per token; None if `return_logprobs` is not set."""
-    top = inputs.value(given, "top_logprobs")
+def read_top_logprobs(given: Inputs, key: Any) -> int | None:
+    """The number of alternatives per token; None if `return_logprobs` is not set. `key`: vLLM's, `logprobs`."""
+    top = alternatives_of(given, key)
     if top is not None:
         if top < 0:
             raise InvalidValue(f"must not be negative, got {top}", field="top_logprobs")
@@ -123,6 +164,23 @@ def read_top_logprobs(given: Inputs) -> int | None:
     if inputs.flag(given, "return_logprobs", False):
         return int(top or 0)
     return None
+
+
+def alternatives_of(given: Inputs, key: Any) -> int | None:
+    top = inputs.value(given, "top_logprobs")
+    if top is None and key is not None and not is_whole(key):
+        raise InvalidType("must be an integer", field="sampling_parameters.logprobs")
+    found = key if top is None else top
+    return None if found is None else int(found)
+
+
+def read_prompt_logprobs(given: Inputs, prompt_tokens: int, key: Any) -> int | None:
+    """The number of alternatives per token of the prompt; None if `return_prompt_logprobs` is not set."""
+    if not inputs.flag(given, "return_prompt_logprobs", False):
+        return None
+    top = int(alternatives_of(given, key) or 0)
+    limits.PROMPT_LOGPROBS.check(prompt_tokens * (top + 1), field="return_prompt_logprobs")
+    return top
 
 
 def read_heartbeat(given: Inputs, stream: bool) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kimi_k2_serving.core.phrases import PhraseScanner
-from kimi_k2_serving.engine.port import Chunk, TokenLogprob, merge_chunks
+from kimi_k2_serving.engine.port import Chunk, TokenLogprob, merge_choices
 from kimi_k2_serving.engine.text import TextEncoder
 from kimi_k2_serving.triton.engine.request import Job
 from kimi_k2_serving.triton.signatures import ENGINE_OUTPUTS, TensorSpec
@@ -34,36 +34,25 @@ class StopText:
         return "" if self._stopped else self._scanner.release()
 
 
-class ResponseWriter:
-    """`feed(chunk)` -> (tensors, final). Without streaming, it returns no tensors before the last chunk."""
+class ChoiceWriter:
+    """The values of one choice, by output name."""
 
     def __init__(self, job: Job, encoder: TextEncoder) -> None:
         self._job = job
         self._encoder = encoder
         self._stops = StopText(job.stops)
-        self._waiting: list[Chunk] = []
-        self._context = job.context
         self._cumulative = 0.0
         # Whether a response has had ids. A heartbeat has none.
         self._begun = False
 
-    def feed(self, chunk: Chunk) -> tuple[Outputs, bool]:
-        if self._job.stream:
-            return self._outputs(chunk), chunk.end is not None
-        self._waiting.append(chunk)
-        if chunk.end is None:
-            return [], False
-        return self._outputs(merge_chunks(self._waiting)), True
-
-    def _outputs(self, chunk: Chunk) -> Outputs:
+    def values(self, chunk: Chunk) -> dict[str, Any]:
         job, last = self._job, chunk.end is not None
         text = self._stops.feed(chunk.text) + (self._stops.finish() if last else "")
         values: dict[str, Any] = {"text_output": job.echo + text, "output_ids": chunk.ids}
-        if self._context is not None:
-            values["request_context"] = self._context
-            self._context = self._context.partition("\n")[0]
         if job.logprobs:
             values["logprobs"] = json.dumps([self._described(each) for each in chunk.logprobs])
+        if job.prompt_logprobs and chunk.ids and not self._begun:
+            values["prompt_logprobs"] = json.dumps([None, *map(self._described, chunk.prompt_logprobs)])
         self._cumulative += sum(each.logprob for each in chunk.logprobs)
         if job.num_output_tokens or not job.stream:
             values["num_output_tokens"] = len(chunk.ids)
@@ -80,12 +69,7 @@ class ResponseWriter:
                 values["stop_reason"] = str(chunk.end.matched)
             if job.cumulative_logprob:
                 values["cumulative_logprob"] = self._cumulative
-        # Send only requested outputs: each tensor costs time in every response, all the way to the client.
-        return [
-            (OUTPUTS[name], each if name == "output_ids" else [each])
-            for name, each in values.items()
-            if name in job.outputs
-        ]
+        return values
 
     def _described(self, logprob: TokenLogprob) -> dict[str, dict[str, Any]]:
         """The shape of Triton's vLLM backend: {token_id: {logprob, rank, decoded_token}}. The rank of the chosen id is
@@ -101,3 +85,36 @@ class ResponseWriter:
             }
             for token_id, value in entries.items()
         }
+
+
+class ResponseWriter:
+    """`feed(chunk)` -> (tensors, final). Without streaming, it returns no tensors before the last chunk."""
+
+    def __init__(self, job: Job, encoder: TextEncoder) -> None:
+        self._job = job
+        self._choices = [ChoiceWriter(job, encoder) for _ in range(job.n)]
+        self._waiting: list[Chunk] = []
+        self._context = job.context
+
+    def feed(self, chunk: Chunk) -> tuple[Outputs, bool]:
+        """`chunk` is of one choice."""
+        if self._job.stream:
+            return self._outputs([chunk]), chunk.last
+        self._waiting.append(chunk)
+        if not chunk.last:
+            return [], False
+        return self._outputs(sorted(merge_choices(self._waiting), key=lambda each: each.choice)), True
+
+    def _outputs(self, chunks: Sequence[Chunk]) -> Outputs:
+        """One element for each chunk; the ids of all, one after the other."""
+        columns = [self._choices[chunk.choice].values(chunk) for chunk in chunks]
+        names = dict.fromkeys(name for values in columns for name in values)
+        found: dict[str, Sequence[Any]] = {name: [values.get(name, "") for values in columns] for name in names}
+        found["output_ids"] = chunks[0].ids if len(chunks) == 1 else [token for chunk in chunks for token in chunk.ids]
+        if self._job.n > 1:
+            found["index"] = [chunk.choice for chunk in chunks]
+        if self._context is not None:
+            found["request_context"] = [self._context]
+            self._context = self._context.partition("\n")[0]
+        # Send only requested outputs: each tensor costs time in every response, all the way to the client.
+        return [(OUTPUTS[name], each) for name, each in found.items() if name in self._job.outputs]

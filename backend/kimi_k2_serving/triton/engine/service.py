@@ -32,6 +32,7 @@ from kimi_k2_serving.core.sampling import Room
 from kimi_k2_serving.engine import lifecycle
 from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.admission import Admission
+from kimi_k2_serving.engine.choices import generate_choices
 from kimi_k2_serving.engine.given_up import GivenUp
 from kimi_k2_serving.engine.lifecycle import Action, Phase
 from kimi_k2_serving.engine.pace import Pace
@@ -54,9 +55,9 @@ SENDERS, READERS = 4, 2
 # The intervals of periodic work; without requests, a second more.
 POLL_SECONDS, METRICS_SECONDS = 0.05, 0.15
 STOP_SECONDS = 20.0
-# How long the next response waits for the receipt of the one before, at least, and more for each request in flight:
-# postprocess takes one response of every other one in between.
-RECEIPT_SECONDS, RECEIPT_SECONDS_EACH = 0.25, 0.005
+# A receipt is lost if a response that was sent this much later has got its own: postprocess takes all in order. Or if
+# it has not come after the second time.
+OVERTAKEN_SECONDS, LOST_SECONDS = 0.25, 5.0
 # How long a stop waits until the last responses are sent.
 FLUSH_SECONDS = 2.0
 # The part of Triton's exit timeout that it needs to close connections and unload models after the last request.
@@ -85,7 +86,7 @@ class EngineService:
         self._complaints = Complaints()
         self._background = Background(self._loop, self._complaints)
         self._pace = Pace(lambda: bool(self._flights) or not self.ready)
-        self._given_up = GivenUp(serving.runtime, serving.model)
+        self._given_up = GivenUp(serving.runtime, serving.model, serving.parent if serving.ends_server else None)
         self._readers = thread_pool(READERS, "engine-read")
         self._senders = Senders(SENDERS)
         self._askers = thread_pool(2, "engine-ask")
@@ -96,6 +97,8 @@ class EngineService:
         self._by_uid: dict[str, RequestInFlight] = {}
         self._by_ticket: dict[int, RequestInFlight] = {}
         self._room = Room(0, 0, 0)
+        # When the newest response that postprocess has taken was sent.
+        self._taken_until = 0.0
         # Triton seems to be stopping, which may turn out wrong; `stop` was called, or Triton is gone.
         self._draining = self._stopping = False
 
@@ -243,7 +246,7 @@ class EngineService:
             flight.deadline = flight.arrived + job.timeout
         self._beat(flight)
         priority = generation.priority or 0
-        self._admission.join(flight.ticket, len(generation.input_ids), priority, self._loop.time())
+        self._admission.join(flight.ticket, job.n * len(generation.input_ids), priority, self._loop.time())
 
     def _settle(self) -> None:
         for decision in self._admission.settle(self._loop.time()):
@@ -257,7 +260,8 @@ class EngineService:
         """Run the generation to its end. StopRun cancels this task."""
         assert flight.job is not None
         try:
-            async with contextlib.aclosing(self._engine.generate(flight.job.generation)) as chunks:  # type: ignore[type-var]
+            answers = generate_choices(self._engine, flight.job.generation, flight.job.n)
+            async with contextlib.aclosing(answers) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     self._perform(flight, flight.lifecycle.receive(chunk))
         except ServingError as error:
@@ -321,15 +325,15 @@ class EngineService:
     def _taken(self, uid: str) -> None:
         """Postprocess has taken a response of this uid."""
         if (flight := self._by_uid.get(uid)) is not None:
-            flight.outbox.confirm()
+            self._taken_until = max(self._taken_until, flight.outbox.confirm())
 
     # All requests.
 
     async def _keep_time(self) -> None:
         now = self._loop.time()
-        patience = max(RECEIPT_SECONDS, len(self._flights) * RECEIPT_SECONDS_EACH)
+        lost = max(self._taken_until - OVERTAKEN_SECONDS, now - LOST_SECONDS)
         for flight in [flight for flight in self._flights if flight.live]:
-            flight.outbox.hasten(patience)
+            flight.outbox.hasten(lost)
             try:
                 self._check_time(flight, now)
             except Exception as error:

@@ -12,7 +12,7 @@ from kimi_k2_serving.triton.server_watch import TritonServer
 @dataclass(frozen=True, slots=True)
 class Serving:
     """`runtime`: the directory of the abort channel. `server`: the Triton of this stub. `parent`: its process id.
-    None: there is none to watch.
+    None: there is none to watch. `ends_server`: a death of the engine ends it.
     """
 
     model: str
@@ -21,3 +21,4 @@ class Serving:
     slow_reader_seconds: float
     server: TritonServer | None = None
     parent: int | None = None
+    ends_server: bool = False
