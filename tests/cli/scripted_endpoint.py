@@ -25,6 +25,7 @@ class Fault(enum.Enum):
     INVALID_ARGUMENTS = "schema accuracy"
     UNDECLARED_TOOL = "schema accuracy "
     WRONG_REASON = "schema accuracy  "
+    ENDLESS_CALLS = "schema accuracy   "
     EAGER_CALLS = "trigger F1"
     SHY_CALLS = "trigger F1 "
     LOST_DELTA = "stream equals whole"
@@ -125,6 +126,8 @@ def answer_of(body: dict[str, Any], fault: Fault | None) -> dict[str, Any]:
             content, reason = content[:end], "stop"
     if fault is Fault.WRONG_REASON and calls:
         reason = "stop"
+    if fault is Fault.ENDLESS_CALLS and body.get("tool_choice") == "required":
+        content, reason, calls = "and so on", "length", []
     prompt, completion = prompt_tokens(body, fault), len(content.split()) or 12
     completion += 3 if fault is Fault.TOO_MANY_TOKENS else 0
     total = prompt + completion + (1 if fault is Fault.WRONG_SUM else 0)

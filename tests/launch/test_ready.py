@@ -46,6 +46,18 @@ def test_the_block_names_the_page_where_there_is_one() -> None:
     assert page in block("--host", "0.0.0.0", "--insecure", "--page").text()
 
 
+def test_the_first_page_shows_lines_of_the_real_block() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    shown = readme.partition("```text\nREADY in ")[2].partition("```")[0].splitlines()[1:]
+    real = block().text().splitlines()
+    assert len(shown) >= 5
+    for line in shown:
+        label = line[:11]
+        assert any(each.startswith(label) for each in real), line
+        if label.strip() in ("page", "openai", "ports"):
+            assert line in real
+
+
 def test_the_document_is_one_line_of_json() -> None:
     line = json.dumps(block().document())
     assert "\n" not in line

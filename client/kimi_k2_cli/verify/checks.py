@@ -79,22 +79,26 @@ def schema_accuracy(run: Verification) -> str:
     """Calls that are required are declared and valid, and end with tool_calls."""
     cases = [case for case in TRIGGERS if case.expects]
 
-    def one(case: conversations.TriggerCase) -> str:
+    def one(case: conversations.TriggerCase) -> str | None:
+        """What is wrong, "" if nothing, None if the answer was cut off before it showed."""
         answer = run.whole(case.messages(), tools=case.tools, tool_choice="required", max_tokens=TOKENS)
-        if not answer.calls:
-            return "" if answer.finish_reason == "length" else "no call although tool_choice is required"
-        if answer.finish_reason not in ("tool_calls", "length"):
-            return f"finish_reason is {answer.finish_reason!r} although tools are called"
         if answer.finish_reason == "length":
-            return ""
+            return None
+        if not answer.calls:
+            return "no call although tool_choice is required"
+        if answer.finish_reason != "tool_calls":
+            return f"finish_reason is {answer.finish_reason!r} although tools are called"
         return "; ".join(schema_problems(answer, case.tools))
 
     with ThreadPoolExecutor(run.concurrency) as pool:
-        problems = [problem for problem in pool.map(one, cases) if problem]
-    accuracy = 1 - len(problems) / len(cases)
+        ended = [found for found in pool.map(one, cases) if found is not None]
+    problems = [found for found in ended if found]
+    if len(ended) < len(cases) / 2:
+        raise Wrong(f"only {len(ended)} of {len(cases)} required calls ended within {TOKENS} tokens")
+    accuracy = 1 - len(problems) / len(ended)
     if accuracy < LEAST_SCHEMA_ACCURACY:
         raise Wrong(f"accuracy {accuracy:.2f}: {problems[0]}")
-    return f"accuracy {accuracy:.2f} of {len(cases)} required calls"
+    return f"accuracy {accuracy:.2f} of {len(ended)} required calls"
 
 
 def stream_equals_whole(run: Verification) -> str:
