@@ -108,7 +108,12 @@ def stem(draw: Draw) -> str:
 
 
 def folder(draw: Draw) -> str:
-    return draw.pick(FOLDERS) if draw.flip(0.6) else draw.word()
+    """The name of a folder: mostly a word, or two, or hidden, or with a number."""
+    name = draw.pick(FOLDERS) if draw.flip(0.5) else draw.word()
+    if draw.flip(0.75):
+        return name
+    other = draw.word()
+    return draw.pick((f".{name}", f"{name}-{other}", f"{name}_{other}", f"{name}{draw.integer(1, 99)}", f"{name}.d"))
 
 
 def directory(draw: Draw) -> str:
