@@ -117,7 +117,7 @@ def failed(draw: Draw) -> tuple[str, str]:
         wording = draw.pick(
             ("{0} not found", "no such {0}", "{0}: {1}", "cannot open {0}", "{0} is {1}", "{0} {1} failed", "{1}")
         )
-        fault = wording.wordingat(draw.pick((draw.word(), draw.code(), v.path(draw))), draw.pick((draw.word(), fault)))
+        fault = wording.format(draw.pick((draw.word(), draw.code(), v.path(draw))), draw.pick((draw.word(), fault)))
     if draw.flip(0.3):
         fault += f" ({draw.pick((draw.word(), draw.code()))})"
     form = draw.integer(0, 7)
