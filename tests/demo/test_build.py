@@ -9,7 +9,7 @@ import pytest
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.demo import __main__ as command
 from kimi_k2_serving.demo import random_weights
-from kimi_k2_serving.demo.build import STAMP, Weights, build_checkpoint, is_current
+from kimi_k2_serving.demo.build import STAMP, DemoWeights, build_checkpoint, is_current
 
 # Other tests rely on these random weights, so they must not change by accident.
 WEIGHTS = "c613041c999622f3b0ae1f87166ea06ae57a27836938046788bbbd7310c9500b"
@@ -30,7 +30,7 @@ def contents(directory: Path) -> dict[str, str]:
 
 def build_quietly(directory: Path, *, force: bool = False) -> tuple[bool, list[str]]:
     lines: list[str] = []
-    return build_checkpoint(directory, Weights.RANDOM, force=force, report=lines.append), lines
+    return build_checkpoint(directory, DemoWeights.RANDOM, force=force, report=lines.append), lines
 
 
 def test_the_directory_holds_exactly_these_files_in_under_30_megabytes(demo: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_current_directory_is_left_alone_unless_forced(tmp_path: Path) -> None
     assert target.stat().st_ino == before
     assert build_quietly(target, force=True)[0]
     assert target.stat().st_ino != before
-    assert is_current(target, Weights.RANDOM)
+    assert is_current(target, DemoWeights.RANDOM)
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_a_changed_or_missing_file_makes_a_new_build(tmp_path: Path, demo: Path,
     target = tmp_path / "demo"
     build_quietly(target)
     (target / name).write_bytes(b"damaged")
-    assert not is_current(target, Weights.RANDOM)
+    assert not is_current(target, DemoWeights.RANDOM)
     (target / name).unlink()
     assert build_quietly(target)[0]
     assert contents(target) == contents(demo)
@@ -82,7 +82,7 @@ def test_a_stamp_of_other_sources_makes_a_new_build(tmp_path: Path) -> None:
     build_quietly(target)
     stamp = json.loads((target / STAMP).read_text())
     (target / STAMP).write_text(json.dumps(stamp | {"recipe": "of another version"}))
-    assert not is_current(target, Weights.RANDOM)
+    assert not is_current(target, DemoWeights.RANDOM)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -132,7 +132,7 @@ def test_of_two_concurrent_builders_the_second_keeps_the_result_of_the_first(
 
     monkeypatch.setattr(random_weights, "write_weights", while_another_builds)
     build_quietly(target)
-    assert is_current(target, Weights.RANDOM)
+    assert is_current(target, DemoWeights.RANDOM)
     assert [entry.name for entry in tmp_path.iterdir()] == ["demo"]
 
 

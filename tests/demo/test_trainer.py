@@ -11,26 +11,26 @@ import numpy as np
 import pytest
 import torch
 
-from kimi_k2_serving.demo.training.batches import Batch, BatchReader, Encoded, batches
+from kimi_k2_serving.demo.training.batches import Batch, BatchReader, TrainingText, batches
 from kimi_k2_serving.demo.training.inspection import answers, exactness, greedy
 from kimi_k2_serving.demo.training.network import Network
-from kimi_k2_serving.demo.training.trainer import Plan, Trainer
+from kimi_k2_serving.demo.training.trainer import Schedule, Trainer
 from tests.demo.test_network import TINY
 
 STOP = 60
 
 
-def copying(seed: int) -> Iterator[Encoded]:
+def copying(seed: int) -> Iterator[TrainingText]:
     """Two to six ids, a separator, the same ids again, the stop id."""
     draw = np.random.default_rng(seed)
     while True:
         word = draw.integers(0, 8, int(draw.integers(2, 6)))
         ids = np.concatenate([word, [61], word, [STOP]]).astype(np.uint16)
-        yield Encoded(ids, np.arange(len(ids)) > len(word))
+        yield TrainingText(ids, np.arange(len(ids)) > len(word))
 
 
-def plan(steps: int) -> Plan:
-    return Plan(minutes=0, steps=steps, learning_rate=3e-3, report_every=5, save_every_seconds=1e9)
+def plan(steps: int) -> Schedule:
+    return Schedule(minutes=0, steps=steps, learning_rate=3e-3, report_every=5, save_every_seconds=1e9)
 
 
 def trainer(directory: Path, steps: int) -> Trainer:
@@ -69,7 +69,7 @@ def test_the_order_of_batches_depends_on_the_seed_alone() -> None:
 
 
 def test_a_reader_whose_processes_died_says_so() -> None:
-    def broken(seed: int) -> Iterator[Encoded]:
+    def broken(seed: int) -> Iterator[TrainingText]:
         yield from itertools.islice(copying(seed), 5)
 
     with BatchReader(broken, processes=1, tokens=64, longest=64, seed=1) as reader, pytest.raises(EOFError):
@@ -107,7 +107,7 @@ def test_it_learns_to_copy_and_exact_answers_are_what_greedy_decoding_gives(tmp_
 
 def test_a_run_of_minutes_ends_in_time_and_is_looked_at(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    timed = Plan(minutes=0.05, steps=0, learning_rate=1e-3, report_every=50, save_every_seconds=1e9)
+    timed = Schedule(minutes=0.05, steps=0, learning_rate=1e-3, report_every=50, save_every_seconds=1e9)
     one = Trainer(Network(TINY), timed, tmp_path / "run", torch.device("cpu"), lambda line: None)
     looks: list[float] = []
     progress = one.train(stream(), lambda: False, lambda: looks.append(one.progress.seconds))

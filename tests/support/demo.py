@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kimi_k2_serving.demo.build import Weights, build_checkpoint
+from kimi_k2_serving.demo.build import DemoWeights, build_checkpoint
 
 
 def _silent(line: str) -> None:
@@ -17,5 +17,5 @@ def _silent(line: str) -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shared by all tests: read it, copy it, leave it as it is."""
     directory = tmp_path_factory.mktemp("demo") / "checkpoint"
-    build_checkpoint(directory, Weights.RANDOM, report=_silent)
+    build_checkpoint(directory, DemoWeights.RANDOM, report=_silent)
     return directory

@@ -33,14 +33,14 @@ SHIPPED = ("model.safetensors", "tiktoken.model")
 Report = Callable[[str], None]
 
 
-class Weights(enum.Enum):
+class DemoWeights(enum.Enum):
     """Which of the two checkpoints."""
 
     TRAINED = "trained"
     RANDOM = "random"
 
 
-def build_checkpoint(output: Path, weights: Weights, *, force: bool = False, report: Report = print) -> bool:
+def build_checkpoint(output: Path, weights: DemoWeights, *, force: bool = False, report: Report = print) -> bool:
     """Make `output` a demo checkpoint with these weights and return whether it was built.
 
     `force` rebuilds a checkpoint that is up to date. Raises InvalidValue if `output` contains anything else.
@@ -62,7 +62,7 @@ def build_checkpoint(output: Path, weights: Weights, *, force: bool = False, rep
     return True
 
 
-def is_current(output: Path, weights: Weights) -> bool:
+def is_current(output: Path, weights: DemoWeights) -> bool:
     """Whether `output` was written by these sources, with these weights, and no file in it has changed since."""
     try:
         stamp = json.loads((output / STAMP).read_bytes())
@@ -72,11 +72,11 @@ def is_current(output: Path, weights: Weights) -> bool:
         return False
 
 
-def recipe(weights: Weights) -> str:
+def recipe(weights: DemoWeights) -> str:
     """The hash of all sources of the checkpoint: the shipped files or the corpus, and the code that makes files."""
     package = resources.files("kimi_k2_serving")
     sources = [file for file in package.joinpath("demo").iterdir() if file.name.endswith((".py", ".txt"))]
-    if weights is Weights.TRAINED:
+    if weights is DemoWeights.TRAINED:
         sources += [shipped(name) for name in SHIPPED]
     digest = hashlib.sha256(package.joinpath("engine", "tokenizer_json.py").read_bytes())
     for source in sorted(sources, key=lambda file: file.name):
@@ -89,14 +89,14 @@ def shipped(name: str) -> Traversable:
     return resources.files("kimi_k2_serving").joinpath("demo", "trained", name)
 
 
-def _write(directory: Path, weights: Weights, report: Report) -> None:
+def _write(directory: Path, weights: DemoWeights, report: Report) -> None:
     text = vocabulary.corpus()
     match weights:
-        case Weights.TRAINED:
+        case DemoWeights.TRAINED:
             shape = TRAINED
             report("[1/3] vocabulary: the trained model's")
             ranks = shipped("tiktoken.model").read_bytes()
-        case Weights.RANDOM:
+        case DemoWeights.RANDOM:
             shape = Architecture()
             report(f"[1/3] vocabulary: training {vocabulary.RANKS} ranks on {len(text.encode()) // 1000} kB of text")
             ranks = vocabulary.tiktoken_model(vocabulary.train_vocabulary(text))
@@ -113,10 +113,10 @@ def _write(directory: Path, weights: Weights, report: Report) -> None:
     report(f"[2/3] tokenizer.json: {agreed} of {len(sample)} lines encode as tiktoken does")
 
     match weights:
-        case Weights.TRAINED:
+        case DemoWeights.TRAINED:
             (directory / "model.safetensors").write_bytes(shipped("model.safetensors").read_bytes())
             report("[3/3] weights: the trained model's")
-        case Weights.RANDOM:
+        case DemoWeights.RANDOM:
             parameters = random_weights.write_weights(directory / "model.safetensors", random_weights.tensors(shape))
             report(f"[3/3] weights: {parameters / 1e6:.1f} million parameters, bfloat16, random")
 
@@ -131,7 +131,7 @@ def _refuse_foreign(output: Path) -> None:
         raise InvalidValue("exists and is not a demo checkpoint; give a new directory", field="--output")
 
 
-def _put_in_place(built: Path, output: Path, old: Path, weights: Weights) -> None:
+def _put_in_place(built: Path, output: Path, old: Path, weights: DemoWeights) -> None:
     """Rename `built` to `output`. If another builder was faster, keep its result, which is the same."""
     try:
         if output.exists():

@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.demo import world
 from kimi_k2_serving.demo.architecture import TRAINED
-from kimi_k2_serving.demo.training.batches import BatchReader, Encoded
+from kimi_k2_serving.demo.training.batches import BatchReader, TrainingText
 from kimi_k2_serving.demo.training.inspection import Score, exactness, greedy
 from kimi_k2_serving.demo.training.network import Network, published
-from kimi_k2_serving.demo.training.trainer import Plan, Trainer
+from kimi_k2_serving.demo.training.trainer import Schedule, Trainer
 from kimi_k2_serving.demo.vocabulary import tiktoken_model
 from kimi_k2_serving.demo.world.ranks import read_ranks
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for file in args.run.glob("*"):
             file.unlink()
     network = Network(TRAINED)
-    plan = Plan(args.minutes, args.steps, args.learning_rate, args.report_every, save_every_seconds=300)
+    plan = Schedule(args.minutes, args.steps, args.learning_rate, args.report_every, save_every_seconds=300)
     trainer = Trainer(network, plan, args.run, device, _say)
     start = trainer.progress
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, lambda number, _: stopped.append(number))
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
 
-    def source(seed: int) -> Iterator[Encoded]:
+    def source(seed: int) -> Iterator[TrainingText]:
         torch.set_num_threads(1)
         return (_encoded(sample, vocabulary) for sample in world.samples(world.Split.TRAIN, seed))
 
@@ -121,17 +121,19 @@ def _name(device: torch.device) -> str:
     return f"{torch.get_num_threads()} threads of a {platform.machine()} CPU ({os.cpu_count()} cores)"
 
 
-def _held_out(vocabulary: Vocabulary, number: int) -> list[tuple[str, Encoded]]:
+def _held_out(vocabulary: Vocabulary, number: int) -> list[tuple[str, TrainingText]]:
     samples = itertools.islice(world.samples(world.Split.HELD_OUT, 1), number)
     return [(sample.kind, _encoded(sample, vocabulary)) for sample in samples]
 
 
-def _encoded(sample: world.Sample, vocabulary: Vocabulary) -> Encoded:
+def _encoded(sample: world.Sample, vocabulary: Vocabulary) -> TrainingText:
     one = world.encode(sample, vocabulary)
-    return Encoded(np.array(one.ids, np.uint16), np.array(one.loss, np.bool_))
+    return TrainingText(np.array(one.ids, np.uint16), np.array(one.loss, np.bool_))
 
 
-def _inspect(network: Network, held_out: Sequence[tuple[str, Encoded]], vocabulary: Vocabulary) -> dict[str, Score]:
+def _inspect(
+    network: Network, held_out: Sequence[tuple[str, TrainingText]], vocabulary: Vocabulary
+) -> dict[str, Score]:
     scores: dict[str, Score] = exactness(network, held_out)
     total = Score(sum(s.exact for s in scores.values()), sum(s.answers for s in scores.values()))
     each = "  ".join(f"{kind} {score.share:.2f}" for kind, score in scores.items())

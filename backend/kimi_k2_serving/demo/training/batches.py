@@ -25,7 +25,7 @@ ROUND = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class TrainingText:
     """One conversation: `ids` (uint16) and, for each, whether the assistant writes it (bool)."""
 
     ids: NDArray[np.uint16]
@@ -40,13 +40,13 @@ class Batch:
     kind: NDArray[np.uint8]
 
 
-Source = Callable[[int], Iterator[Encoded]]
+Source = Callable[[int], Iterator[TrainingText]]
 
 
-def batches(encoded: Iterator[Encoded], tokens: int, longest: int, chooser: random.Random) -> Iterator[Batch]:
+def batches(encoded: Iterator[TrainingText], tokens: int, longest: int, chooser: random.Random) -> Iterator[Batch]:
     """Endless batches of at most `tokens` ids each; conversations over `longest` are left out."""
     while True:
-        pool: list[Encoded] = []
+        pool: list[TrainingText] = []
         while len(pool) < POOL:
             one = next(encoded)
             if len(one.ids) <= longest:
@@ -57,8 +57,8 @@ def batches(encoded: Iterator[Encoded], tokens: int, longest: int, chooser: rand
         yield from map(_padded, groups)
 
 
-def _groups(ordered: list[Encoded], tokens: int) -> Iterator[list[Encoded]]:
-    group: list[Encoded] = []
+def _groups(ordered: list[TrainingText], tokens: int) -> Iterator[list[TrainingText]]:
+    group: list[TrainingText] = []
     for one in ordered:
         if group and (len(group) + 1) * _length(one) > tokens:
             yield group
@@ -67,11 +67,11 @@ def _groups(ordered: list[Encoded], tokens: int) -> Iterator[list[Encoded]]:
     yield group
 
 
-def _length(one: Encoded) -> int:
+def _length(one: TrainingText) -> int:
     return -(-len(one.ids) // ROUND) * ROUND
 
 
-def _padded(group: list[Encoded]) -> Batch:
+def _padded(group: list[TrainingText]) -> Batch:
     shape = (len(group), _length(group[-1]))
     ids, kind = np.zeros(shape, np.uint16), np.zeros(shape, np.uint8)
     for row, one in enumerate(group):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kimi_k2_serving.demo.training.batches import Encoded
+from kimi_k2_serving.demo.training.batches import TrainingText
 from kimi_k2_serving.demo.training.network import Network
 
 
@@ -29,7 +29,7 @@ class Score:
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def exactness(network: Network, conversations: Iterable[tuple[str, Encoded]]) -> dict[str, Score]:
+def exactness(network: Network, conversations: Iterable[tuple[str, TrainingText]]) -> dict[str, Score]:
     """The score of each kind of conversation, in order of name. An answer is one turn of the assistant."""
     device = network.lm_head.weight.device
     scores: dict[str, Score] = {}
@@ -46,7 +46,7 @@ def exactness(network: Network, conversations: Iterable[tuple[str, Encoded]]) ->
     return dict(sorted(scores.items()))
 
 
-def answers(one: Encoded) -> list[tuple[int, int]]:
+def answers(one: TrainingText) -> list[tuple[int, int]]:
     """The bounds of each run of the assistant's tokens."""
     edges = np.flatnonzero(np.diff(one.answer.astype(np.int8), prepend=0, append=0))
     return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]

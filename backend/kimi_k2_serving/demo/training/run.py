@@ -33,7 +33,7 @@ class Point:
 
 
 @dataclass(slots=True)
-class Progress:
+class RunProgress:
     """Where a run stands, after all its starts."""
 
     step: int = 0
@@ -43,7 +43,7 @@ class Progress:
     curve: list[Point] = field(default_factory=list)
 
 
-def save(directory: Path, network: Network, optimizer: torch.optim.AdamW, progress: Progress) -> None:
+def save(directory: Path, network: Network, optimizer: torch.optim.AdamW, progress: RunProgress) -> None:
     """Write the run's state: all of it, or nothing."""
     names = {parameter: name for name, parameter in network.named_parameters()}
     tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
@@ -62,10 +62,10 @@ def save(directory: Path, network: Network, optimizer: torch.optim.AdamW, progre
     new.rename(directory)
 
 
-def load(directory: Path, network: Network, optimizer: torch.optim.AdamW) -> Progress:
-    """Restore a saved run, or return a new Progress if there is none. Raises KeyError for another network's state."""
+def restored(directory: Path, network: Network, optimizer: torch.optim.AdamW) -> RunProgress:
+    """Restore a saved run, or start one if there is none. Raises KeyError for the state of another network."""
     if not (directory / "run.json").is_file():
-        return Progress()
+        return RunProgress()
     document = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     tensors = load_file(directory / "state.safetensors")
     network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
@@ -78,4 +78,4 @@ def load(directory: Path, network: Network, optimizer: torch.optim.AdamW) -> Pro
         if state:
             optimizer.state[parameter] = state | {"step": torch.tensor(document["optimizer_steps"])}
     saved = document["progress"]
-    return Progress(**saved | {"curve": [Point(**point) for point in saved["curve"]]})
+    return RunProgress(**saved | {"curve": [Point(**point) for point in saved["curve"]]})

@@ -20,7 +20,7 @@ from torch.nn import functional
 from kimi_k2_serving.demo.training import run
 from kimi_k2_serving.demo.training.batches import Batch
 from kimi_k2_serving.demo.training.network import Network
-from kimi_k2_serving.demo.training.run import Point, Progress
+from kimi_k2_serving.demo.training.run import Point, RunProgress
 
 PROMPT_WEIGHT = 0.05
 WARM_UP_STEPS = 200
@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Schedule:
     """The run ends after `steps`, or after `minutes` if that is 0. `learning_rate` is the peak."""
 
     minutes: float
@@ -46,7 +46,7 @@ class Plan:
 class Trainer:
     """`train` runs until the plan's end or until `stop` answers True; the run's state is in `directory`."""
 
-    def __init__(self, network: Network, plan: Plan, directory: Path, device: torch.device, say: Say) -> None:
+    def __init__(self, network: Network, plan: Schedule, directory: Path, device: torch.device, say: Say) -> None:
         self.network = network.to(device)
         self.plan = plan
         self.device = device
@@ -60,10 +60,10 @@ class Trainer:
             betas=(0.9, 0.95),
             fused=device.type == "cuda",
         )
-        self.progress = run.load(directory, network, self._optimizer)
+        self.progress = run.restored(directory, network, self._optimizer)
         self.progress.starts += 1
 
-    def train(self, batches: Iterator[Batch], stop: Callable[[], bool], inspect: Callable[[], None]) -> Progress:
+    def train(self, batches: Iterator[Batch], stop: Callable[[], bool], inspect: Callable[[], None]) -> RunProgress:
         """Call `inspect` a few times before the end. Returns the progress, saved."""
         progress = self.progress
         meter = _Meter(self.device, progress)
@@ -138,7 +138,7 @@ class Trainer:
 class _Meter:
     """Means of the losses since the last reading, summed on the device so that a step never waits for it."""
 
-    def __init__(self, device: torch.device, progress: Progress) -> None:
+    def __init__(self, device: torch.device, progress: RunProgress) -> None:
         self._sums = torch.zeros(2, device=device)
         self._count = 0
         self._from = (progress.seconds, progress.tokens)
@@ -147,7 +147,7 @@ class _Meter:
         self._sums += torch.stack([answer, prompt])
         self._count += 1
 
-    def read(self, progress: Progress) -> tuple[float, float, float]:
+    def read(self, progress: RunProgress) -> tuple[float, float, float]:
         answer, prompt = (self._sums / max(1, self._count)).tolist()
         seconds, tokens = progress.seconds - self._from[0], progress.tokens - self._from[1]
         self._sums.zero_()

@@ -8,7 +8,6 @@ does. The same seed draws the same.
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
@@ -89,7 +88,10 @@ def _held_out_places(items: Sequence[object]) -> set[int]:
 
 def _words(text: str) -> list[str]:
     """Small letters of words and of the parts of names; a place for a value is no word."""
-    return re.findall(r"\w+", re.sub(r"\{.*?\}", " ", text.lower().replace("_", " ")))
+    known = text.lower()
+    for part in known.split("{")[1:]:
+        known = known.replace("{" + part.partition("}")[0] + "}", " ")
+    return "".join(each if each.isalnum() else " " for each in known).split()
 
 
 def is_held_out(value: str) -> bool:
