@@ -12,7 +12,7 @@ from safetensors import safe_open
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.demo import random_weights, world
 from kimi_k2_serving.demo.architecture import TRAINED, config
-from kimi_k2_serving.demo.build import Weights, build_checkpoint, shipped
+from kimi_k2_serving.demo.build import DemoWeights, build_checkpoint, shipped
 from kimi_k2_serving.demo.vocabulary import RANKS, SIZE
 from kimi_k2_serving.demo.world.ranks import read_ranks
 
@@ -22,7 +22,7 @@ MOST_BYTES = 16_000_000
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("trained") / "checkpoint"
-    build_checkpoint(directory, Weights.TRAINED, report=lambda _: None)
+    build_checkpoint(directory, DemoWeights.TRAINED, report=lambda _: None)
     return directory
 
 
