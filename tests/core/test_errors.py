@@ -121,6 +121,10 @@ BOUNDS = {
     "stalled_seconds": 120,
     "read_seconds": 60,
     "reading_bytes": 256 * 2**20,
+    "node_message_bytes": 2**20,
+    "engine_choices": 8,
+    "prompt_logprobs": 131_072,
+    "node_silence_seconds": 30,
 }
 
 
