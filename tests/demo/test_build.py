@@ -8,8 +8,8 @@ import pytest
 
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.demo import __main__ as command
-from kimi_k2_serving.demo import weights
-from kimi_k2_serving.demo.build import STAMP, build_checkpoint, is_current
+from kimi_k2_serving.demo import random_weights
+from kimi_k2_serving.demo.build import STAMP, DemoWeights, build_checkpoint, is_current
 
 # Other tests rely on these random weights, so they must not change by accident.
 WEIGHTS = "c613041c999622f3b0ae1f87166ea06ae57a27836938046788bbbd7310c9500b"
@@ -30,7 +30,7 @@ def contents(directory: Path) -> dict[str, str]:
 
 def build_quietly(directory: Path, *, force: bool = False) -> tuple[bool, list[str]]:
     lines: list[str] = []
-    return build_checkpoint(directory, force=force, report=lines.append), lines
+    return build_checkpoint(directory, DemoWeights.RANDOM, force=force, report=lines.append), lines
 
 
 def test_the_directory_holds_exactly_these_files_in_under_30_megabytes(demo: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_current_directory_is_left_alone_unless_forced(tmp_path: Path) -> None
     assert target.stat().st_ino == before
     assert build_quietly(target, force=True)[0]
     assert target.stat().st_ino != before
-    assert is_current(target)
+    assert is_current(target, DemoWeights.RANDOM)
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_a_changed_or_missing_file_makes_a_new_build(tmp_path: Path, demo: Path,
     target = tmp_path / "demo"
     build_quietly(target)
     (target / name).write_bytes(b"damaged")
-    assert not is_current(target)
+    assert not is_current(target, DemoWeights.RANDOM)
     (target / name).unlink()
     assert build_quietly(target)[0]
     assert contents(target) == contents(demo)
@@ -82,7 +82,7 @@ def test_a_stamp_of_other_sources_makes_a_new_build(tmp_path: Path) -> None:
     build_quietly(target)
     stamp = json.loads((target / STAMP).read_text())
     (target / STAMP).write_text(json.dumps(stamp | {"recipe": "of another version"}))
-    assert not is_current(target)
+    assert not is_current(target, DemoWeights.RANDOM)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -111,7 +111,7 @@ def test_a_build_that_fails_leaves_the_old_checkpoint_and_nothing_else(
     def out_of_space(*args: object, **kwargs: object) -> int:
         raise OSError("no space left")
 
-    monkeypatch.setattr(weights, "write_weights", out_of_space)
+    monkeypatch.setattr(random_weights, "write_weights", out_of_space)
     with pytest.raises(OSError, match="no space left"):
         build_quietly(target, force=True)
     assert contents(target) == before
@@ -123,16 +123,16 @@ def test_of_two_concurrent_builders_the_second_keeps_the_result_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "demo"
-    write = weights.write_weights
+    write = random_weights.write_weights
 
     def while_another_builds(*args: object, **kwargs: object) -> int:
-        monkeypatch.setattr(weights, "write_weights", write)
+        monkeypatch.setattr(random_weights, "write_weights", write)
         build_quietly(target)
         return write(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(weights, "write_weights", while_another_builds)
+    monkeypatch.setattr(random_weights, "write_weights", while_another_builds)
     build_quietly(target)
-    assert is_current(target)
+    assert is_current(target, DemoWeights.RANDOM)
     assert [entry.name for entry in tmp_path.iterdir()] == ["demo"]
 
 

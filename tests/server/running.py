@@ -78,12 +78,15 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def running(*flags: str, **variables: str) -> Iterator[Server]:
-    """Start, wait for READY, yield, stop. Whatever still runs at the end is killed. `variables`: of its environment."""
+    """Start, wait for READY, yield, stop. Whatever still runs at the end is killed. `variables`: of its environment.
+    The model writes random text unless the flags say otherwise.
+    """
     http, grpc, metrics = free_ports(3)
+    preset = () if "--preset" in flags else ("--preset", "demo-random")
     command = [
         str(ROOT / "scripts" / "serve"),
         *("--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics)),
-        *("--no-frontend", "--json", *flags),
+        *("--no-frontend", "--json", *preset, *flags),
     ]
     log = ROOT / ".cache" / "logs" / f"test-serve-{http}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from kimi_k2_client import Client
-from kimi_k2_serving.demo import weights
+from kimi_k2_serving.demo import random_weights
+from kimi_k2_serving.demo.random_weights import WeightTensor
 from kimi_k2_serving.demo.vocabulary import SIZE
-from kimi_k2_serving.demo.weights import WeightTensor
 from kimi_k2_serving.launch import backends, cli, serve
 from kimi_k2_serving.launch.layout import checkout
 from tests.server.running import environment, free_ports, wait_for
@@ -77,7 +77,7 @@ def write_checkpoint(directory: Path, demo: Path) -> Path:
     (directory / "config.json").write_text(json.dumps(CONFIG))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(demo / name, directory / name)
-    weights.write_weights(directory / "model.safetensors", tensors())
+    random_weights.write_weights(directory / "model.safetensors", tensors())
     return directory
 
 

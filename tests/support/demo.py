@@ -1,4 +1,4 @@
-"""The demo checkpoint as a fixture: built once a session, by the builder that the product uses."""
+"""The random demo checkpoint as a fixture: built once a session, by the builder that the product uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kimi_k2_serving.demo.build import build_checkpoint
+from kimi_k2_serving.demo.build import DemoWeights, build_checkpoint
 
 
 def _silent(line: str) -> None:
@@ -17,5 +17,5 @@ def _silent(line: str) -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shared by all tests: read it, copy it, leave it as it is."""
     directory = tmp_path_factory.mktemp("demo") / "checkpoint"
-    build_checkpoint(directory, report=_silent)
+    build_checkpoint(directory, DemoWeights.RANDOM, report=_silent)
     return directory

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from kimi_k2_serving.demo.build import build_checkpoint
+from kimi_k2_serving.demo.build import DemoWeights, build_checkpoint
 from kimi_k2_serving.engine.build import build_supervised
 from kimi_k2_serving.engine.checkpoint import inspect_checkpoint, require_k2
 from kimi_k2_serving.engine.config import engine_of_preset
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--short", action="store_true", help="serve it alone only")
     options = parser.parse_args(argv)
     demo = ROOT / ".cache" / "checkpoints" / "demo"
-    build_checkpoint(demo)
+    build_checkpoint(demo, DemoWeights.TRAINED)
     with tempfile.TemporaryDirectory(prefix="kimi-k2-twin-") as workspace:
         begun = time.monotonic()
         checkpoint = Path(workspace, "checkpoint")

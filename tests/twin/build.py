@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kimi_k2_serving.demo import vocabulary, weights
-from kimi_k2_serving.demo.weights import WeightTensor
+from kimi_k2_serving.demo import random_weights, vocabulary
+from kimi_k2_serving.demo.random_weights import WeightTensor
 from tests.twin.shape import RANKS, STOP, TWIN, config
 
 SHARDS = TWIN.layers + 1
@@ -66,9 +66,9 @@ def names() -> dict[str, Any]:
 def write_shards(directory: Path) -> int:
     where: dict[str, str] = {}
     total = 0
-    for number, part in enumerate(parts(weights.tensors(TWIN)), 1):
+    for number, part in enumerate(parts(random_weights.tensors(TWIN)), 1):
         name = f"model-{number:05}-of-{SHARDS:06}.safetensors"
-        weights.write_weights(directory / name, part, seed=weights.SEED + number)
+        random_weights.write_weights(directory / name, part, seed=random_weights.SEED + number)
         where |= dict.fromkeys((each.name for each in part), name)
         total += sum(size(each) for each in part)
     write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": where})

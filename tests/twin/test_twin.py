@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kimi_k2_serving.core.vocabulary_files import read_vocabulary
-from kimi_k2_serving.demo import weights
+from kimi_k2_serving.demo import random_weights
 from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
 from kimi_k2_serving.plan.shape import K2
 from tests.support.demo import demo
@@ -43,7 +43,7 @@ def test_the_planner_knows_the_twin_as_it_knows_k2() -> None:
 
 
 def test_the_twins_weights_take_what_the_planner_says() -> None:
-    parts = list(build.parts(weights.tensors(TWIN)))
+    parts = list(build.parts(random_weights.tensors(TWIN)))
     assert len(parts) == build.SHARDS
     assert sum(build.size(each) for part in parts for each in part) == planned().checkpoint_bytes()
 

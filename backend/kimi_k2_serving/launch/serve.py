@@ -100,8 +100,10 @@ def running_server(options: Options, model: ServedCheckpoint) -> RunningServer:
 
 def demo(options: Options, layout: Layout, progress: Progress) -> Path:
     """Build the preset's demo checkpoint if it is missing, and return its directory."""
-    target = layout.checkpoints / (options.preset or DEMO_PRESETS[0])
-    command = [sys.executable, "-m", "kimi_k2_serving.demo", "--output", str(target)]
+    preset = options.preset or DEMO_PRESETS[0]
+    target = layout.checkpoints / preset
+    weights = "random" if preset == "demo-random" else "trained"
+    command = [sys.executable, "-m", "kimi_k2_serving.demo", "--output", str(target), "--weights", weights]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=linux.die_with_parent
     ) as builder:

@@ -1,12 +1,14 @@
 """Random choices of one split: from lists whose items belong to one split each, and made-up values.
 
-An item of a list belongs to a split by its place, a made-up value by its checksum. So what one split draws, the other
-never does. The same seed draws the same.
+A fifth of each list is held out: first the items whose words all occur in other items, so that a held-out wording is
+new, but its words are not. A made-up value belongs to a split by its checksum. So what one split draws, the other never
+does. The same seed draws the same.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 from zlib import crc32
@@ -38,8 +40,9 @@ class Choices(Sequence[_Item]):
     def __init__(self, items: Sequence[_Item]) -> None:
         assert len(items) >= SHARE, items
         self._items = tuple(items)
-        self.train = tuple(item for place, item in enumerate(items) if place % SHARE != SHARE - 1)
-        self.held_out = tuple(item for place, item in enumerate(items) if place % SHARE == SHARE - 1)
+        places = _held_out_places(items)
+        self.train = tuple(item for place, item in enumerate(items) if place not in places)
+        self.held_out = tuple(item for place, item in enumerate(items) if place in places)
 
     def __getitem__(self, place):  # type: ignore[no-untyped-def]
         return self._items[place]
@@ -66,6 +69,29 @@ def pool(text: str) -> Choices[str]:
 def raw_pool(text: str) -> Choices[str]:
     """A pool of the parts between bars, with their spaces."""
     return Choices(text.split("|"))
+
+
+def _held_out_places(items: Sequence[object]) -> set[int]:
+    """Every fifth item as a number: those whose rarest word is the most frequent; among equals by place."""
+    words = [set(_words(str(item))) for item in items]
+    left = Counter(word for each in words for word in each)
+    places: set[int] = set()
+    for _ in range(max(1, len(items) // SHARE)):
+        rest = [place for place in range(len(items)) if place not in places]
+        best = max(
+            rest, key=lambda place: (min((left[word] for word in words[place]), default=0), place % SHARE, place)
+        )
+        places.add(best)
+        left.subtract(words[best])
+    return places
+
+
+def _words(text: str) -> list[str]:
+    """Small letters of words and of the parts of names; a place for a value is no word."""
+    known = text.lower()
+    for part in known.split("{")[1:]:
+        known = known.replace("{" + part.partition("}")[0] + "}", " ")
+    return "".join(each if each.isalnum() else " " for each in known).split()
 
 
 def is_held_out(value: str) -> bool:

@@ -16,12 +16,31 @@ _AFTER = raw_pool(
 )
 
 
+_ASKING = raw_pool(
+    "Can you |Could you |Could you please |Would you |can you please |I want you to |I need you to |Go and |Just |"
+    "You should |Will you |could you |I would like you to |Can you please |Now "
+)
+# Requests that begin with these ask somebody to do something.
+_IMPERATIVE = frozenset(
+    (
+        *("read", "open", "show", "tell", "give", "find", "look", "list", "send", "write", "set", "add", "create"),
+        *("convert", "translate", "calculate", "compute", "turn", "switch", "put", "make", "remind", "track", "check"),
+        *("save", "take", "remember", "fetch", "get", "print", "display", "query", "start", "plan", "book"),
+    )
+)
+
 # What follows these words is a value to the end of the request.
 _VERBATIM = frozenset(("run", "execute", "type", "cat", "ls", "google", "play", "search", "shop"))
 
 
 def worded(draw: Draw, text: str) -> str:
     """The request as somebody might write it. Values in it stay as they are."""
+    if text.split()[0].lower() in _IMPERATIVE and draw.flip(0.15):
+        text = draw.pick(_ASKING) + text[0].lower() + text[1:]
+        if text[-1] == ".":
+            text = text[:-1] + ("?" if draw.flip(0.6) else "")
+    if "'s " in text[:8] and draw.flip(0.15):
+        text = text.replace("'s ", "s ", 1)
     if draw.flip(0.12):
         text = text[0].lower() + text[1:] if text[0].isupper() and text[1:2].islower() else text
         text = draw.pick(_BEFORE) + text

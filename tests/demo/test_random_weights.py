@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from kimi_k2_serving.demo import weights
+from kimi_k2_serving.demo import random_weights
 from kimi_k2_serving.demo.architecture import Architecture
-from kimi_k2_serving.demo.weights import LOGIT_STD, WeightTensor
+from kimi_k2_serving.demo.random_weights import LOGIT_STD, WeightTensor
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ def test_every_declared_tensor_is_in_the_file_with_its_shape_and_type(loaded: di
     import torch
 
     types = {"BF16": torch.bfloat16, "F32": torch.float32}
-    declared = {tensor.name: (tensor.shape, types[tensor.dtype]) for tensor in weights.tensors(SHAPE)}
+    declared = {tensor.name: (tensor.shape, types[tensor.dtype]) for tensor in random_weights.tensors(SHAPE)}
     assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in loaded.items()} == declared
 
 
@@ -64,14 +64,14 @@ def test_values_are_rounded_to_bfloat16_as_torch_rounds_them(tmp_path: Path) -> 
 
     same = [WeightTensor("x", (4096,), 1.0, mean=0.1, dtype=dtype) for dtype in ("F32", "BF16")]
     for number, tensor in enumerate(same):
-        weights.write_weights(tmp_path / str(number), [tensor], seed=7)
+        random_weights.write_weights(tmp_path / str(number), [tensor], seed=7)
     exact, rounded = load(tmp_path / "0")["x"], load(tmp_path / "1")["x"]
     assert torch.equal(exact.to(torch.bfloat16), rounded)
 
 
 @pytest.mark.parametrize("std", [0.01, 1.0])
 def test_a_tensor_has_the_mean_the_deviation_and_the_bounds_it_declares(tmp_path: Path, std: float) -> None:
-    weights.write_weights(tmp_path / "one", [WeightTensor("x", (200, 100), std, mean=0.5, dtype="F32")])
+    random_weights.write_weights(tmp_path / "one", [WeightTensor("x", (200, 100), std, mean=0.5, dtype="F32")])
     values = load(tmp_path / "one")["x"].numpy()
     assert values.mean() == pytest.approx(0.5, abs=0.03 * std)
     assert values.std() == pytest.approx(std, rel=0.02)
@@ -81,5 +81,5 @@ def test_a_tensor_has_the_mean_the_deviation_and_the_bounds_it_declares(tmp_path
 def test_the_weights_depend_only_on_the_seed(tmp_path: Path) -> None:
     wanted = [WeightTensor("x", (64,), 1.0)]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        weights.write_weights(tmp_path / name, wanted, seed=seed)
+        random_weights.write_weights(tmp_path / name, wanted, seed=seed)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
