@@ -132,7 +132,7 @@ async def rows(server: Server, node: SecondNode, *, short: bool, words: str) -> 
         "SIGKILL rank 1's scheduler": (True, lambda: kill(node.named(scheduler))),
         "SIGKILL rank 1's host": (False, lambda: kill(node.named(host))),
         "SIGTERM the worker, and start another": (False, lambda: replace(node)),
-        "SIGKILL rank 0's scheduler, so that both start again": (True, lambda: kill(server.named(scheduler))),
+        "SIGKILL rank 0's scheduler, so that both start again": (False, lambda: kill(server.named(scheduler))),
     }
     for name, (always, deed) in deeds.items():
         if words in name and (always or not short):
