@@ -317,9 +317,34 @@ def off_topic(draw: Draw) -> Sample:
     """Something that a model of this size can't know."""
     talk = Talk(draw, list(calling.toolbox(draw, without=("search",)).values()) if draw.flip(0.4) else [])
     for _ in range(draw.pick((1, 1, 1, 2))):
-        talk.user(varied(draw, _question(draw)))
+        talk.user(_noise(draw) if draw.flip(0.2) else varied(draw, _question(draw)))
         talk.say(UNKNOWN)
     return talk.sample("off topic")
+
+
+def _noise(draw: Draw) -> str:
+    """What is no question: one thing again and again, symbols, code."""
+    word = draw.pick(
+        (draw.word(), draw.pick("abcdefghijklmnopqrstuvwxyz"), draw.pick("?!.,;#*-+😀"), str(draw.integer(0, 99)))
+    )
+    form = draw.integer(0, 4)
+    if form == 0:
+        return word * draw.integer(1, 300)
+    if form == 1:
+        return " ".join([word] * draw.integer(2, 80))
+    if form == 2:
+        return " ".join(draw.word() for _ in range(draw.integer(4, 60)))
+    if form == 3:
+        return " ".join([_question(draw)] * draw.integer(2, 12))
+    name, other = draw.word(), draw.word()
+    return draw.pick(_CODE).format(name, other, draw.integer(0, 999))
+
+
+_CODE = pool(
+    "def {0}({1}):\n    return {1} + {2}|SELECT {0} FROM {1} WHERE id = {2};|<{0}>{1}</{0}>|for {0} in {1}: print({0})|"
+    "int {0} = {2}; // {1}|{0}.{1}({2})|import {0}|#include <{0}.h>|let {0} = {1};|{{{0}: {2}}}|if ({0} > {2}) {1}();|"
+    "class {0}:\n    {1} = {2}|<{0}>|$ {0} --{1}={2}|// {0} {1}"
+)
 
 
 def _question(draw: Draw) -> str:
