@@ -30,7 +30,7 @@ def get_weather(city: str, unit: str) -> str:
 
 
 client = OpenAI(base_url=f"{URL}/v1", api_key=os.environ.get("API_KEY", "none"))
-messages = [{"role": "user", "content": "What is the weather in Zürich, in celsius?"}]
+messages = [{"role": "user", "content": "What is the weather in Lisbon, in celsius?"}]
 for turn in range(ROUNDS):
     answer = client.chat.completions.create(
         model="kimi_k2",

@@ -7,6 +7,6 @@ url="${1:-http://127.0.0.1:8000}/v2/models/kimi_k2"
 curl -sf "$url/generate" -d '{"text_input": "Hello", "max_tokens": 16}'
 printf '\n'
 curl -sfN "$url/generate_stream" -d '{
-  "messages": "[{\"role\": \"user\", \"content\": \"What is the weather in Zürich?\"}]",
+  "messages": "[{\"role\": \"user\", \"content\": \"What is the weather in Lisbon?\"}]",
   "tools": "[{\"type\": \"function\", \"function\": {\"name\": \"get_weather\", \"parameters\": {\"type\": \"object\", \"properties\": {\"city\": {\"type\": \"string\"}}, \"required\": [\"city\"]}}}]",
   "tool_choice": "required", "max_tokens": 400, "stream": true}'

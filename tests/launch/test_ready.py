@@ -52,7 +52,7 @@ def test_the_first_page_shows_lines_of_the_real_block() -> None:
     real = block().text().splitlines()
     assert len(shown) >= 5
     for line in shown:
-        label = line[:11]
+        label = line[:12]
         assert any(each.startswith(label) for each in real), line
         if label.strip() in ("page", "openai", "ports"):
             assert line in real

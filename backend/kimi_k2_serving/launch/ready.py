@@ -115,5 +115,5 @@ class Ready:
             ("log", str(self.log)),
             ("try", self.curl()),
         )
-        body = "\n".join(f"  {name:<8} {value}" for name, value in rows)
+        body = "\n".join(f"  {name:<9} {value}" for name, value in rows)
         return f"READY in {self.seconds:.1f} s\n{body}\n  Ctrl-C stops it."
