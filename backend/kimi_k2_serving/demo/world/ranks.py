@@ -4,8 +4,8 @@ A word has the same pieces in JSON (`"Oslo"`) as in a sentence (` Oslo`), except
 one: the tokens that begin with a space come last, so they are merged last. Else a small model would have to learn for
 each word how its spelling after a space maps to the one after a quotation mark, and could not copy what it never saw.
 
-`python -m kimi_k2_serving.demo.world.ranks` writes `ranks.tiktoken` from the world's text. The file in the repository is
-from an earlier text; it stays as long as the shipped weights, which were trained with it.
+`python -m kimi_k2_serving.demo.world.ranks` writes `ranks.tiktoken` from the world's text. The file in the repository
+is from an earlier text; it stays as long as the shipped weights, which were trained with it.
 """
 
 from __future__ import annotations
