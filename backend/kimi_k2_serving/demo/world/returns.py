@@ -112,6 +112,12 @@ def prose(draw: Draw) -> tuple[str, str]:
 def failed(draw: Draw) -> tuple[str, str]:
     """The text of a failure, and the answer."""
     fault = draw.pick(_FAULTS)
+    if draw.flip(0.6):
+        # Most failures name something, so that they can't be known by heart.
+        wording = draw.pick(
+            ("{0} not found", "no such {0}", "{0}: {1}", "cannot open {0}", "{0} is {1}", "{0} {1} failed", "{1}")
+        )
+        fault = wording.format(draw.pick((draw.word(), draw.code(), v.path(draw))), draw.pick((draw.word(), fault)))
     if draw.flip(0.3):
         fault += f" ({draw.pick((draw.word(), draw.code()))})"
     form = draw.integer(0, 7)

@@ -145,7 +145,7 @@ def query(draw: Draw) -> str:
 
 def phrase(draw: Draw) -> str:
     """A few words that are worth writing down."""
-    kind = draw.integer(0, 4)
+    kind = draw.integer(0, 9)
     if kind == 0:
         return draw.pick(MESSAGES)
     if kind == 1:
@@ -154,7 +154,17 @@ def phrase(draw: Draw) -> str:
         return f"{draw.pick(PEOPLE)} {draw.pick(('likes', 'needs', 'has', 'wants', 'lost'))} {draw.pick(THINGS)}"
     if kind == 3:
         return f"the {draw.pick(COLOURS)} {draw.pick(ANIMALS)} {draw.pick(('sleeps', 'runs', 'waits', 'sings'))}"
-    return " ".join(draw.word() for _ in range(draw.integer(1, 3)))
+    if kind == 4:
+        return draw.pick(_SENTENCES).format(draw.word(), draw.word(), draw.integer(1, 999), person(draw), clock(draw))
+    return accented(draw, " ".join(draw.word() for _ in range(draw.pick((1, 2, 2, 3, 4, 5)))))
+
+
+_SENTENCES = pool(
+    "the {0} has {2} {1}s|{3} said {0} at {4}|{0} and {1} are ready|"
+    "we need {2} {0}s|call {3} about the {0}|{0} is at {4}|"
+    "the {0} of {3} is {1}|no {0} without {1}|{3} comes at {4}|{2} {0}s for {3}|"
+    "the {0} number is {2}|do not forget the {0}"
+)
 
 
 def action(draw: Draw) -> str:
