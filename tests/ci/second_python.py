@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[2]
 OTHER = "3.11" if sys.version_info[:2] == (3, 12) else "3.12"
 # These need neither PyTorch nor what imports it: SGLang, xgrammar.
 SUITES = SECOND
-NEEDLESS = ("torch", "sglang", "xgrammar", "nvidia-pytriton", "transformers")
+NEEDLESS = (
+    *("torch", "torchvision", "torch-memory-saver", "triton", "sympy", "networkx", "scipy"),
+    *("sglang", "xgrammar", "nvidia-pytriton", "transformers", "playwright", "mypy", "ruff"),
+)
 
 
 def main() -> int:
