@@ -62,6 +62,8 @@ NGRAM = {
     "speculative_num_draft_tokens": 8,
     "speculative_ngram_max_bfs_breadth": 1,
 }
+# What `deterministic: true` in engine.yaml makes of a preset.
+DETERMINISTIC = {"enable_deterministic_inference": True, "attention_backend": "triton"}
 # What docs/deployment.md adds to presets under `engine:` of engine.yaml.
 ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("b200-8", "hicache", HICACHE),
@@ -71,6 +73,7 @@ ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("h200-8", "prefetch", {"weight_loader_prefetch_checkpoints": True}),
     ("b200-8", "prefill", {"disaggregation_mode": "prefill"}),
     ("b200-8-throughput", "decode", {"disaggregation_mode": "decode"}),
+    *((name, "deterministic", DETERMINISTIC) for name in ("b200-8", "h200-8", "h200-16", "h100-16")),
     *((name, "own fraction", {"mem_fraction_static": None}) for name in ("b200-8", "h200-8", "h200-16", "h100-16")),
 )
 # K2's published configuration: the demo's, with the planner's sizes and in block fp8.
