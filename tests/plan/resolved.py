@@ -15,10 +15,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from kimi_k2_serving.demo.architecture import Architecture, config
+from kimi_k2_serving.demo.architecture import config
 from kimi_k2_serving.plan.presets import GpuPreset, gpu_presets, sglang_flags
-from kimi_k2_serving.plan.shape import K2
 from tests.structure.tree import ROOT
+from tests.twin.shape import QUANTIZATION, WHOLE
 
 SNAPSHOT = Path(__file__).with_name("resolved.json")
 # The settings that decide on speed, memory and accuracy, and that SGLang changes or fills in.
@@ -62,6 +62,8 @@ NGRAM = {
     "speculative_num_draft_tokens": 8,
     "speculative_ngram_max_bfs_breadth": 1,
 }
+# What `deterministic: true` in engine.yaml makes of a preset.
+DETERMINISTIC = {"enable_deterministic_inference": True, "attention_backend": "triton"}
 # What docs/deployment.md adds to presets under `engine:` of engine.yaml.
 ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("b200-8", "hicache", HICACHE),
@@ -71,37 +73,11 @@ ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("h200-8", "prefetch", {"weight_loader_prefetch_checkpoints": True}),
     ("b200-8", "prefill", {"disaggregation_mode": "prefill"}),
     ("b200-8-throughput", "decode", {"disaggregation_mode": "decode"}),
+    *((name, "deterministic", DETERMINISTIC) for name in ("b200-8", "h200-8", "h200-16", "h100-16")),
     *((name, "own fraction", {"mem_fraction_static": None}) for name in ("b200-8", "h200-8", "h200-16", "h100-16")),
 )
-# K2's published configuration: the demo's, with the planner's sizes and in block fp8.
-PUBLISHED = {
-    **config(
-        Architecture(
-            hidden=K2.hidden,
-            layers=K2.layers,
-            dense_layers=K2.dense_layers,
-            heads=K2.heads,
-            query_rank=K2.query_rank,
-            key_value_rank=K2.latent,
-            nope_head=K2.nope,
-            rope_head=K2.rope,
-            value_head=K2.value,
-            dense_intermediate=K2.dense_intermediate,
-            expert_intermediate=K2.expert_intermediate,
-            experts=K2.experts,
-            experts_per_token=K2.experts_per_token,
-            shared_experts=K2.shared_experts,
-            vocabulary=K2.vocabulary,
-            context=K2.context,
-        )
-    ),
-    "quantization_config": {
-        "quant_method": "fp8",
-        "fmt": "e4m3",
-        "activation_scheme": "dynamic",
-        "weight_block_size": [128, 128],
-    },
-}
+# K2's published configuration: the demo's, with the published sizes and in block fp8.
+PUBLISHED = {**config(WHOLE), "quantization_config": QUANTIZATION}
 
 
 @dataclass(frozen=True, slots=True)
