@@ -145,12 +145,6 @@ def test_one_call_answers_a_batch_in_order_and_confirms_what_is_not_over(step: P
     assert aborts.receipts == [["a", "b", "a"]]
 
 
-def test_every_tensor_has_the_batch_dimension_that_triton_expects(step: Postprocess) -> None:
-    for number, finish in enumerate((None, "stop")):
-        (response,) = ask(step, context(f"u{number}"), [65], finish).sent
-        assert {each.as_numpy().shape for each in response.output_tensors} == {(1, 1)}
-
-
 @pytest.mark.parametrize("text", ["", "uid", "uid tag\n{}", 'u\n{"stream": true}', "x" * 100_000])
 def test_a_forged_context_gets_one_plain_error(step: Postprocess, aborts: Aborts, text: str) -> None:
     sender = ask(step, text, [65])

@@ -93,13 +93,6 @@ def response(outputs: Sequence[tuple[TensorSpec, Sequence[Any]]]) -> Any:
     )
 
 
-def batched_response(outputs: Sequence[tuple[TensorSpec, Sequence[Any]]]) -> Any:
-    """As `response`, for a model that Triton gives batches: its tensors have the batch as their first dimension."""
-    return pb_utils.InferenceResponse(
-        [pb_utils.Tensor(tensor.name, encode_tensor(tensor, values)[np.newaxis]) for tensor, values in outputs]
-    )
-
-
 def encode_tensor(tensor: TensorSpec, values: Sequence[Any]) -> Any:
     if tensor.data_type == "TYPE_STRING":
         return np.array([each.encode("utf-8") for each in values], dtype=np.object_)

@@ -1,8 +1,7 @@
 """Runs the ensemble's last step: one response for each engine response, in order. `execute` never raises.
 
-Triton gives it whatever has arrived since its last call, of many answers, in one call. After each call it confirms to
-the engine model which responses it has taken, so that the engine sends an answer's next tokens together while this step
-has much to do.
+After each call it confirms to the engine model which responses it has taken, so that the engine sends an answer's next
+tokens together while this step has much to do.
 
 An answer's last response may take long: it parses a whole answer, or validates it against the parts of schemas that no
 grammar enforced. Then it is made on another thread. All earlier responses are already sent, so the order is kept.
@@ -94,7 +93,7 @@ class Postprocess:
             if self._streams.asks(context) and reply.cancelled():
                 # An empty response, not an error: after an error Triton 24.10 counts the request as in flight for ever.
                 self._streams.drop(context)
-                reply.send(tensors.batched_response([]))
+                reply.send(tensors.response([]))
                 return
             made = self._streams.feed(
                 context,
@@ -106,7 +105,7 @@ class Postprocess:
             if isinstance(made, Ending) and not made.light:
                 self._readers.submit(self._finish, made, reply)
                 return
-            response = tensors.batched_response(made.outputs() if isinstance(made, Ending) else made)
+            response = tensors.response(made.outputs() if isinstance(made, Ending) else made)
         except Exception as error:
             reply.send(failed(error))
             return
@@ -130,7 +129,7 @@ class Postprocess:
                 report = inspector.report(self._worker, since=ending.arrived)
                 self._metrics.reported(report)
                 outputs = [*outputs, *reported(report)]
-            response = tensors.batched_response(outputs)
+            response = tensors.response(outputs)
         except Exception as error:
             response = failed(error)
         reply.send(response)

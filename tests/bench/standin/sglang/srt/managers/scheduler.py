@@ -57,6 +57,7 @@ class Scheduler:
                 num_waiting_reqs=0,
                 num_used_tokens=0,
                 token_usage=0.0,
+                max_total_num_tokens=CAPACITY,
             )
         ]
 

@@ -28,6 +28,7 @@ class TokenizerManager:
         self.scheduler = Scheduler(self._handle_batch_output, rate=float(os.environ["SCRIPTED_RATE"]))
         self.rid_to_state: dict[str, Any] = {}
         self.tokenizer = VOCABULARY
+        self.enable_trace = False
         self.context_len = CONTEXT
         self.num_reserved_tokens = 0
         self.model_config = SimpleNamespace(vocab_size=len(VOCABULARY))
