@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from kimi_k2_serving.demo.architecture import Architecture, config
+from kimi_k2_serving.engine.adapters import adapter_args
+from kimi_k2_serving.engine.config import deterministic_args
 from kimi_k2_serving.plan.presets import GpuPreset, gpu_presets, sglang_flags
 from kimi_k2_serving.plan.shape import K2
 from tests.structure.tree import ROOT
@@ -62,6 +64,8 @@ NGRAM = {
     "speculative_num_draft_tokens": 8,
     "speculative_ngram_max_bfs_breadth": 1,
 }
+# Directories of adapters aren't read while resolving.
+ADAPTERS = {"summaries": "/adapters/summaries", "sql": "/adapters/sql"}
 # What docs/deployment.md adds to presets under `engine:` of engine.yaml.
 ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("b200-8", "hicache", HICACHE),
@@ -73,6 +77,8 @@ ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("b200-8-throughput", "decode", {"disaggregation_mode": "decode"}),
     *((name, "own fraction", {"mem_fraction_static": None}) for name in ("b200-8", "h200-8", "h200-16", "h100-16")),
 )
+# What the top level of engine.yaml adds to every preset.
+DETERMINISTIC, ADAPTED = "deterministic", "adapters"
 # K2's published configuration: the demo's, with the planner's sizes and in block fp8.
 PUBLISHED = {
     **config(
@@ -123,7 +129,7 @@ def case_of(preset: GpuPreset, model: str, addition: str = "", added: Mapping[st
         hardware.gpus // hardware.nodes,
         model,
         given,
-        sglang_flags(given),
+        () if addition else sglang_flags(given),
     )
 
 
@@ -134,6 +140,9 @@ def resolve_all() -> dict[str, Any]:
         (Path(folder) / "config.json").write_text(json.dumps(PUBLISHED))
         cases = [(each, case_of(each, folder)) for each in presets.values()]
         cases += [(presets[name], case_of(presets[name], folder, label, added)) for name, label, added in ADDITIONS]
+        for preset in presets.values():
+            cases.append((preset, case_of(preset, folder, DETERMINISTIC, deterministic_args(preset.server_args, {}))))
+            cases.append((preset, case_of(preset, folder, ADAPTED, adapter_args(ADAPTERS, preset.server_args))))
         cases.sort(key=lambda pair: pair[0].hardware.accelerator.capability)
         found: dict[str, Any] = {}
         for capability, group in groupby(cases, key=lambda pair: pair[0].hardware.accelerator.capability):
@@ -155,7 +164,12 @@ def summary(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def snapshot_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: summary(each["resolved"]) if isinstance(each, dict) else each for name, each in sorted(found.items())}
+    """Without the cases with adapters, whose settings are the preset's."""
+    return {
+        name: summary(each["resolved"]) if isinstance(each, dict) else each
+        for name, each in sorted(found.items())
+        if not name.endswith(ADAPTED)
+    }
 
 
 if __name__ == "__main__":
