@@ -15,12 +15,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from kimi_k2_serving.demo.architecture import Architecture, config
+from kimi_k2_serving.demo.architecture import config
 from kimi_k2_serving.engine.adapters import adapter_args
 from kimi_k2_serving.engine.config import deterministic_args
 from kimi_k2_serving.plan.presets import GpuPreset, gpu_presets, sglang_flags
-from kimi_k2_serving.plan.shape import K2
 from tests.structure.tree import ROOT
+from tests.twin.shape import QUANTIZATION, WHOLE
 
 SNAPSHOT = Path(__file__).with_name("resolved.json")
 # The settings that decide on speed, memory and accuracy, and that SGLang changes or fills in.
@@ -64,8 +64,10 @@ NGRAM = {
     "speculative_num_draft_tokens": 8,
     "speculative_ngram_max_bfs_breadth": 1,
 }
-# Directories of adapters aren't read while resolving.
+# What the top level of engine.yaml adds to every preset, and to three of them. No directory is read while resolving.
+DETERMINISTIC, ADAPTED = "deterministic", "adapters"
 ADAPTERS = {"summaries": "/adapters/summaries", "sql": "/adapters/sql"}
+ADAPTED_PRESETS = ("b200-8", "b200-8-throughput", "h200-8")
 # What docs/deployment.md adds to presets under `engine:` of engine.yaml.
 ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("b200-8", "hicache", HICACHE),
@@ -77,37 +79,8 @@ ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("b200-8-throughput", "decode", {"disaggregation_mode": "decode"}),
     *((name, "own fraction", {"mem_fraction_static": None}) for name in ("b200-8", "h200-8", "h200-16", "h100-16")),
 )
-# What the top level of engine.yaml adds to every preset.
-DETERMINISTIC, ADAPTED = "deterministic", "adapters"
-# K2's published configuration: the demo's, with the planner's sizes and in block fp8.
-PUBLISHED = {
-    **config(
-        Architecture(
-            hidden=K2.hidden,
-            layers=K2.layers,
-            dense_layers=K2.dense_layers,
-            heads=K2.heads,
-            query_rank=K2.query_rank,
-            key_value_rank=K2.latent,
-            nope_head=K2.nope,
-            rope_head=K2.rope,
-            value_head=K2.value,
-            dense_intermediate=K2.dense_intermediate,
-            expert_intermediate=K2.expert_intermediate,
-            experts=K2.experts,
-            experts_per_token=K2.experts_per_token,
-            shared_experts=K2.shared_experts,
-            vocabulary=K2.vocabulary,
-            context=K2.context,
-        )
-    ),
-    "quantization_config": {
-        "quant_method": "fp8",
-        "fmt": "e4m3",
-        "activation_scheme": "dynamic",
-        "weight_block_size": [128, 128],
-    },
-}
+# K2's published configuration: the demo's, with the published sizes and in block fp8.
+PUBLISHED = {**config(WHOLE), "quantization_config": QUANTIZATION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +113,13 @@ def resolve_all() -> dict[str, Any]:
         (Path(folder) / "config.json").write_text(json.dumps(PUBLISHED))
         cases = [(each, case_of(each, folder)) for each in presets.values()]
         cases += [(presets[name], case_of(presets[name], folder, label, added)) for name, label, added in ADDITIONS]
-        for preset in presets.values():
-            cases.append((preset, case_of(preset, folder, DETERMINISTIC, deterministic_args(preset.server_args, {}))))
-            cases.append((preset, case_of(preset, folder, ADAPTED, adapter_args(ADAPTERS, preset.server_args))))
+        cases += [
+            (each, case_of(each, folder, DETERMINISTIC, deterministic_args(each.server_args, {})))
+            for each in presets.values()
+        ]
+        for name in ADAPTED_PRESETS:
+            added = adapter_args(ADAPTERS, presets[name].server_args)
+            cases.append((presets[name], case_of(presets[name], folder, ADAPTED, added)))
         cases.sort(key=lambda pair: pair[0].hardware.accelerator.capability)
         found: dict[str, Any] = {}
         for capability, group in groupby(cases, key=lambda pair: pair[0].hardware.accelerator.capability):

@@ -1,4 +1,4 @@
-"""The twin's shape: what the published config.json counts is as it is there, and every width is small.
+"""The twin's shape: what the published config.json counts is as it is there, and every width is small. And K2's own.
 
 `PUBLISHED` are facts of the published file. Widths are those of the numbers in it that are not counts.
 """
@@ -52,6 +52,12 @@ PUBLISHED: dict[str, Any] = {
     "eos_token_id": EOS,
     "torch_dtype": "bfloat16",
 }
+QUANTIZATION: dict[str, Any] = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [128, 128],
+}
 WIDTHS = (
     "hidden_size",
     "q_lora_rank",
@@ -82,6 +88,26 @@ TWIN = Architecture(
     context=262_144,
     original_context=4_096,
 )
+# The published sizes.
+WHOLE = Architecture(
+    hidden=7168,
+    layers=61,
+    dense_layers=1,
+    heads=64,
+    query_rank=1536,
+    key_value_rank=512,
+    nope_head=128,
+    rope_head=64,
+    value_head=128,
+    dense_intermediate=18432,
+    expert_intermediate=2048,
+    experts=384,
+    experts_per_token=8,
+    shared_experts=1,
+    vocabulary=VOCABULARY,
+    context=262_144,
+    original_context=4_096,
+)
 
 
 def config(shape: Architecture = TWIN) -> dict[str, Any]:
@@ -89,8 +115,8 @@ def config(shape: Architecture = TWIN) -> dict[str, Any]:
     return {**architecture.config(shape), "bos_token_id": BOS, "eos_token_id": EOS}
 
 
-def planned(shape: Architecture = TWIN) -> ModelShape:
-    """The same shape for the planner, in bf16."""
+def planned(shape: Architecture = TWIN, block: int = 0) -> ModelShape:
+    """The same shape for the planner, in bf16 or in block fp8."""
     return ModelShape(
         hidden=shape.hidden,
         layers=shape.layers,
@@ -108,5 +134,5 @@ def planned(shape: Architecture = TWIN) -> ModelShape:
         shared_experts=shape.shared_experts,
         vocabulary=shape.vocabulary,
         context=shape.context,
-        block=0,
+        block=block,
     )
