@@ -30,7 +30,9 @@ MOST_TOKENS = 4_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench grammar", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--bounds", choices=BOUNDS, default="demo")
     parser.add_argument("--answers", type=int, default=8)

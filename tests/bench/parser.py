@@ -1,6 +1,6 @@
 """The answer parser: is it linear, how fast is it, and how does SGLang's own K2 detector compare.
 
-`python -m tests.bench.parser [--checkpoint DIR] [--reference]` prints one JSON object. Times are CPU seconds of this
+`scripts/bench parser [--checkpoint DIR] [--reference]` prints one JSON object. Times are CPU seconds of this
 process, the best of three; every delta is fed by itself. Arguments are one JSON object that writes a file of code, in
 deltas of four bytes: both parsers get the same deltas, ours as ids of a vocabulary of just these pieces. With a
 checkpoint the rates count tokens of its vocabulary. The reference is given up past a size that took over the limit.
@@ -167,7 +167,7 @@ def doublings(seconds: dict[int, float]) -> dict[str, float]:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(prog="python -m tests.bench.parser", description=__doc__.splitlines()[0])
+    arguments = argparse.ArgumentParser(prog="scripts/bench parser", description=__doc__.splitlines()[0])
     arguments.add_argument("--checkpoint", type=Path, help="count tokens of this vocabulary instead of four bytes")
     arguments.add_argument("--reference", action="store_true", help="also run SGLang's detector (needs sglang)")
     arguments.add_argument("--limit", type=float, default=20, help="give up the reference past this many seconds")

@@ -1,6 +1,6 @@
 """What a prompt costs: a coding agent's conversation, rendered and encoded cold and again at its next turn.
 
-    python -m tests.bench.prompt --checkpoint DIR [--tokens 200000] [--repeat 15] [--no-tokenizers]
+    scripts/bench prompt --checkpoint DIR [--tokens 200000] [--repeat 15] [--no-tokenizers]
 
 Prints one JSON object; times are in milliseconds. The ratios are of medians of processor time, which other work on the
 machine disturbs least. Every repetition decodes the request from JSON anew, so that no text is an object that was seen
@@ -160,7 +160,7 @@ def report(clock: Clock, tokens: int, characters: int, messages: int) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.prompt", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="scripts/bench prompt", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--repeat", type=int, default=15)

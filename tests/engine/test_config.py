@@ -4,11 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from kimi_k2_serving.core.errors import InvalidValue, MissingField, ServingError
+from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, ServingError
+from kimi_k2_serving.engine.adapters import adapter_args
 from kimi_k2_serving.engine.admission import Capacity
-from kimi_k2_serving.engine.build import group_of
+from kimi_k2_serving.engine.build import group_of, server_args
 from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
-from kimi_k2_serving.engine.config import Restart, load_engine_config, load_preset, preset_names, read_capacity
+from kimi_k2_serving.engine.config import (
+    EngineConfig,
+    Restart,
+    load_engine_config,
+    load_preset,
+    preset_names,
+    read_capacity,
+)
 from tests.support.demo import demo
 
 __all__ = ["demo"]
@@ -53,6 +61,8 @@ def test_engine_yaml_wins_over_the_presets_admission_key_by_key(tmp_path: Path) 
         ("preset: [demo]", "invalid_type: engine.yaml.preset: must be text"),
         ("deterministic: 1", "invalid_type: engine.yaml.deterministic: must be true or false"),
         ("deterministic: true", "invalid_value: engine.yaml.deterministic: needs a GPU"),
+        ("adapters: [a]", "invalid_type: engine.yaml.adapters: must be a mapping"),
+        ("adapters: {a: /a}", "invalid_value: engine.yaml.adapters: needs a GPU"),
         ("engine: {a: [}", "invalid_value: engine.yaml: is not YAML in line 3"),
     ],
 )
@@ -96,6 +106,57 @@ def test_deterministic_replaces_an_attention_of_the_preset_that_is_not(tmp_path:
     assert found["attention_backend"] == "triton", "the preset's flashmla is not deterministic"
     path.write_text(f"checkpoint: /model\n{GPU}engine: {{attention_backend: fa3}}\n")
     assert load_engine_config(path, ENVIRON).server_args["attention_backend"] == "fa3"
+
+
+def test_deterministic_is_refused_on_a_cpu_whoever_names_the_device(tmp_path: Path) -> None:
+    path = tmp_path / "engine.yaml"
+    path.write_text(f"checkpoint: /model\n{GPU}engine: {{device: cpu}}\n")
+    with pytest.raises(InvalidValue, match="needs a GPU"):
+        load_engine_config(path, ENVIRON)
+
+
+def adapted(tmp_path: Path, adapters: str, engine: str = "{}") -> EngineConfig:
+    path = tmp_path / "engine.yaml"
+    path.write_text(f"checkpoint: /model\npreset: h200-8\nadapters: {adapters}\nengine: {engine}\n")
+    return load_engine_config(path, {**ENVIRON, "ADAPTERS": str(tmp_path)})
+
+
+def test_sglang_loads_the_adapters_that_engine_yaml_names(tmp_path: Path, demo: Path) -> None:
+    (tmp_path / "sql").mkdir()
+    (tmp_path / "sql" / "adapter_config.json").write_text("{}")
+    config = adapted(tmp_path, "{queries: '${ADAPTERS}/sql'}")
+    assert config.adapters == {"queries": f"{tmp_path}/sql"}
+    found = server_args(config, inspect_checkpoint(demo), tmp_path)
+    assert found["lora_paths"] == [{"lora_name": "queries", "lora_path": f"{tmp_path}/sql", "pinned": False}]
+    assert "lora_backend" not in found
+    none = adapted(tmp_path, "{}")
+    assert "lora_paths" not in server_args(none, inspect_checkpoint(demo), tmp_path)
+
+
+def test_a_directory_without_an_adapter_is_refused_by_its_name(tmp_path: Path, demo: Path) -> None:
+    config = adapted(tmp_path, "{queries: '${ADAPTERS}/none'}")
+    with pytest.raises(InvalidValue, match=r"engine\.yaml\.adapters\.queries: .*/none has no adapter_config\.json"):
+        server_args(config, inspect_checkpoint(demo), tmp_path)
+
+
+def test_adapters_are_declared_in_one_place(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match=r"engine\.lora_paths: declare them by name as engine\.yaml\.adapters"):
+        adapted(tmp_path, "{}", "{lora_paths: [/a]}")
+
+
+def test_adapters_have_a_place_in_every_batch_where_attention_is_data_parallel() -> None:
+    parallel = {"attn_dp_size": 8}
+    few, many = ({str(number): "/a" for number in range(count)} for count in (3, 20))
+    assert adapter_args(few, parallel)["max_loras_per_batch"] == 8
+    assert adapter_args(many, parallel)["max_loras_per_batch"] == 21, "the base model has a place, too"
+    assert all(each["pinned"] for each in adapter_args(many, parallel)["lora_paths"])
+    assert adapter_args({}, parallel) == {}
+
+
+@pytest.mark.parametrize("adapters", ["{1: /a}", "{a: 1}", "{a: ''}", "{'': /a}", "{a: [/a]}"])
+def test_names_and_directories_of_adapters_are_text(tmp_path: Path, adapters: str) -> None:
+    with pytest.raises(InvalidType, match="must be text, not empty"):
+        adapted(tmp_path, adapters)
 
 
 def test_deterministic_refuses_an_attention_that_is_not(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.generations import Generations, ReaderConnection
+from kimi_k2_serving.engine.port import Generation
 from kimi_k2_serving.engine.totals import FinishedRequest
 from tests.engine.test_host import batch
 
@@ -121,6 +122,15 @@ async def test_ids_go_to_the_reader_and_only_the_end_and_their_number_to_the_stu
     assert host.generations.read() == ["a"]
     assert host.generations.read() == [], "each beat tells what is new"
     assert not host.generations.running
+
+
+async def test_sglang_gets_the_name_of_the_adapter_or_none() -> None:
+    host = Host()
+    for name in ("sql", ""):
+        await host.begin(f"a{name}", adapter=name)
+    assert [each["lora_path"] for each in host.scheduler.asked] == ["sql", None]
+    sent = wire.submission(Generation("u", [1], {}, False, adapter="sql"))
+    assert sent.adapter == "sql"
 
 
 async def test_without_a_connected_reader_ids_go_to_the_stub() -> None:

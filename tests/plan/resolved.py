@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from kimi_k2_serving.demo.architecture import config
+from kimi_k2_serving.engine.adapters import adapter_args
+from kimi_k2_serving.engine.config import deterministic_args
 from kimi_k2_serving.plan.presets import GpuPreset, gpu_presets, sglang_flags
 from tests.structure.tree import ROOT
 from tests.twin.shape import QUANTIZATION, WHOLE
@@ -62,8 +64,10 @@ NGRAM = {
     "speculative_num_draft_tokens": 8,
     "speculative_ngram_max_bfs_breadth": 1,
 }
-# What `deterministic: true` in engine.yaml makes of a preset.
-DETERMINISTIC = {"enable_deterministic_inference": True, "attention_backend": "triton"}
+# What the top level of engine.yaml adds to every preset, and to three of them. No directory is read while resolving.
+DETERMINISTIC, ADAPTED = "deterministic", "adapters"
+ADAPTERS = {"summaries": "/adapters/summaries", "sql": "/adapters/sql"}
+ADAPTED_PRESETS = ("b200-8", "b200-8-throughput", "h200-8")
 # What docs/deployment.md adds to presets under `engine:` of engine.yaml.
 ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("b200-8", "hicache", HICACHE),
@@ -73,7 +77,6 @@ ADDITIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("h200-8", "prefetch", {"weight_loader_prefetch_checkpoints": True}),
     ("b200-8", "prefill", {"disaggregation_mode": "prefill"}),
     ("b200-8-throughput", "decode", {"disaggregation_mode": "decode"}),
-    *((name, "deterministic", DETERMINISTIC) for name in ("b200-8", "h200-8", "h200-16", "h100-16")),
     *((name, "own fraction", {"mem_fraction_static": None}) for name in ("b200-8", "h200-8", "h200-16", "h100-16")),
 )
 # K2's published configuration: the demo's, with the published sizes and in block fp8.
@@ -99,7 +102,7 @@ def case_of(preset: GpuPreset, model: str, addition: str = "", added: Mapping[st
         hardware.gpus // hardware.nodes,
         model,
         given,
-        sglang_flags(given),
+        () if addition else sglang_flags(given),
     )
 
 
@@ -110,6 +113,13 @@ def resolve_all() -> dict[str, Any]:
         (Path(folder) / "config.json").write_text(json.dumps(PUBLISHED))
         cases = [(each, case_of(each, folder)) for each in presets.values()]
         cases += [(presets[name], case_of(presets[name], folder, label, added)) for name, label, added in ADDITIONS]
+        cases += [
+            (each, case_of(each, folder, DETERMINISTIC, deterministic_args(each.server_args, {})))
+            for each in presets.values()
+        ]
+        for name in ADAPTED_PRESETS:
+            added = adapter_args(ADAPTERS, presets[name].server_args)
+            cases.append((presets[name], case_of(presets[name], folder, ADAPTED, added)))
         cases.sort(key=lambda pair: pair[0].hardware.accelerator.capability)
         found: dict[str, Any] = {}
         for capability, group in groupby(cases, key=lambda pair: pair[0].hardware.accelerator.capability):
@@ -131,7 +141,12 @@ def summary(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def snapshot_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: summary(each["resolved"]) if isinstance(each, dict) else each for name, each in sorted(found.items())}
+    """Without the cases with adapters, whose settings are the preset's."""
+    return {
+        name: summary(each["resolved"]) if isinstance(each, dict) else each
+        for name, each in sorted(found.items())
+        if not name.endswith(ADAPTED)
+    }
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def fake_devices(capability: tuple[int, int], memory_mib: int, devices: int) -> 
 
 
 def resolve(case: dict[str, Any], capability: tuple[int, int]) -> dict[str, Any]:
+    from sglang.srt.arg_groups.lora_hook import check_lora_server_args
     from sglang.srt.server_args import ServerArgs
     from sglang.srt.utils import common
 
@@ -74,6 +75,8 @@ def resolve(case: dict[str, Any], capability: tuple[int, int]) -> dict[str, Any]
     common.get_nvgpu_memory_capacity = lambda: float(case["memory_mib"])
     arguments = ServerArgs(model_path=case["model"], tokenizer_path=case["model"], **case["server_args"])
     arguments.resolve_once()
+    # The launch makes this check after the resolution, and it resolves adapters.
+    check_lora_server_args(arguments)
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
     flags = parser.parse_args(["--model-path", case["model"], *case["flags"]])

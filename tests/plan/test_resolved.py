@@ -7,10 +7,20 @@ from typing import Any
 
 import pytest
 
+from kimi_k2_serving.engine.config import DETERMINISTIC_BACKENDS
 from kimi_k2_serving.plan.memory import sglang_fraction
 from kimi_k2_serving.plan.presets import GpuPreset, gpu_presets
 from kimi_k2_serving.plan.shape import BF16
-from tests.plan.resolved import SNAPSHOT, resolve_all, snapshot_of
+from tests.plan.resolved import (
+    ADAPTED,
+    ADAPTED_PRESETS,
+    ADAPTERS,
+    DETERMINISTIC,
+    SNAPSHOT,
+    resolve_all,
+    snapshot_of,
+    summary,
+)
 
 PRESETS = gpu_presets()
 EACH_PRESET = pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
@@ -46,6 +56,30 @@ def test_the_planner_places_the_model_as_sglang_does(found: dict[str, Any], pres
     assert resolved["dcp_size"] == placement.decode_context
     # fa3 must not get an fp8 cache: it would convert all of it in every layer of every step.
     assert (resolved["attention_backend"] == "fa3") == (placement.cache_bytes == BF16)
+
+
+@EACH_PRESET
+def test_every_preset_computes_deterministically_if_asked(found: dict[str, Any], preset: GpuPreset) -> None:
+    resolved = found[f"{preset.name} + {DETERMINISTIC}"]["resolved"]
+    assert resolved["enable_deterministic_inference"] is True
+    assert resolved["attention_backend"] in DETERMINISTIC_BACKENDS
+    assert resolved["sampling_backend"] == "pytorch", "the only one that heeds seeds"
+    assert not resolved["disable_radix_cache"], "the prefix cache stays"
+    asked = preset.placement
+    assert resolved["mem_fraction_static"] == asked.fraction, "the plan of the memory holds"
+    assert resolved["chunked_prefill_size"] == asked.chunk
+
+
+@pytest.mark.parametrize("name", ADAPTED_PRESETS)
+def test_a_preset_takes_adapters_and_is_else_as_it_was(found: dict[str, Any], name: str) -> None:
+    preset = next(each for each in PRESETS if each.name == name)
+    resolved = found[f"{preset.name} + {ADAPTED}"]["resolved"]
+    assert resolved["enable_lora"] is True
+    pinned = preset.placement.attention_data > 1
+    made = [(each["lora_name"], each["lora_path"], each["pinned"]) for each in resolved["lora_paths"]]
+    assert made == [(*adapter, pinned) for adapter in ADAPTERS.items()]
+    assert resolved["lora_backend"] == ("triton" if pinned else "csgmv")
+    assert summary(resolved) == summary(found[preset.name]["resolved"])
 
 
 @EACH_PRESET

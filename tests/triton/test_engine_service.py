@@ -70,9 +70,10 @@ def service(
     slow_reader_seconds: float = 5.0,
     server: TritonServer | None = None,
     context_length: int = 1000,
+    adapters: tuple[str, ...] = (),
 ) -> Iterator[tuple[EngineService, ScriptedEngine]]:
     engine = ScriptedEngine(SCRIPTS, context_length=context_length)
-    serving = Serving("engine", tmp_path / "runtime", capacity, slow_reader_seconds, server)
+    serving = Serving("engine", tmp_path / "runtime", capacity, slow_reader_seconds, server, adapters=adapters)
     running = EngineService(engine, Bytes(), serving)
     running.start()
     try:

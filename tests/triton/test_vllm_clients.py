@@ -62,6 +62,39 @@ def test_parameters_of_vllm_that_ask_for_what_happens_anyway_are_taken(tmp_path:
 
 
 @pytest.mark.parametrize(
+    "sent", [{"sampling_parameters": '{"lora_name": "sql"}'}, {"parameters": '{"lora_name": "sql"}'}]
+)
+def test_a_request_names_its_adapter(tmp_path: Path, sent: dict[str, Any]) -> None:
+    with service(tmp_path, adapters=("sql", "summaries")) as (running, engine):
+        answers(ask(running, text_input="H", **sent))
+        answers(ask(running, text_input="H"))
+        assert [each.adapter for each in engine.generations] == ["sql", ""]
+        answers(ask(running, text_input="H", n=2, **sent))
+        assert {each.adapter for each in engine.generations[2:]} == {"sql"}, "every choice has it"
+
+
+@pytest.mark.parametrize(
+    ("adapters", "name", "message"),
+    [
+        (("sql", "summaries"), "poems", "invalid_value: lora_name: no adapter 'poems'; this model has: sql, summaries"),
+        ((), "sql", "invalid_value: lora_name: no adapter 'sql'; engine.yaml declares no adapters"),
+        (("5",), 5, "invalid_type: lora_name: must be the name of an adapter"),
+        (("sql",), ["sql"], "invalid_type: lora_name: must be the name of an adapter"),
+    ],
+)
+def test_an_unknown_adapter_is_refused_with_the_known_ones(
+    tmp_path: Path, adapters: tuple[str, ...], name: object, message: str
+) -> None:
+    with service(tmp_path, adapters=adapters) as (running, engine):
+        sent = json.dumps({"lora_name": name})
+        assert error(ask(running, text_input="H", sampling_parameters=sent)) == (
+            message,
+            triton.TritonError.INVALID_ARG,
+        )
+        assert not engine.generations
+
+
+@pytest.mark.parametrize(
     ("parameters", "code"),
     [
         ({"temperature": "warm"}, "invalid_type: temperature: "),

@@ -15,6 +15,7 @@ from typing import Any
 
 from kimi_k2_serving.core.errors import InvalidValue, MissingField
 from kimi_k2_serving.engine import host_process
+from kimi_k2_serving.engine.adapters import adapter_args, check_directories
 from kimi_k2_serving.engine.checkpoint import Checkpoint, tokenizer_directory
 from kimi_k2_serving.engine.config import EngineConfig
 from kimi_k2_serving.engine.host_process import HostProcess
@@ -162,7 +163,9 @@ def server_args(config: EngineConfig, checkpoint: Checkpoint, cache: Path) -> di
     for name in RESERVED:
         if name in config.server_args:
             raise InvalidValue("the backend sets it itself; remove it", field=f"engine.{name}")
+    check_directories(config.adapters)
     return {
+        **adapter_args(config.adapters, config.server_args),
         "log_level": "warning",
         **config.server_args,
         **paths(checkpoint, cache),

@@ -8,7 +8,7 @@ UnknownField, naming the key.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any
 import yaml
 
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, MissingField, UnknownField
+from kimi_k2_serving.engine.adapters import read_adapters
 from kimi_k2_serving.engine.admission import Capacity
 
 ENGINE_KEYS = (
     *("checkpoint", "preset", "parse_special", "strict_template", "deterministic", "restart", "engine"),
-    "admission",
+    *("admission", "adapters"),
 )
 ADMISSION_KEYS = ("requests", "prompt_tokens", "queue", "queue_seconds")
 PRESET_KEYS = (
@@ -87,6 +88,8 @@ class EngineConfig:
     # Whether the model is refused if its chat template renders other prompts than this server.
     strict_template: bool = True
     restart: Restart = Restart.IN_PLACE
+    # The directories of LoRA adapters by the names that requests use.
+    adapters: Mapping[str, str] = field(default_factory=dict)
 
 
 def preset_names() -> list[str]:
@@ -138,14 +141,18 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
             raise InvalidType("must be true or false", field=f"engine.yaml.{key}")
     own = mapping(data.get("engine") or {}, "engine.yaml.engine")
     admission = {**preset.admission, **mapping(data.get("admission") or {}, "engine.yaml.admission")}
+    server_args = (
+        deterministic_args(preset.server_args, own) if flags["deterministic"] else {**preset.server_args, **own}
+    )
     return EngineConfig(
         Path(data["checkpoint"]),
         preset,
         flags["parse_special"],
-        deterministic_args(preset.server_args, own) if flags["deterministic"] else {**preset.server_args, **own},
+        server_args,
         read_capacity(admission),
         flags["strict_template"],
         read_restart(data.get("restart", preset.restart)),
+        read_adapters(data.get("adapters") or {}, server_args),
     )
 
 

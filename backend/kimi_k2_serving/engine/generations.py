@@ -154,6 +154,8 @@ class Generations:
                 logprob_start_len=0 if submit.prompt_logprobs else -1,
                 priority=submit.priority,
                 cache_salt=submit.cache_salt,
+                # SGLang's word for the name under which it has loaded an adapter.
+                lora_path=submit.adapter or None,
                 external_trace_header={"traceparent": submit.trace} if submit.trace else None,
             )
             # It ends as soon as the scheduler has the request.

@@ -56,7 +56,7 @@ class Generation:
     their text. `reader`: the claim of a process on this machine that reads the ids itself, "" for none: see
     `token_socket`. If it has a reader, only the last chunk comes, without ids; its usage counts them.
     `prompt_logprobs`: whether log-probabilities of the prompt come, too, which needs `top_logprobs`. `trace`: the W3C
-    traceparent, "" for none.
+    traceparent, "" for none. `adapter`: the LoRA adapter's name, "" for none.
     """
 
     uid: str
@@ -70,6 +70,7 @@ class Generation:
     reader: str = ""
     prompt_logprobs: bool = False
     trace: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

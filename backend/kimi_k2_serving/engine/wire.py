@@ -48,7 +48,7 @@ class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
 class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none.
     `prompt_logprobs`: whether the first Output has those of the prompt.
-    `trace`: a W3C traceparent, "" for none.
+    `trace`: a W3C traceparent, "" for none. `adapter`: the LoRA adapter's name, "" for none.
     """
 
     uid: str
@@ -61,6 +61,7 @@ class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     reader: str = ""
     prompt_logprobs: bool = False
     trace: str = ""
+    adapter: str = ""
 
 
 class Abort(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -156,6 +157,7 @@ def submission(generation: Generation) -> Submit:
         reader=generation.reader,
         prompt_logprobs=generation.prompt_logprobs,
         trace=generation.trace,
+        adapter=generation.adapter,
     )
 
 

@@ -23,11 +23,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from kimi_k2_serving.core.messages import Conversation
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.grammar.constraint import Bounds, constrain
 from tests.bench.enforcer.serving import SECTION, conversation, prompt, serving
-from tests.bench.serving import streamed
 from tests.server.running import Server
 from tests.support.calls import tool
 from tests.support.schemas import corpus
@@ -126,11 +127,26 @@ async def rounds(server: Server, work: Work, tokens: int, count: int, level: int
 
 
 async def rate(server: Server, body: dict[str, Any], tokens: int, level: int) -> Rate:
-    spent, begin = processor_seconds(server), time.perf_counter()
-    answers = await asyncio.gather(*[streamed(server, "kimi_k2_engine", body) for _ in range(level)])
-    seconds, spent = time.perf_counter() - begin, processor_seconds(server) - spent
-    assert {count for count, _ in answers} == {tokens}, "an answer ended before its number of tokens"
+    where, as_many = f"http://127.0.0.1:{server.http}", httpx.Limits(max_connections=level)
+    async with httpx.AsyncClient(base_url=where, timeout=600, limits=as_many, trust_env=False) as client:
+        spent, begin = processor_seconds(server), time.perf_counter()
+        counts = await asyncio.gather(*[streamed(client, body) for _ in range(level)])
+        seconds, spent = time.perf_counter() - begin, processor_seconds(server) - spent
+    assert set(counts) == {tokens}, "an answer ended before its number of tokens"
     return tokens * level / seconds, tokens * level / spent
+
+
+async def streamed(client: httpx.AsyncClient, body: dict[str, Any]) -> int:
+    """One streamed answer of the engine model: the number of its tokens, as the server counts them."""
+    count = 0
+    path = "/v2/models/kimi_k2_engine/generate_stream"
+    async with client.stream("POST", path, json={**body, "stream": True}) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("data: "):
+                part = json.loads(line.removeprefix("data: "))
+                assert "error" not in part, part
+                count += part.get("num_output_tokens", 0)
+    return count
 
 
 def processor_seconds(server: Server) -> float:

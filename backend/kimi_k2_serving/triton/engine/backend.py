@@ -94,6 +94,7 @@ def configure(directory: Path, model: str) -> tuple[EngineService, str]:
         server=TritonServer.of_process(os.getppid()),
         parent=os.getppid(),
         ends_server=config.restart is Restart.POD,
+        adapters=tuple(config.adapters),
     )
     return EngineService(engine, encoder, serving), config.preset.name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,10 @@ PRIORITIES = (-100, 100)
 DAY_MS = 86_400_000
 # Triton and the client have to handle each heartbeat as a response.
 SHORTEST_HEARTBEAT_MS = 100
+# So much of an unknown adapter's name is repeated.
+ADAPTER_SHOWN = 64
 # Request parameters that may be sampling parameters.
-TAKEN = frozenset({*core_sampling.FIELDS, *core_sampling.ALIASES, *core_sampling.USUAL, "n", "logprobs"})
+TAKEN = frozenset({*core_sampling.FIELDS, *core_sampling.ALIASES, *core_sampling.USUAL, "n", "logprobs", "lora_name"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,10 @@ class Job:
     outputs: frozenset[str]
 
 
-def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callable[[], str]) -> Job:
-    """Raises subclasses of InvalidRequest that name the tensor or key."""
+def read_job(
+    request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callable[[], str], adapters: Collection[str] = ()
+) -> Job:
+    """`adapters`: the names of the engine's. Raises subclasses of InvalidRequest that name the tensor or key."""
     given = tensors.Arrived(request)
     inputs.refuse_parameters(given, (tensor.name for tensor in ENGINE_INPUTS), taken=TAKEN)
     stream = inputs.flag(given, "stream", False)
@@ -60,14 +64,11 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
     parameters = read_sampling(given)
     n = read_choices(given, parameters.pop("n", None))
     alternatives = parameters.pop("logprobs", None)
+    adapter = read_adapter(parameters.pop("lora_name", None), adapters)
     sampling = core_sampling.read_parameters(parameters)
     field = "input_ids" if text is None else "text_input"
     core_sampling.fit_to_engine(sampling, prompt_tokens=len(input_ids), room=room, field=field)
-    # SGLang only ends the run at a stop string. ResponseWriter cuts the text, because it also holds back text that may
-    # still become a stop string.
-    sampling["no_stop_trim"] = True
-    if not stream:
-        sampling["stream_interval"] = WHOLE_ANSWER_INTERVAL
+    sampling |= ways(stream)
     context = inputs.value(given, "request_context")
     top = read_top_logprobs(given, alternatives)
     cumulative = inputs.flag(given, "return_cumulative_logprob", False)
@@ -86,6 +87,7 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
             text="text_output" in outputs,
             reader=inputs.value(given, "token_reader") or "",
             trace=inputs.read_traceparent(given),
+            adapter=adapter,
         ),
         n=n,
         stream=stream,
@@ -101,6 +103,13 @@ def read_job(request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callabl
         heartbeat=read_heartbeat(given, stream),
         outputs=outputs,
     )
+
+
+def ways(stream: bool) -> dict[str, Any]:
+    """How SGLang is to answer, in its own parameters. It only ends the run at a stop string: ResponseWriter cuts the
+    text, because it also holds back text that may still become a stop string.
+    """
+    return {"no_stop_trim": True} | ({} if stream else {"stream_interval": WHOLE_ANSWER_INTERVAL})
 
 
 def read_sampling(given: Inputs) -> dict[str, Any]:
@@ -144,6 +153,18 @@ def read_choices(given: Inputs, key: Any) -> int:
     if found > 1 and inputs.value(given, "token_reader"):
         raise InvalidValue("must be 1 with token_reader", field="n")
     return int(found)
+
+
+def read_adapter(found: Any, known: Collection[str]) -> str:
+    """The name of a known adapter; "" if null, empty or absent."""
+    if found is None or found == "":
+        return ""
+    if not isinstance(found, str):
+        raise InvalidType("must be the name of an adapter", field="lora_name")
+    if found not in known:
+        has = f"this model has: {', '.join(known)}" if known else "engine.yaml declares no adapters"
+        raise InvalidValue(f"no adapter {found[:ADAPTER_SHOWN]!r}; {has}", field="lora_name")
+    return found
 
 
 def read_echo(given: Inputs, text: str | None, stream: bool) -> str:

@@ -233,7 +233,8 @@ class EngineService:
         self._settle()
 
     def _read_job(self, request: Any) -> Job:
-        return read_job(request, self._encoder, room=self._room, new_uid=self._new_uid)
+        adapters = self._serving.adapters
+        return read_job(request, self._encoder, room=self._room, adapters=adapters, new_uid=self._new_uid)
 
     def _join(self, flight: RequestInFlight, job: Job) -> None:
         generation = job.generation

@@ -12,7 +12,8 @@ from kimi_k2_serving.triton.server_watch import TritonServer
 @dataclass(frozen=True, slots=True)
 class Serving:
     """`runtime`: the directory of the abort channel. `server`: the Triton of this stub. `parent`: its process id.
-    None: there is none to watch. `ends_server`: a death of the engine ends it.
+    None: there is none to watch. `ends_server`: a death of the engine ends it. `adapters`: the names that requests may
+    use.
     """
 
     model: str
@@ -22,3 +23,4 @@ class Serving:
     server: TritonServer | None = None
     parent: int | None = None
     ends_server: bool = False
+    adapters: tuple[str, ...] = ()
