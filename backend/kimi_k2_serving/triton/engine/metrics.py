@@ -30,6 +30,7 @@ GAUGES = {
     "sglang_backend:in_flight_prompt_tokens": "Prompt tokens of all admitted requests",
     "sglang_backend:ready": "1 while requests are accepted, else 0: the engine is down or the server is stopping",
 }
+WITH_EVERY_TOKEN = ("sglang:num_used_tokens", "sglang:gen_throughput", "sglang:cache_hit_rate")
 ENDED = "sglang_backend:requests"
 RESTARTS = "sglang_backend:engine_restarts"
 REFUSALS = "sglang_backend:refusal_seconds"
@@ -58,6 +59,8 @@ COUNTERS = {
     f"{REFUSALS}_sum": "Sum of the seconds from arrival to error of requests refused on arrival",
     f"{REFUSALS}_count": "Requests refused on arrival",
 }
+# While requests run, what changes with every token is written so often: each write is a message to Triton's process.
+TOTALS_SECONDS = 1.0
 REFUSAL_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, math.inf)
 
 
@@ -82,6 +85,7 @@ class EngineMetrics:
         self._refused = [0] * len(REFUSAL_SECONDS)
         self._refused_seconds = 0.0
         self._rates = Rates()
+        self._totals_at = -math.inf
 
     def ended(self, outcome: str) -> None:
         with self._lock:
@@ -94,16 +98,21 @@ class EngineMetrics:
             self._refused_seconds += seconds
 
     def flush(self, load: Load, own: Own) -> None:
-        self._rates.look(load.totals, self._clock())
+        now = self._clock()
+        self._rates.look(load.totals, now)
         gauges = (
             *(load.running, load.queued, load.kv_usage, load.kv_used, load.kv_capacity),
             *(self._rates.throughput, self._rates.hit_rate),
             *(own.waiting, own.prompt_tokens, own.ready),
         )
+        whole = not load.running or now - self._totals_at >= TOTALS_SECONDS
         for name, value in zip(GAUGES, gauges, strict=True):
-            self._page.gauge(name, value)
+            if whole or name not in WITH_EVERY_TOKEN:
+                self._page.gauge(name, value)
         self._page.count(RESTARTS, load.restarts)
-        self._flush_totals(load.totals)
+        if whole:
+            self._totals_at = now
+            self._flush_totals(load.totals)
         with self._lock:
             ended, refused, seconds = dict(self._ended), list(accumulate(self._refused)), self._refused_seconds
         for outcome, count in ended.items():
