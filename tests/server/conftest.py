@@ -17,6 +17,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def trained() -> Iterator[Server]:
+    """A server with the trained demo model; leave it as it is."""
+    with running("--preset", "demo") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     with running() as started:
         yield started

@@ -16,7 +16,7 @@ import pytest
 from kimi_k2_serving.demo.evaluation import ChatEndpoint, Summary, evaluate, held_out, in_other_words, summary, table
 from tests.frontend.client_suites import has_node
 from tests.frontend.running import over
-from tests.server.running import ROOT, running
+from tests.server.running import ROOT, Server
 
 CASES = 100
 # What people type who have read nothing.
@@ -41,8 +41,8 @@ OFF_TOPIC = (
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with running("--preset", "demo") as server, over(server) as frontend:
+def url(trained: Server) -> Iterator[str]:
+    with over(trained) as frontend:
         yield frontend
 
 
