@@ -47,7 +47,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
     parser.add_argument("--short", action="store_true", help="about eight minutes, for every change")
     parser.add_argument(
-        "--only", nargs="+", choices=[*SERVERS, NODES], default=[*SERVERS, NODES], help="some of the servers"
+        "--only", nargs="+", choices=[*SERVERS, NODES], help="some of the servers (all; without two nodes if short)"
     )
     parser.add_argument("--rounds", type=int, default=1, help="how often (1)")
     parser.add_argument("--overload", type=float, default=300, metavar="S", help="seconds of overload (300)")
@@ -59,6 +59,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--attack", metavar="WORDS", help="only attacks and rows of two nodes whose name holds these (all)"
     )
     options = parser.parse_args(argv)
+    options.only = options.only or ([*SERVERS] if options.short else [*SERVERS, NODES])
     if options.short:
         options.overload, options.cancels, options.slack = 10, SHORT_CANCELS, SHORT_SLACK
     return options
