@@ -45,7 +45,7 @@ def python(*words: str) -> Command:
 FROM_NPM = ("codex-scripted", "claude-code-scripted")
 
 # What runs on the other Python, too: tests.ci.second_python.
-SECOND = ("cli", "client", "core", "plan", "property")
+SECOND = ("cli", "client", "core", "plan")
 
 STEPS = (
     Step("ruff", 1, (python("ruff", "check", "."), python("ruff", "format", "--check", "."))),
