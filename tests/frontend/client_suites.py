@@ -35,8 +35,6 @@ suites:
   agents-scripted the same on the scripted engine, whose answers are known
   evaluation      lm-eval's loglikelihoods over /v1/completions, on the real server
   fuzz            schemathesis over /openapi.json, on the real server
-  claude-code-reads
-                  Claude Code, headless, from npm (Node 20 or later), reads files on the real server
   codex-scripted, claude-code-scripted
                   the agents themselves, headless, from npm (Node 20 or later), on the scripted engine
 
@@ -134,7 +132,6 @@ def suites(options: argparse.Namespace) -> dict[str, Callable[[Place, Pythons], 
         "evaluation": lambda place, python: evaluation(python.evaluation, place),
         "fuzz": lambda place, python: schemathesis(python.clients, place.real, options.fuzz_examples),
         "codex-scripted": lambda place, python: from_npm("codex", place.scripted),
-        "claude-code-reads": lambda place, python: from_npm("claude_code_reads", place.real),
         "claude-code-scripted": lambda place, python: from_npm("claude_code", place.scripted),
     }
 
