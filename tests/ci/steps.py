@@ -51,8 +51,8 @@ STEPS = (
     Step("ruff", 1, (python("ruff", "check", "."), python("ruff", "format", "--check", "."))),
     Step("mypy", 2, (python("mypy"),)),
     Step("cuda", 1, (python("kimi_k2_serving.launch.prove_cuda", "--lock", "requirements/serve-gpu.txt"),)),
-    Step("tests", 25, (python("pytest"),), own_suites(), pytest=True),
-    Step("second python", 5, (python("tests.ci.second_python"),), SECOND, skippable=SECOND),
+    Step("tests", 29, (python("pytest"),), own_suites(), pytest=True),
+    Step("second python", 4, (python("tests.ci.second_python"),), SECOND, skippable=SECOND),
     # The core's own tests must cover every line and branch of core.
     Step("coverage", 2, (python("coverage", "run", "-m", "pytest", "-q", "tests/core"), python("coverage", "report"))),
     Step(
@@ -69,10 +69,10 @@ STEPS = (
     Step("engine fuzz", 2, (("scripts/fuzz", "engine", "--runs", "960", "--seed", "4"),), ("fuzz engine",)),
     Step(
         "clients",
-        7,
+        6,
         (("scripts/test-clients",),),
         ("sdks", "sdks-scripted", "openai-3", "agents", "agents-scripted", "evaluation", "fuzz", *FROM_NPM),
         skippable=FROM_NPM,
     ),
-    Step("chaos", 14, (("scripts/chaos", "--short"),), ("chaos",)),
+    Step("chaos", 12, (("scripts/chaos", "--short"),), ("chaos",)),
 )
