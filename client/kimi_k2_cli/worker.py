@@ -47,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
         raise Unsupported("needs the server's packages: pip install 'kimi-k2-triton[serve]'")
     from kimi_k2_serving.engine import build, linux
     from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
-    from kimi_k2_serving.engine.config import engine_of_preset
+    from kimi_k2_serving.engine.config import DIST_INIT_ADDR, engine_of_preset
 
     linux.keep_private()
     logging.basicConfig(format="%(asctime)s worker %(levelname)s %(message)s", level=logging.WARNING)
-    environ = settings.inherited() | ({settings.DIST_INIT_ADDR: args.address} if args.address else {})
+    environ = settings.inherited() | ({DIST_INIT_ADDR: args.address} if args.address else {})
     try:
         checkpoint = inspect_checkpoint(resolve(args.checkpoint))
     except NotFound as error:

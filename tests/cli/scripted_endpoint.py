@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import enum
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from kimi_k2_cli.verify.conversations import CODE, DEFAULT_SYSTEM, TRIGGERS
+from tests.support.http_server import respond, serving
 
 COUNTING = "one two three four five six seven eight nine ten eleven twelve thirteen"
 
@@ -164,32 +164,16 @@ def endpoint(fault: Fault | None) -> Iterator[str]:
         wbufsize = -1
 
         def do_GET(self) -> None:
-            self.send(json.dumps({"data": [{"id": "kimi_k2"}]}))
+            respond(self, 200, json.dumps({"data": [{"id": "kimi_k2"}]}).encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             answer = answer_of(body, fault)
             if not body.get("stream"):
-                self.send(json.dumps(answer))
+                respond(self, 200, json.dumps(answer).encode())
                 return
             events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks_of(answer, fault)]
-            self.send("".join([*events, "data: [DONE]\n\n"]))
+            respond(self, 200, "".join([*events, "data: [DONE]\n\n"]).encode())
 
-        def send(self, text: str) -> None:
-            data = text.encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}/v1"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 from fake_triton import grpc_triton, script
+from tests.support.http_server import respond, serving
 
 from kimi_k2_client import AsyncClient, Client, WrongPort
 
@@ -45,25 +45,12 @@ def http_server(status: int, body: bytes, posts: tuple[int, bytes] | None = None
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             code, text = posts if posts and self.command == "POST" else (status, body)
-            self.send_response(code)
-            self.send_header("Content-Type", "text/plain; charset=utf-8")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+            respond(self, code, text, "text/plain; charset=utf-8")
 
         do_GET = do_POST = answer  # noqa: N815
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as port:
+        yield f"127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize("is_async", [False, True])

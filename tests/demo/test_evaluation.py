@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from kimi_k2_serving.demo.evaluation import Case, ChatEndpoint, evaluate, held_out, in_other_words, summary, table
 from kimi_k2_serving.demo.evaluation.__main__ import main
 from kimi_k2_serving.demo.evaluation.scoring import is_right
+from tests.support import http_server
 
 Answer = Callable[[dict[str, Any]], tuple[dict[str, Any], str]]
 CASES = held_out(90)
@@ -45,9 +45,6 @@ def serving(answer: Answer) -> Iterator[str]:
     """An OpenAI-compatible server with these answers."""
 
     class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             message, reason = answer(body)
@@ -65,15 +62,8 @@ def serving(answer: Answer) -> Iterator[str]:
         def _chunk(self, chunk: dict[str, Any]) -> None:
             self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server.serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 def deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from kimi_k2_serving.launch import cli, ready
 from kimi_k2_serving.launch.ready import Ready
 from kimi_k2_serving.launch.triton_process import make_runtime_dir, why_triton_ended
 from kimi_k2_serving.settings import Settings, runtime_base
+from tests.support.http_server import respond, serving
 
 
 def block(*argv: str, context: int | None = 32_768) -> Ready:
@@ -93,20 +93,10 @@ def test_the_engine_s_stages_are_named_with_their_usual_time_for_the_demo(tmp_pa
 def answering(*good: str) -> Iterator[int]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path in good else 400)
-            self.end_headers()
+            respond(self, 200 if self.path in good else 400, b"")
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as port:
+        yield port
 
 
 def test_ready_means_the_server_and_the_model() -> None:

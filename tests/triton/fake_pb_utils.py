@@ -158,6 +158,6 @@ def outputs(response: InferenceResponse) -> dict[str, Any]:
     """What a client would see: strings decoded, one-element tensors as scalars."""
     result = {}
     for tensor in response.output_tensors:
-        values = [each.decode() if isinstance(each, bytes) else each for each in tensor.as_numpy().reshape(-1).tolist()]
+        values = [each.decode() if isinstance(each, bytes) else each for each in tensor.as_numpy().tolist()]
         result[tensor.name()] = values[0] if len(values) == 1 else values
     return result

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 
 from kimi_k2_serving.demo.vocabulary import BOS, EOS, RANKS, SIZE, STOP
 
+# K2's own values of what is not a size.
+ROUTED_SCALE = 2.827
+NORM_EPSILON = 1e-06
+ROPE_BASE = 50000.0
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -67,15 +72,15 @@ def config(shape: Architecture) -> dict[str, object]:
         "topk_method": "noaux_tc",
         "scoring_func": "sigmoid",
         "norm_topk_prob": True,
-        "routed_scaling_factor": 2.827,
+        "routed_scaling_factor": ROUTED_SCALE,
         "moe_layer_freq": 1,
         "num_nextn_predict_layers": 0,
         "hidden_act": "silu",
         "attention_bias": False,
         "vocab_size": shape.vocabulary,
         "tie_word_embeddings": False,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": 50000.0,
+        "rms_norm_eps": NORM_EPSILON,
+        "rope_theta": ROPE_BASE,
         "max_position_embeddings": shape.context,
         "rope_scaling": {
             "type": "yarn",

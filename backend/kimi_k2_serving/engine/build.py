@@ -17,7 +17,7 @@ from kimi_k2_serving.core.errors import InvalidValue, MissingField
 from kimi_k2_serving.engine import host_process
 from kimi_k2_serving.engine.adapters import adapter_args, check_directories
 from kimi_k2_serving.engine.checkpoint import Checkpoint, tokenizer_directory
-from kimi_k2_serving.engine.config import EngineConfig
+from kimi_k2_serving.engine.config import DIST_INIT_ADDR, EngineConfig
 from kimi_k2_serving.engine.host_process import HostProcess
 from kimi_k2_serving.engine.nodes import messages
 from kimi_k2_serving.engine.nodes.meeting import Group, Meeting, split_address
@@ -27,8 +27,6 @@ from kimi_k2_serving.engine.supervisor import SupervisedEngine
 # Arguments that no configuration may set: the host relies on them, or they could run remote code.
 RESERVED = ("model_path", "tokenizer_path", "trust_remote_code", "incremental_streaming_output", "skip_tokenizer_init")
 
-# The environment variable that presets refer to.
-ADDRESS = "KIMI_K2_DIST_INIT_ADDR"
 HOST_ADDRESS = "SGLANG_HOST_IP"
 # A worker learns from rank 0 how many ranks there are, and on a CPU never runs more of them.
 CPU_RANKS = 64
@@ -132,7 +130,7 @@ def group_of(config: EngineConfig, checkpoint: Checkpoint) -> Group:
 
 def meeting_address(config: EngineConfig, environ: Mapping[str, str]) -> str:
     """Rank 0's address for a worker: the preset's, or the variable that presets refer to. Raises MissingField."""
-    address = config.server_args.get("dist_init_addr") or environ.get(ADDRESS)
+    address = config.server_args.get("dist_init_addr") or environ.get(DIST_INIT_ADDR)
     if not address:
         raise MissingField("name rank 0's HOST:PORT", field="--address")
     return str(address)

@@ -41,6 +41,8 @@ PRESET_KEYS = (
     "engine",
     "environment",
 )
+# The environment variable that presets of several nodes refer to.
+DIST_INIT_ADDR = "KIMI_K2_DIST_INIT_ADDR"
 DETERMINISTIC = "engine.yaml.deterministic"
 # The attention backends with which SGLang 0.5.23 computes models of K2's architecture deterministically.
 DETERMINISTIC_BACKENDS = ("triton", "fa3", "fa4")

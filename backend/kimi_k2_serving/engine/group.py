@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from kimi_k2_serving.engine import linux
 from kimi_k2_serving.engine.shared_memory import Entry, mapped_entries
 
 RESOURCE_TRACKER = b"multiprocessing.resource_tracker"
@@ -40,7 +41,7 @@ def stopped(pids: Iterable[int]) -> bool:
 def state(pid: int) -> str:
     """The process state of proc(5), a letter such as R, S, D, T or Z; "" if there is no such process."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return linux.stat_fields(pid)[0]
     return ""
 
 
@@ -49,7 +50,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     ticks = 0
     for pid in pids:
         with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = linux.stat_fields(pid)
             ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 

@@ -74,6 +74,14 @@ def timer_slack(seconds: float) -> Iterator[None]:
         _prctl(_PR_SET_TIMERSLACK, 0)
 
 
+def stat_fields(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat (see proc(5)) from the process's state on, which is the third. Raises OSError if
+    there is no such process.
+    """
+    # The second field, the name, is in parentheses and may have spaces and parentheses of its own.
+    return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+
+
 def watched(pid: int) -> int | None:
     """A descriptor that becomes readable when the process ends. GONE if it has ended, None if none is available now."""
     try:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kimi_k2_serving.engine import linux
+
 PATTERN = "server-*.json"
 
 
@@ -63,12 +65,11 @@ def servers(folder: Path) -> list[RunningServer]:
 def start_of(pid: int) -> int | None:
     """The kernel's start time of a process, in ticks since the boot; None if there is no such process."""
     try:
-        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = linux.stat_fields(pid)
     except OSError:
         return None
-    # The second field, the name, is in parentheses and may have spaces; the start time is field 22.
-    state, *fields = line.rpartition(")")[2].split()
-    return None if state == "Z" else int(fields[18])
+    # The start time is field 22 of the file.
+    return None if fields[0] == "Z" else int(fields[19])
 
 
 def _read(path: Path) -> RunningServer | None:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kimi_k2_serving.engine.config import load_preset, preset_names
+from kimi_k2_serving.engine.config import DIST_INIT_ADDR, load_preset, preset_names
 from kimi_k2_serving.plan.hardware import Accelerator, Hardware, hardware_of
 from kimi_k2_serving.plan.memory import Placement
 from kimi_k2_serving.plan.shape import BF16, FP8
 
 # What a preset for several nodes takes from the environment; the planner only shows it.
-ADDRESS = {"KIMI_K2_DIST_INIT_ADDR": "FIRST_NODE:20000"}
+ADDRESS = {DIST_INIT_ADDR: "FIRST_NODE:20000"}
 EXPERIMENTAL = "experimental"
 # SGLang 0.5.23: the attention backends that allocate the cache in pages of 64 tokens, and its largest decode graph.
 PAGED = ("trtllm_mla", "flashmla")

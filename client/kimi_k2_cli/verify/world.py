@@ -5,7 +5,7 @@ The demo model was trained on the other half of that world. Another model is sco
 
 from __future__ import annotations
 
-from kimi_k2_cli.verify.checks import LEAST_F1, LEAST_SCHEMA_ACCURACY, Result
+from kimi_k2_cli.verify.checks import LEAST_F1, LEAST_SCHEMA_ACCURACY, Group, Result
 from kimi_k2_serving.demo.evaluation.asking import ChatEndpoint, evaluate
 from kimi_k2_serving.demo.evaluation.cases import held_out
 from kimi_k2_serving.demo.evaluation.scoring import summary
@@ -17,7 +17,7 @@ LEAST_READ = 0.75
 def score_world(endpoint: ChatEndpoint, cases: int, concurrency: int) -> list[Result]:
     """One row for each score that the cases show."""
     found = summary(evaluate(endpoint, held_out(cases), concurrency=concurrency))
-    rows = (
+    rows: tuple[tuple[str, Group, float | None, float], ...] = (
         ("schema accuracy", "server", found.schema_accuracy, LEAST_SCHEMA_ACCURACY),
         ("trigger F1", "model", found.f1, LEAST_F1),
         ("exact arguments", "model", found.exact_arguments, LEAST_EXACT),
@@ -25,7 +25,7 @@ def score_world(endpoint: ChatEndpoint, cases: int, concurrency: int) -> list[Re
     )
     failed = f"; {found.failed} of {found.cases} requests failed" if found.failed else f" of {found.cases} cases"
     return [
-        Result(f"held-out: {name}", "server" if group == "server" else "model", score >= least, f"{score:.3f}{failed}")
+        Result(f"held-out: {name}", group, score >= least, f"{score:.3f}{failed}")
         for name, group, score, least in rows
         if score is not None
     ]

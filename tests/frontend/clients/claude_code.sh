@@ -6,14 +6,7 @@
 # URL is a frontend over tests.frontend.scripted; DIRECTORY takes the installation, the agent's home and its project. Each
 # result has to come back in the answer to it, as text or as the sentence for what the model can't read.
 set -euo pipefail
-url="$1" directory="$2"
-version=2.1.197
-mkdir -p "$directory/project" "$directory/home"
-directory="$(cd "$directory" && pwd)"
-claude="$directory/node_modules/@anthropic-ai/claude-code-linux-x64/claude"
-[[ "$("$claude" --version 2>/dev/null)" == "$version"* ]] ||
-  npm install --prefix "$directory" --no-audit --no-fund --loglevel=error "@anthropic-ai/claude-code@$version" >&2
-cd "$directory/project"
+. "$(dirname "$0")/claude_code_installed.sh"
 echo "text of the file" > a.txt
 base64 -d > a.png <<< iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==
 cat > a.pdf <<'PDF'
@@ -30,9 +23,6 @@ endobj
 trailer << /Size 4 /Root 1 0 R >>
 %%EOF
 PDF
-export HOME="$directory/home" ANTHROPIC_BASE_URL="$url" ANTHROPIC_API_KEY=sk-0123456789abcdef ANTHROPIC_MODEL=kimi_k2
-export ANTHROPIC_DEFAULT_HAIKU_MODEL=kimi_k2 CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1
-rm -rf "$HOME/.claude/projects"
 ask() { # EXPECTED WORDS...: one turn, whose answer has to hold EXPECTED
   local expected="$1" answer
   shift

@@ -7,17 +7,7 @@
 # prompt is replaced by a short one and Read is its only tool, so that a request has some 700 tokens of the demo's vocabulary.
 # What the files say is drawn anew in each run: the model has to copy the path into the call and the text into the answer.
 set -euo pipefail
-url="$1" directory="$2"
-version=2.1.197
-mkdir -p "$directory/project" "$directory/home"
-directory="$(cd "$directory" && pwd)"
-claude="$directory/node_modules/@anthropic-ai/claude-code-linux-x64/claude"
-[[ "$("$claude" --version 2>/dev/null)" == "$version"* ]] ||
-  npm install --prefix "$directory" --no-audit --no-fund --loglevel=error "@anthropic-ai/claude-code@$version" >&2
-cd "$directory/project"
-export HOME="$directory/home" ANTHROPIC_BASE_URL="$url" ANTHROPIC_API_KEY=sk-0123456789abcdef ANTHROPIC_MODEL=kimi_k2
-export ANTHROPIC_DEFAULT_HAIKU_MODEL=kimi_k2 CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1
-rm -rf "$HOME/.claude/projects"
+. "$(dirname "$0")/claude_code_installed.sh"
 words=(copper lantern willow harbour pepper marble thunder velvet basket ribbon)
 failed=0
 for file in notes.txt report.md todo.txt; do

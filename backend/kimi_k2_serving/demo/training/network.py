@@ -15,11 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kimi_k2_serving.demo.architecture import Architecture
+from kimi_k2_serving.demo.architecture import NORM_EPSILON, ROPE_BASE, ROUTED_SCALE, Architecture
 
-NORM_EPSILON = 1e-6
-ROUTED_SCALE = 2.827
-ROPE_BASE = 50_000.0
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
