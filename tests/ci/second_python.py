@@ -38,7 +38,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         suites = [f"tests/{suite}" for suite in SUITES]
-        command = [str(own), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *suites]
+        command = [str(own), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", f"--junitxml={report}", *suites]
         paths = os.pathsep.join(str(ROOT / name) for name in ("backend", "client"))
         environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
         code = subprocess.run([*command, "-m", "not server and not slow"], cwd=ROOT, env=environment).returncode

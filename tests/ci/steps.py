@@ -44,6 +44,9 @@ def python(*words: str) -> Command:
 # These suites need Node.
 FROM_NPM = ("codex-scripted", "claude-code-scripted")
 
+# These suites have tests that need a server. They run one after the other: many of them promise a time.
+WITH_SERVER = ("bench", "launch", "server", "twin")
+
 # What runs on the other Python, too: tests.ci.second_python.
 SECOND = ("cli", "client", "core", "plan")
 
@@ -51,10 +54,23 @@ STEPS = (
     Step("ruff", 1, (python("ruff", "check", "."), python("ruff", "format", "--check", "."))),
     Step("mypy", 2, (python("mypy"),)),
     Step("cuda", 1, (python("kimi_k2_serving.launch.prove_cuda", "--lock", "requirements/serve-gpu.txt"),)),
-    Step("tests", 29, (python("pytest"),), own_suites(), pytest=True),
-    Step("second python", 4, (python("tests.ci.second_python"),), SECOND, skippable=SECOND),
+    Step(
+        "tests",
+        8,
+        (python("pytest", "-n", "2", "--dist", "worksteal", "-m", "not server", "--ignore=tests/core"),),
+        tuple(suite for suite in own_suites() if suite not in ("core", "server")),
+        pytest=True,
+    ),
     # The core's own tests must cover every line and branch of core.
-    Step("coverage", 2, (python("coverage", "run", "-m", "pytest", "-q", "tests/core"), python("coverage", "report"))),
+    Step(
+        "core",
+        2,
+        (python("coverage", "run", "-m", "pytest", "-q", "tests/core"), python("coverage", "report")),
+        ("core",),
+        pytest=True,
+    ),
+    Step("server", 22, (python("pytest", "-m", "server"),), WITH_SERVER, pytest=True),
+    Step("second python", 3, (python("tests.ci.second_python"),), SECOND, skippable=SECOND),
     Step(
         "parser fuzz",
         2,

@@ -113,7 +113,7 @@ def test_a_port_of_this_checkout_s_server_is_no_problem() -> None:
     assert wrong(host) == {}
 
 
-@pytest.mark.skipif(find_spec("sglang") is None, reason="it looks at the installed server")
+@pytest.mark.skipif(find_spec("pytriton") is None, reason="it looks at the installed server")
 def test_this_machine_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "class" / "infiniband" / "mlx5_0").mkdir(parents=True)
     host = observe_host(tmp_path, PORTS, sys=tmp_path, shm=tmp_path)

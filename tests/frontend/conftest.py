@@ -14,19 +14,15 @@ from kimi_k2_serving.frontend.service import Service
 from tests.frontend.scripted import ScriptedEngine
 from tests.support.demo import demo
 from tests.support.enforcer import chat_model
+from tests.support.event_loop import anyio_backend, loop_until_the_end
 from tests.support.vocabulary import small_checkpoint, small_vocabulary
 
-__all__ = ["demo", "small_checkpoint", "small_vocabulary"]
+__all__ = ["anyio_backend", "demo", "loop_until_the_end", "small_checkpoint", "small_vocabulary"]
 
 # Other people's clients run in an environment of their own: see clients/conftest.py.
 collect_ignore = ["clients"]
 
 CONTEXT = 4096
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @pytest.fixture

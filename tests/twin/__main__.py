@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ async def serve(checkpoint: Path, workspace: Path, how: dict[str, Any]) -> list[
     engine = build_supervised(
         config, found, cache=workspace / "cache", runtime=workspace / "runtime", environ=os.environ, warm_up=False
     )
+    others = set(psutil.Process().children(recursive=True))
     info = await engine.start()
     try:
-        faults = compare(how.get("tp_size", 1), info.kv_capacity)
+        own = set(psutil.Process().children(recursive=True)) - others
+        faults = compare(own, how.get("tp_size", 1), info.kv_capacity)
         begun = time.monotonic()
         answers = [await answer(engine, f"{number}") for number in range(2)]
         each = (time.monotonic() - begun) / sum(map(len, answers))
@@ -90,13 +93,13 @@ async def answer(engine: SupervisedEngine, uid: str) -> tuple[int, ...]:
     return tuple([token async for chunk in engine.generate(asked) for token in chunk.ids])
 
 
-def compare(ranks: int, tokens: int) -> list[str]:
+def compare(own: Collection[psutil.Process], ranks: int, tokens: int) -> list[str]:
     """Print what each scheduler holds for the model, and report what the planner did not foresee."""
     placement = Placement(tensor=ranks, cache_bytes=BF16, fraction=0.9, chunk=256, running=64, context=TWIN.context)
     weights, cache = weights_of(placement, planned()).total, placement.token_bytes(planned()) * tokens
-    (host,) = named("sglang::host")
+    (host,) = named("sglang::host", own)
     faults = []
-    for scheduler in named("sglang::scheduler"):
+    for scheduler in named("sglang::scheduler", own):
         held = anonymous(scheduler) - anonymous(host)
         said = f"{held / MIB:.0f} MiB, planned {weights / MIB:.0f} for weights and {cache / MIB:.0f} for the cache"
         print(f"  in memory {said}", flush=True)
@@ -105,8 +108,8 @@ def compare(ranks: int, tokens: int) -> list[str]:
     return faults
 
 
-def named(title: str) -> list[psutil.Process]:
-    return [each for each in psutil.Process().children(recursive=True) if each.name().startswith(title[:15])]
+def named(title: str, among: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in among if each.name().startswith(title[:15])]
 
 
 def anonymous(process: psutil.Process) -> int:
