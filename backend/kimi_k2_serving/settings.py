@@ -9,6 +9,7 @@ KIMI_K2_CHECKPOINT and may set the others. Unknown names are ignored, and an emp
     KIMI_K2_WARMUP       0: the engine is reported as started before it has compiled what requests need
     KIMI_K2_DIST_INIT_ADDR
                          host and port of rank 0 for an engine over several nodes; presets refer to it
+    KIMI_K2_RESTART      pod: a death of the engine ends the server (engine.yaml's restart); unset: in_place
     KIMI_K2_TRACE_ENDPOINT
                          host and port of an OTLP collector (gRPC) for traces; unset: no traces
     KIMI_K2_CACHE        directory for derived files such as tokenizer.json; unset: kimi-k2 in the user's cache

@@ -12,9 +12,7 @@ import importlib.util
 import json
 import logging
 import signal
-import tempfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -48,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from kimi_k2_serving.engine import build, linux
     from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
     from kimi_k2_serving.engine.config import DIST_INIT_ADDR, engine_of_preset
+    from kimi_k2_serving.engine.nodes.directory import worker_directory
 
     linux.keep_private()
     logging.basicConfig(format="%(asctime)s worker %(levelname)s %(message)s", level=logging.WARNING)
@@ -58,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
         # Exit code 1 is for the end of a start.
         raise InvalidValue(error.detail, field="--checkpoint") from None
     config = engine_of_preset(checkpoint.path, args.preset, environ)
-    with tempfile.TemporaryDirectory(prefix="kimi-k2-worker-", dir=settings.runtime_base()) as runtime:
+    with worker_directory(settings.runtime_base()) as runtime:
         worker = build.build_worker(
             config,
             checkpoint,
             rank=args.node_rank,
             address=build.meeting_address(config, environ),
             cache=settings.Settings.read().cache,
-            runtime=Path(runtime),
+            runtime=runtime,
             environ=environ,
         )
         health = serve_health(worker, args.health_host, args.health_port)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
-from tests.chaos import attacks, endings, frontends, killers, losses, nodes, patterns
+from tests.chaos import attacks, endings, frontends, killers, losses, nodes, patterns, pods
 from tests.chaos.cancels import cancels
 from tests.chaos.load import Load
 from tests.chaos.overload import burst, overload
@@ -32,6 +32,10 @@ def main(argv: list[str]) -> int:
     print("| scenario | runs | endings | measured | leaks |\n|---|---|---|---|---|", flush=True)
     for _ in range(options.rounds):
         for name in options.only:
+            if name == PODS:
+                rows.append(asyncio.run(pods.final_death()))
+                show(rows[-1])
+                continue
             if name == NODES:
                 with nodes.two_nodes("--grace", str(GRACE)) as (server, node):
                     asyncio.run(one_server(server, partial(several_nodes, node), options, rows))
@@ -47,7 +51,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
     parser.add_argument("--short", action="store_true", help="about eight minutes, for every change")
     parser.add_argument(
-        "--only", nargs="+", choices=[*SERVERS, NODES], help="some of the servers (all; without two nodes if short)"
+        "--only",
+        nargs="+",
+        choices=[*SERVERS, NODES, PODS],
+        help="some of the servers (all; without those of two nodes if short)",
     )
     parser.add_argument("--rounds", type=int, default=1, help="how often (1)")
     parser.add_argument("--overload", type=float, default=300, metavar="S", help="seconds of overload (300)")
@@ -56,13 +63,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--slack", type=float, default=1.0, metavar="X", help="cancels and gaps may take X times as promised (1)"
     )
     parser.add_argument(
-        "--attack", metavar="WORDS", help="only attacks and rows of two nodes whose name holds these (all)"
+        "--attack",
+        metavar="WORDS",
+        nargs="+",
+        default=[""],
+        help="only attacks and rows of two nodes whose name holds one of these (all)",
     )
     options = parser.parse_args(argv)
-    options.only = options.only or ([*SERVERS] if options.short else [*SERVERS, NODES])
+    options.only = options.only or ([*SERVERS] if options.short else [*SERVERS, NODES, PODS])
     if options.short:
         options.overload, options.cancels, options.slack = 10, SHORT_CANCELS, SHORT_SLACK
     return options
+
+
+def named(options: argparse.Namespace, row: str) -> bool:
+    return any(words in row for words in options.attack)
 
 
 Scenario = Callable[[Server, argparse.Namespace], AsyncIterator[Row]]
@@ -102,24 +117,25 @@ async def crowding(server: Server, options: argparse.Namespace) -> AsyncIterator
         if options.short:
             rows = [each for each in rows if each[1][0] in SHORT_ATTACKS]
         for door, attack in rows:
-            if options.attack is not None and options.attack not in attack[0]:
+            if not named(options, attack[0]):
                 continue
             for row in attacks.under_attack(door, [attack], slack=options.slack):
                 yield row
         dear = SHORT_PATTERNS if options.short else PATTERNS
-        if options.attack is None or options.attack in patterns.name(dear):
+        if named(options, patterns.name(dear)):
             yield patterns.crowd(front, dear, slack=options.slack)
     # The short form leaves out the minute in which the engine waits for a stopped one.
     for how, number in frontends.LOSSES[:1] if options.short else frontends.LOSSES:
-        if options.attack is None or options.attack in frontends.name(how):
+        if named(options, frontends.name(how)):
             yield await frontends.lose_a_frontend(server, how, number, slack=options.slack)
 
 
-NODES = "nodes"
+# Servers of two nodes: one whose engine starts again, and one with `restart: pod`.
+NODES, PODS = "nodes", "pods"
 
 
 async def several_nodes(node: nodes.SecondNode, server: Server, options: argparse.Namespace) -> AsyncIterator[Row]:
-    async for row in nodes.rows(server, node, short=options.short, words=options.attack or ""):
+    async for row in nodes.rows(server, node, short=options.short, wanted=partial(named, options)):
         yield row
 
 

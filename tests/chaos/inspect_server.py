@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,14 @@ GRPC_POOLS = frozenset({"event_engine", "default-executo", "resolver-execut", "t
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Counts at one moment; `memory` in MiB, of Triton and its stubs (the engine is replaced, they stay)."""
+    """Counts at one moment; `memory` in MiB, of Triton and its stubs (the engine is replaced, they stay). Their
+    `threads` by process and name.
+    """
 
     requests: int
     kv_usage: float
     files: int
-    threads: int
+    threads: Counter[str]
     processes: int
     shared: int
     memory: float
@@ -37,7 +40,9 @@ class State:
         grown = {
             "requests": self.requests - before.requests,
             "fds": self.files - before.files,
-            "threads": self.threads - before.threads,
+            f"threads ({', '.join(sorted((self.threads - before.threads).elements()))})": (
+                self.threads.total() - before.threads.total()
+            ),
             "processes": self.processes - before.processes,
             "shm": self.shared - before.shared,
         }
@@ -62,10 +67,10 @@ def staying(server: Server) -> list[psutil.Process]:
     return [each for each in server.processes() if titles(each).startswith(names)]
 
 
-def own_threads(process: psutil.Process) -> int:
+def own_threads(process: psutil.Process) -> Counter[str]:
     """All but those of gRPC's pools, which grow with load and shrink when they get to it."""
     names = [path.read_text().strip() for path in Path(f"/proc/{process.pid}/task").glob("*/comm")]
-    return sum(name not in GRPC_POOLS for name in names)
+    return Counter(f"{process.name()} {process.pid}: {name}" for name in names if name not in GRPC_POOLS)
 
 
 def look(server: Server) -> State:
@@ -77,7 +82,7 @@ def look(server: Server) -> State:
         requests=int(sum(found[name] for name in in_flight)),
         kv_usage=found["sglang:token_usage"],
         files=sum(each.num_fds() for each in kept),
-        threads=sum(map(own_threads, kept)),
+        threads=sum(map(own_threads, kept), Counter()),
         processes=len(processes),
         shared=sum(entry.exists() for entry in shared_memory(processes)),
         memory=sum(each.memory_info().rss for each in kept) / 2**20,

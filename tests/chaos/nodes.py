@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -20,8 +19,9 @@ from dataclasses import dataclass
 import psutil
 
 from tests.chaos import inspect_server as inspecting
-from tests.chaos.load import BAD, Load
-from tests.chaos.losses import ERROR_SECONDS, TURNS_SECONDS, lost_since, serves_again
+from tests.chaos.load import WHOLE, Load
+from tests.chaos.losses import ERROR_SECONDS, lost_since, serves_again
+from tests.chaos.network import Network, own_network
 from tests.chaos.row import Row
 from tests.server.running import ROOT, Server, environment, free_ports, running, titles
 
@@ -29,35 +29,42 @@ PRESET = "demo-2-nodes"
 WIDTH, TOKENS = 8, 150
 # Silence is noticed after NODE_SILENCE_SECONDS; the promise has five seconds more.
 CUT_SECONDS = 35.0
+LOG = ROOT / ".cache" / "logs" / "chaos-worker.log"
 # Ranks that see one /dev/shm believe to be on one machine.
 OWN_MEMORY = ("sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
 # How long the network stays cut.
 CUT = 40.0
-CUT_NAME = f"the network is cut for {CUT:.0f} s"
+# From the moment that both nodes are there, beside the start's own time.
+RECOVERY_SECONDS = 5.0
+# How a request may end that meets a death.
+CLEAN = frozenset({WHOLE, "engine_lost", "engine_unavailable"})
 
 
 @dataclass(slots=True)
 class SecondNode:
-    """`prefix` runs a command on it. `link` is rank 0's end of the network, "" on loopback."""
+    """`network` is None on loopback. `address`: of rank 0."""
 
     address: str
-    interface: str
-    far_interface: str
-    prefix: tuple[str, ...] = ()
-    link: str = ""
+    network: Network | None = None
     worker: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         port = str(free_ports(1)[0])
         command = [sys.executable, "-m", "kimi_k2_cli.main", "worker", "--preset", PRESET, "--node-rank", "1"]
-        log = (ROOT / ".cache" / "logs" / "chaos-worker.log").open("ab")
-        with log:
+        LOG.parent.mkdir(parents=True, exist_ok=True)
+        prefix = (*self.network.inside, *OWN_MEMORY) if self.network else ()
+        with LOG.open("ab") as log:
             self.worker = subprocess.Popen(
-                [*self.prefix, *command, "--health-port", port],
-                env=environment() | self.variables(self.far_interface),
+                [*prefix, *command, "--health-port", port],
+                env=environment() | self.variables(self.network.far if self.network else "lo"),
                 stdout=log,
                 stderr=log,
             )
+
+    @property
+    def of_rank_0(self) -> dict[str, str]:
+        """What the environment of rank 0's server must say."""
+        return self.variables(self.network.near if self.network else "lo")
 
     def variables(self, interface: str) -> dict[str, str]:
         return {"KIMI_K2_DIST_INIT_ADDR": self.address, "GLOO_SOCKET_IFNAME": interface}
@@ -70,47 +77,33 @@ class SecondNode:
         (found,) = [each for each in self.processes() if title in titles(each)]
         return found
 
-    def switch(self, state: str) -> None:
-        """`down` cuts the network, `up` mends it."""
-        ip("link", "set", self.link, state)
-
-    def stop(self) -> int | None:
-        """SIGTERM, and the exit code; None if it did not end within seconds."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int | None:
+        """The signal, and the exit code; None if it did not end within seconds."""
         assert self.worker is not None
-        self.worker.send_signal(signal.SIGTERM)
+        self.worker.send_signal(number)
+        code = self.code(10)
+        self.end()
+        return code
+
+    def code(self, seconds: float) -> int | None:
+        """The exit code; None if it does not end within these seconds."""
+        assert self.worker is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.worker.wait(10)
-        self.worker.kill()
-        self.worker.wait()
+            return self.worker.wait(seconds)
         return None
 
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+    def end(self) -> None:
+        """Nothing is left of the node."""
+        if self.worker is not None:
+            self.worker.kill()
+            self.worker.wait()
 
 
 @contextmanager
 def second_node() -> Iterator[SecondNode]:
-    """A namespace with one wire to this one; loopback where the kernel refuses it."""
-    # Its meeting has a hundred ports; those of a namespace's address belong to nobody else.
-    name = f"k2n{os.getpid()}"
-    near, far, subnet = f"k2a{os.getpid()}", f"k2b{os.getpid()}", f"10.213.{os.getpid() % 250}"
-    try:
-        ip("netns", "add", name)
-    except (OSError, subprocess.CalledProcessError):
-        yield SecondNode(f"127.0.0.1:{free_ports(1)[0]}", "lo", "lo")
-        return
-    try:
-        ip("link", "add", near, "type", "veth", "peer", "name", far, "netns", name)
-        ip("address", "add", f"{subnet}.1/30", "dev", near)
-        ip("link", "set", near, "up")
-        inside = ("netns", "exec", name, "ip")
-        ip(*inside, "address", "add", f"{subnet}.2/30", "dev", far)
-        ip(*inside, "link", "set", far, "up")
-        ip(*inside, "link", "set", "lo", "up")
-        yield SecondNode(f"{subnet}.1:20000", near, far, ("ip", "netns", "exec", name, *OWN_MEMORY), near)
-    finally:
-        ip("netns", "delete", name)
+    # The meeting has a hundred ports; those of a namespace's address belong to nobody else.
+    with own_network() as network:
+        yield SecondNode(f"{network.ours}:20000" if network else f"127.0.0.1:{free_ports(1)[0]}", network)
 
 
 @contextmanager
@@ -118,27 +111,29 @@ def two_nodes(*flags: str) -> Iterator[tuple[Server, SecondNode]]:
     with second_node() as node:
         node.start()
         try:
-            with running("--preset", PRESET, *flags, **node.variables(node.interface)) as server:
+            with running("--preset", PRESET, *flags, **node.of_rank_0) as server:
                 yield server, node
         finally:
             if node.worker is not None and node.worker.poll() is None:
                 node.stop()
 
 
-async def rows(server: Server, node: SecondNode, *, short: bool, words: str) -> AsyncIterator[Row]:
-    """Those whose name holds these words."""
+async def rows(server: Server, node: SecondNode, *, short: bool, wanted: Callable[[str], bool]) -> AsyncIterator[Row]:
+    """Those whose name is `wanted`."""
     scheduler, host = "sglang::scheduler", "sglang::host"
     deeds: dict[str, tuple[bool, Callable[[], None]]] = {
         "SIGKILL rank 1's scheduler": (True, lambda: kill(node.named(scheduler))),
         "SIGKILL rank 1's host": (False, lambda: kill(node.named(host))),
         "SIGTERM the worker, and start another": (False, lambda: replace(node)),
+        "SIGKILL the worker, and start another": (False, lambda: replace(node, signal.SIGKILL)),
         "SIGKILL rank 0's scheduler, so that both start again": (False, lambda: kill(server.named(scheduler))),
     }
     for name, (always, deed) in deeds.items():
-        if words in name and (always or not short):
+        if wanted(name) and (always or not short):
             yield await lose(server, node, name, deed)
-    if node.link and not short and words in CUT_NAME:
-        yield await cut(server, node)
+    for name, cut, mend in cuts(node.network):
+        if wanted(name) and not short:
+            yield await lose_the_network(server, node, name, cut, mend)
     yield await leave(server, node)
 
 
@@ -146,17 +141,30 @@ def kill(process: psutil.Process) -> None:
     process.send_signal(signal.SIGKILL)
 
 
-def replace(node: SecondNode) -> None:
-    assert node.stop() == 0, "a stopped worker ends with 0"
+def replace(node: SecondNode, number: signal.Signals = signal.SIGTERM) -> None:
+    code = node.stop(number)
+    assert code == (0 if number is signal.SIGTERM else -number), f"the worker ended with {code}"
     node.start()
 
 
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
 async def lose(
-    server: Server, node: SecondNode, name: str, do: Callable[[], None], *, notice: float = ERROR_SECONDS
+    server: Server,
+    node: SecondNode,
+    name: str,
+    do: Callable[[], None],
+    *,
+    notice: float = ERROR_SECONDS,
+    away: float = 0.0,
 ) -> Row:
-    """Do it under load, and hold every request and the next start to their promises."""
+    """Do it under load, and hold every request and the next start to their promises. `notice`: within which seconds it
+    must be noticed. `away`: for how long no start is possible.
+    """
     before = inspecting.look(server)
-    theirs = len(node.processes())
+    theirs = node.processes()
     async with Load(server.url, server.grpc, width=WIDTH, tokens=TOKENS) as load:
         await asyncio.sleep(3)
         moment, in_flight = time.monotonic(), load.flying
@@ -167,9 +175,12 @@ async def lose(
     lost, late = lost_since(load, moment)
     await inspecting.idle(server)
     leaks = (await inspecting.settled(server, before)).leaks_since(before)
-    if (more := len(node.processes()) - theirs) > 0:
+    if (more := len(node.processes()) - len(theirs)) > 0:
         leaks = f"{leaks}, {more} processes of rank 1"
+    if old := alive(theirs):
+        leaks = f"{leaks}, of rank 1 before: {', '.join(map(titles, old))}"
     start = inspecting.last_start(server)
+    kinds = {each.kind for each in load.outcomes}
     row = Row(
         f"two nodes: {name}",
         1,
@@ -179,24 +190,35 @@ async def lose(
         leaks=leaks,
     )
     row.expect(0 < late < notice, f"errors must come within {notice:g} s")
-    row.expect(
-        again < late + start + 5 + TURNS_SECONDS, "it must serve again within its start time, 5 s and the turns'"
-    )
-    row.expect(not load.counted()[BAD], "every request must end once")
+    row.expect(again < max(late, away) + start + RECOVERY_SECONDS, "it must serve again within its start time and 5 s")
+    row.expect(len(lost) == in_flight, "every request in flight must be lost, once")
+    row.expect(kinds <= CLEAN, f"every request must end once, in one of these ways: {', '.join(sorted(CLEAN))}")
     row.expect(leaks == "none", "nothing may be left")
     return row
 
 
-async def cut(server: Server, node: SecondNode) -> Row:
+def cuts(network: Network | None) -> list[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """How the network is cut, and mended."""
+    if network is None:
+        return []
+    return [
+        (f"the cable is pulled for {CUT:.0f} s", network.unplug, network.plug_in),
+        (f"every packet is lost for {CUT:.0f} s", network.lose, network.find),
+    ]
+
+
+async def lose_the_network(
+    server: Server, node: SecondNode, name: str, cut: Callable[[], None], mend: Callable[[], None]
+) -> Row:
     """Nothing passes between the nodes for a while: no end of a connection, no error."""
 
     def go() -> None:
-        node.switch("down")
+        cut()
         time.sleep(CUT)
-        node.switch("up")
+        mend()
 
     # It is served again a start after the network is back.
-    return await lose(server, node, CUT_NAME, go, notice=CUT_SECONDS)
+    return await lose(server, node, name, go, notice=CUT_SECONDS, away=CUT)
 
 
 async def leave(server: Server, node: SecondNode) -> Row:
@@ -206,7 +228,7 @@ async def leave(server: Server, node: SecondNode) -> Row:
     code = await asyncio.to_thread(node.stop)
     theirs = time.monotonic() - begin
     ours = await asyncio.to_thread(server.stop)
-    left = [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    left = alive(processes)
     row = Row(
         "two nodes: SIGTERM both",
         1,

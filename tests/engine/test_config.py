@@ -72,9 +72,16 @@ def test_limits_that_make_no_sense_are_refused_by_name(tmp_path: Path, text: str
     assert str(caught.value).startswith(expected)
 
 
-def test_a_death_is_final_only_if_engine_yaml_or_the_preset_says_so(tmp_path: Path) -> None:
+def test_a_death_is_final_only_if_engine_yaml_says_so(tmp_path: Path) -> None:
     assert load_engine_config(engine_yaml(tmp_path, ""), ENVIRON).restart is Restart.IN_PLACE
     assert load_engine_config(engine_yaml(tmp_path, "restart: pod"), ENVIRON).restart is Restart.POD
+
+
+def test_the_shipped_engine_yaml_takes_what_a_death_means_from_the_environment() -> None:
+    shipped = Path(__file__).parents[2] / "model_repository" / "kimi_k2_engine" / "1" / "engine.yaml"
+    environ = {**ENVIRON, "KIMI_K2_CHECKPOINT": "/checkpoint"}
+    assert load_engine_config(shipped, environ).restart is Restart.IN_PLACE
+    assert load_engine_config(shipped, environ | {"KIMI_K2_RESTART": "pod"}).restart is Restart.POD
 
 
 def test_several_nodes_need_the_address_of_rank_0(tmp_path: Path, demo: Path) -> None:

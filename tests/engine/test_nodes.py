@@ -204,6 +204,31 @@ def test_a_death_on_either_node_ends_every_request_at_once_and_both_start_again(
 
 
 @pytest.mark.slow
+def test_rank_0_hears_of_a_death_before_the_rank_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with two_nodes(tmp_path) as nodes:
+            (rank,) = nodes.ranks
+            end = rank.end
+
+            async def slowly() -> None:
+                await asyncio.sleep(3)
+                await end()
+
+            monkeypatch.setattr(rank, "end", slowly)
+            flight = asyncio.create_task(nodes.generate("a", 10_000))
+            await asyncio.sleep(0.2)
+            begin = time.monotonic()
+            rank.process.send_signal(signal.SIGKILL)
+            with pytest.raises(EngineLost):
+                await flight
+            assert time.monotonic() - begin < 2
+            await nodes.serves_again()
+            assert time.monotonic() - begin > 3, "and starts again only after that"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("hasty")
 def test_a_cut_network_is_noticed_on_both_sides_and_mended_without_help(tmp_path: Path) -> None:
     async def scenario() -> None:
@@ -267,6 +292,8 @@ def test_with_restart_pod_a_death_is_final_on_every_node(tmp_path: Path) -> None
         async with two_nodes(tmp_path, Restart.POD) as nodes:
             nodes.ranks[0].process.send_signal(signal.SIGKILL)
             await nodes.until(lambda: nodes.engine.state is EngineState.FAILED)
+            with pytest.raises(EngineUnavailable, match="the engine is down, and its server ends"):
+                await nodes.generate("refused", 1)
             assert await asyncio.wait_for(nodes.working, 5) is Exit.RANK_ENDED
             assert len(nodes.hosts) == len(nodes.ranks) == 1
 
@@ -283,6 +310,30 @@ def test_a_worker_without_rank_0_ends_after_its_patience(tmp_path: Path) -> None
         assert await asyncio.wait_for(worker.run(), 10) is Exit.NO_RANK_0
 
     asyncio.run(scenario())
+
+
+def test_an_attempt_to_connect_is_given_up_soon_enough_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a cut network it gets no answer, and the kernel repeats it less and less often."""
+    assert worker_module.ATTEMPT_SECONDS + worker_module.CONNECT_SECONDS < 5, "that long after the network is back"
+    monkeypatch.setattr(worker_module, "ATTEMPT_SECONDS", 0.05)
+    monkeypatch.setattr(worker_module, "CONNECT_SECONDS", 0.01)
+    attempts = 0
+
+    async def unanswered(*_: object) -> None:
+        nonlocal attempts
+        attempts += 1
+        await asyncio.sleep(60)
+
+    async def never(address: str) -> HostProcess:
+        raise AssertionError("nothing is to be started")
+
+    async def scenario() -> None:
+        monkeypatch.setattr(asyncio, "open_connection", unanswered)
+        worker = NodeWorker(f"127.0.0.1:{free_port()}", HELLO, {}, never, patience=0.5)
+        assert await asyncio.wait_for(worker.run(), 10) is Exit.NO_RANK_0
+
+    asyncio.run(scenario())
+    assert attempts > 3
 
 
 @pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", b"\xff\xff\xff\xff", b"\0\0\0\x01\xc1", b""])

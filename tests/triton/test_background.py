@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,18 @@ def test_a_service_whose_loop_has_ended_is_not_ready_and_says_so(tmp_path: Path)
         assert error(ask(running, input_ids=[1]))[0].startswith("shutting_down: ")
 
 
+def test_what_blocks_around_the_engine_adds_no_thread(tmp_path: Path) -> None:
+    """Ending an engine and starting the next one waits for processes and files, which asyncio does in a pool."""
+    with service(tmp_path) as (running, _):
+
+        async def wait() -> None:
+            await asyncio.gather(*[asyncio.to_thread(time.sleep, 0.02) for _ in range(4)])
+
+        before = threading.active_count()
+        asyncio.run_coroutine_threadsafe(wait(), running._loop).result(5)
+        assert threading.active_count() == before
+
+
 @pytest.mark.parametrize("times", [0, 3])
 def test_an_engine_that_was_given_up_is_told_in_the_runtime_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], times: int
@@ -146,9 +159,9 @@ def test_an_engine_that_was_given_up_is_told_in_the_runtime_directory(
     runtime = tmp_path / "runtime"
     with service(tmp_path) as (running, engine):
         monkeypatch.setattr(running._given_up, "tell", Broken(running._given_up.tell, times))
-        assert given_up.given_up_model(runtime) is None
+        assert given_up.why_given_up(runtime) is None
         engine.state = EngineState.FAILED
-        until(lambda: given_up.given_up_model(runtime) == "engine")
+        until(lambda: given_up.why_given_up(runtime) == "the engine of engine keeps dying and was given up")
         assert not running.ready
     assert len(said) == min(times, 1)
     assert not runtime.exists()

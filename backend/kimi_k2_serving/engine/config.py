@@ -36,7 +36,6 @@ PRESET_KEYS = (
     "stall_seconds",
     "silent_seconds",
     "slow_reader_seconds",
-    "restart",
     "admission",
     "engine",
     "environment",
@@ -77,7 +76,6 @@ class Preset:
     admission: Mapping[str, Any]
     server_args: Mapping[str, Any]
     environment: Mapping[str, str]
-    restart: Restart = Restart.IN_PLACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,6 @@ def load_preset(name: str, environ: Mapping[str, str]) -> Preset:
         admission=mapping(data["admission"], f"{name}.admission"),
         server_args=data["engine"],
         environment=data["environment"],
-        restart=read_restart(data.get("restart", Restart.IN_PLACE)),
     )
 
 
@@ -153,7 +150,7 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
         server_args,
         read_capacity(admission),
         flags["strict_template"],
-        read_restart(data.get("restart", preset.restart)),
+        read_restart(data.get("restart", Restart.IN_PLACE)),
         read_adapters(data.get("adapters") or {}, server_args),
     )
 
@@ -190,9 +187,7 @@ def _parsed(path: Path) -> Any:
 def engine_of_preset(checkpoint: Path, preset: str, environ: Mapping[str, str]) -> EngineConfig:
     """The configuration of an engine.yaml that has only these two keys."""
     found = load_preset(preset, environ)
-    return EngineConfig(
-        checkpoint, found, False, found.server_args, read_capacity(found.admission), restart=found.restart
-    )
+    return EngineConfig(checkpoint, found, False, found.server_args, read_capacity(found.admission))
 
 
 def read_capacity(given: Mapping[str, Any]) -> Capacity:

@@ -1,4 +1,4 @@
-"""A file in the runtime directory (0700) tells the launcher that an engine was given up for good.
+"""A file in the runtime directory (0700) tells the launcher that an engine was given up for good, and why.
 
 Triton 24.10 still reports such a model as ready. The engine model writes the file and the launcher looks for it. Unlike
 a port, a file in this directory can't be forged by a client. With `restart: pod` the server is ended, too.
@@ -20,6 +20,7 @@ class GivenUp:
 
     def __init__(self, runtime: Path, model: str, server: int | None = None) -> None:
         self._server = server
+        self._why = "keeps dying and was given up" if server is None else "has ended, and restart is pod"
         self._path = socket_path(runtime, model).with_suffix(SUFFIX)
         self._model = model
         self._written = False
@@ -28,7 +29,7 @@ class GivenUp:
         """Write the file. Raises OSError if it can't be written; the next call tries again."""
         if not self._written:
             draft = self._path.with_suffix(".new")
-            draft.write_text(self._model, encoding="utf-8")
+            draft.write_text(f"the engine of {self._model} {self._why}", encoding="utf-8")
             draft.replace(self._path)
             self._written = True
             if self._server is not None:
@@ -39,8 +40,8 @@ class GivenUp:
         self._path.unlink(missing_ok=True)
 
 
-def given_up_model(runtime: Path) -> str | None:
-    """The name of a model whose engine was given up; None if there is none."""
+def why_given_up(runtime: Path) -> str | None:
+    """Which model's engine was given up, and why; None if there is none."""
     for path in sorted(runtime.glob(f"*{SUFFIX}")):
         try:
             return path.read_text(encoding="utf-8")

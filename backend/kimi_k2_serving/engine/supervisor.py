@@ -353,11 +353,14 @@ class SupervisedEngine:
         attempt = shortages = 0
         while True:
             await self._end_host()
-            if self._final or self._suspects.given_up(self._served()) or shortages == SHORTAGES:
+            if self._final:
+                self._state = EngineState.FAILED
+                logger.error("the engine stays down: restart is pod, so its server and all nodes end")
+                return False
+            if self._suspects.given_up(self._served()) or shortages == SHORTAGES:
                 self._state = EngineState.FAILED
                 logger.error(
-                    "the engine stays down: restart is pod, or it died %d times within %g s of service, or could not "
-                    "be created %d times",
+                    "the engine stays down: it died %d times within %g s of service, or could not be created %d times",
                     *(CRASHES, WINDOW, SHORTAGES),
                 )
                 return False
@@ -385,10 +388,11 @@ class SupervisedEngine:
             self._host = None
 
     def _unavailable(self) -> EngineUnavailable:
-        if self._state is EngineState.FAILED:
-            return EngineUnavailable("the engine keeps dying and was not started again; see its log", retry_after=600)
         left = self._until_ready()
-        return EngineUnavailable(f"the engine is {self._state.value}; retry in {left:.0f} s", retry_after=left)
+        if self._state is EngineState.FAILED and not self._final:
+            return EngineUnavailable("the engine keeps dying and was not started again; see its log", retry_after=600)
+        what = "down, and its server ends" if self._state is EngineState.FAILED else self._state.value
+        return EngineUnavailable(f"the engine is {what}; retry in {left:.0f} s", retry_after=left)
 
     def _until_ready(self) -> float:
         """An estimate in seconds, from the duration of the last start."""

@@ -217,8 +217,8 @@ def watch(triton: TritonProcess, stubs: Stubs, frontend: Frontend, progress: Pro
                 progress.line("the frontend died and was started again")
         except OSError as error:
             progress.line(f"the frontend died and could not be started yet: {error.strerror}")
-        if (model := given_up.given_up_model(runtime_dir)) is not None:
-            return Failure(f"the engine of {model} keeps dying and was given up")
+        if (why := given_up.why_given_up(runtime_dir)) is not None:
+            return Failure(why)
         # Stubs also die when Triton itself ends, so a dead stub counts only if Triton still runs a second later.
         if (instance := stubs.dead()) is not None and (status := triton.wait(1.0)) is None:
             return Failure(f"the process of {instance} died, and Triton does not restart it")

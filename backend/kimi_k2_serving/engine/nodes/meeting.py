@@ -228,11 +228,12 @@ class Meeting:
             case messages.Pulse(generation=generation):
                 member.generation = generation
                 self._changed.set()
+            case messages.Lost(generation=generation):
+                self._lose_start(generation, rank)
             case messages.Ended(generation=generation):
                 member.generation = 0
                 self._changed.set()
-                if generation == self._generation:
-                    self._lose(f"node {rank}'s processes ended")
+                self._lose_start(generation, rank)
             case messages.Hello():
                 pass
 
@@ -244,6 +245,10 @@ class Meeting:
         self._changed.set()
         if self._generation and member.generation == self._generation:
             self._lose(f"node {rank} is gone")
+
+    def _lose_start(self, generation: int, rank: int) -> None:
+        if generation == self._generation:
+            self._lose(f"a process of node {rank} ended")
 
     def _lose(self, why: str) -> None:
         lost, self._lost = self._lost, None

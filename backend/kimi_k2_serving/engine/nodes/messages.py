@@ -57,13 +57,19 @@ class Pulse(msgspec.Struct, tag=True, array_like=True, frozen=True):
     generation: int
 
 
-class Ended(msgspec.Struct, tag=True, array_like=True, frozen=True):
-    """The worker's rank of this start has ended by itself."""
+class Lost(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """A process of the worker's rank of this start has ended by itself. The others are being ended."""
 
     generation: int
 
 
-ToMeeting = Hello | Pulse | Ended
+class Ended(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """No process of the worker's rank of this start is left."""
+
+    generation: int
+
+
+ToMeeting = Hello | Pulse | Lost | Ended
 ToWorker = Refused | Begin | Halt | Pulse
 
 

@@ -24,7 +24,9 @@ from kimi_k2_serving.engine.nodes.meeting import split_address
 
 logger = logging.getLogger(__name__)
 
+# Between two attempts to connect, and for one: the kernel sends its second packet after 1 s, its fifth only after 15 s.
 CONNECT_SECONDS = 1.0
+ATTEMPT_SECONDS = 2.5
 
 
 class Exit(enum.IntEnum):
@@ -84,7 +86,7 @@ class NodeWorker:
         try:
             while True:
                 with contextlib.suppress(OSError, TimeoutError):
-                    async with asyncio.timeout(NODE_SILENCE_SECONDS.value):
+                    async with asyncio.timeout(ATTEMPT_SECONDS):
                         reader, writer = await asyncio.open_connection(*self._address)
                     try:
                         why = await self._follow(reader, writer)
@@ -165,6 +167,8 @@ class NodeWorker:
                 while await host.receive() is not None:
                     pass
             logger.error("a process of the rank has ended")
+            # Before the others are gone, which takes seconds on a busy machine.
+            messages.send(writer, messages.Lost(generation))
         except Exception:
             logger.exception("the rank could not be started")
         await self._end_host()

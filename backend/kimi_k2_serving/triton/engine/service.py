@@ -82,6 +82,7 @@ class EngineService:
         self._admission = Admission(serving.capacity)
         self._aborts = AbortReceiver(serving.runtime, serving.model, self._abort, self._taken)
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(thread_pool(1, "engine-wait"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
         self._complaints = Complaints()
         self._background = Background(self._loop, self._complaints)
