@@ -43,6 +43,10 @@ class RequestInFlight:
         return self.job is not None and bool(self.job.generation.reader)
 
     @property
+    def choices(self) -> int:
+        return 1 if self.job is None else self.job.n
+
+    @property
     def live(self) -> bool:
         return self.lifecycle.phase is not Phase.ENDED
 

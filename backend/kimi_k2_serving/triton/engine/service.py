@@ -32,7 +32,7 @@ from kimi_k2_serving.core.sampling import Room
 from kimi_k2_serving.engine import lifecycle
 from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.admission import Admission
-from kimi_k2_serving.engine.choices import generate_choices
+from kimi_k2_serving.engine.choices import generate_choices, uids_of
 from kimi_k2_serving.engine.given_up import GivenUp
 from kimi_k2_serving.engine.lifecycle import Action, Phase
 from kimi_k2_serving.engine.pace import Pace
@@ -313,13 +313,14 @@ class EngineService:
             self._interrupt(flight, Internal("an internal error; see the server's log"))
 
     def _abort(self, uid: str) -> None:
-        """Postprocess aborts this uid: end its run early, or refuse it with Cancelled if it still waits."""
-        flight = self._by_uid.get(uid)
+        """Postprocess aborts this uid, a request's or a choice's: end its run early, or refuse it if it still waits."""
+        flight = self._by_uid.get(uid.partition(" ")[0])
         if flight is None:
             return
         if flight.lifecycle.phase is Phase.RUNNING:
             # `call_soon` lets a run that was just created reach `generate` first: the engine ignores unknown uids.
-            self._loop.call_soon(self._engine.abort, uid)
+            for each in uids_of(uid, flight.choices):
+                self._loop.call_soon(self._engine.abort, each)
         else:
             self._interrupt(flight, Cancelled("cancelled before it began"))
 
