@@ -23,7 +23,7 @@ from kimi_k2_serving.enforcer.worker_client import Worker, WorkerProcess
 from kimi_k2_serving.engine import linux, shared_memory
 from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.build import python
-from kimi_k2_serving.triton import inputs, tensors
+from kimi_k2_serving.triton import inputs, journal, tensors
 from kimi_k2_serving.triton.chat.answers import Ending, Streams, reported
 from kimi_k2_serving.triton.chat.choice import Values, parts_of
 from kimi_k2_serving.triton.chat.metrics import EnforcementMetrics
@@ -39,6 +39,7 @@ SWITCH_SECONDS = 0.0005
 
 def load_postprocess(model_directory: str, name: str) -> Postprocess:
     """`name` is the model's name. Raises ServingError if engine.yaml or the checkpoint can't be read."""
+    journal.begin(name)
     linux.keep_private()
     shared_memory.make_private(os.getpid())
     sys.setswitchinterval(SWITCH_SECONDS)
