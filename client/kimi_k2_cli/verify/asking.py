@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,29 @@ import httpx
 from kimi_k2_cli.endpoint import OpenAIEndpoint
 
 PATH = "/v1/chat/completions"
+# What an endpoint may do without: OpenAI's own models and services differ in these.
+OPTIONAL = ("tool_choice", "response_format", "stop", "stream_options")
+REFUSALS = (400, 422, 501)
+BUSY = (429, 503)
+PAUSES = (1.0, 4.0, 15.0)  # seconds before another try at a busy endpoint
+REQUEST_SECONDS = 180.0
+UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError)
 
 
 class BadAnswer(Exception):
-    """The endpoint refused the request, or its answer is not in OpenAI's form."""
+    """The endpoint gave no answer, or one that is not in OpenAI's form."""
+
+
+class RefusedField(BadAnswer):
+    """The endpoint does not take a request with one of the OPTIONAL fields."""
+
+
+class Busy(BadAnswer):
+    """The endpoint takes no request now."""
+
+
+class OutOfTime(Exception):
+    """The time for all checks is over."""
 
 
 @dataclass(slots=True)
@@ -42,47 +62,63 @@ class EndpointAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
+    """`ends`: when the time for all checks is over, on the monotonic clock. `sleep` waits for a busy endpoint."""
+
     endpoint: OpenAIEndpoint
     model: str
+    ends: float = float("inf")
+    sleep: Callable[[float], None] = time.sleep
 
     def whole(self, messages: list[dict[str, Any]], **options: Any) -> EndpointAnswer:
-        """Raises BadAnswer."""
-        try:
-            response = self.endpoint.post(PATH, self._body(messages, options))
-            _refuse(response.status_code, response.text)
-            return _answer(response.json())
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise BadAnswer(_told(error)) from None
+        """Raises BadAnswer or OutOfTime."""
+        body = self._body(messages, options)
+        return self._patiently(body, lambda response: _answer(json.loads(response.read())))
 
     def streamed(self, messages: list[dict[str, Any]], **options: Any) -> EndpointAnswer:
-        """Raises BadAnswer."""
+        """Raises BadAnswer or OutOfTime."""
         body = self._body(messages, {**options, "stream": True, "stream_options": {"include_usage": True}})
+        return self._patiently(body, lambda response: _collected(response.iter_lines()))
+
+    def _patiently(self, body: dict[str, Any], read: Callable[[httpx.Response], EndpointAnswer]) -> EndpointAnswer:
+        for pause in PAUSES:
+            try:
+                return self._asked(body, read)
+            except Busy:
+                self.sleep(pause)
+        return self._asked(body, read)
+
+    def _asked(self, body: dict[str, Any], read: Callable[[httpx.Response], EndpointAnswer]) -> EndpointAnswer:
+        left = self.ends - time.monotonic()
+        if left <= 0:
+            raise OutOfTime
+        timeout = httpx.Timeout(min(left, REQUEST_SECONDS), connect=10.0)
+        url = f"{self.endpoint.root}{PATH}"
         try:
-            with self.endpoint.http.stream("POST", f"{self.endpoint.root}{PATH}", json=body) as response:
+            with self.endpoint.http.stream("POST", url, json=body, timeout=timeout) as response:
                 if response.status_code != 200:
                     response.read()
-                    _refuse(response.status_code, response.text)
-                return _collected(response.iter_lines())
-        except (httpx.HTTPError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise BadAnswer(_told(error)) from None
-
-    def prompt_tokens(self, messages: list[dict[str, Any]], **options: Any) -> int:
-        tokens = self.whole(messages, max_tokens=1, **options).usage.get("prompt_tokens")
-        if not isinstance(tokens, int):
-            raise BadAnswer("usage has no prompt_tokens")
-        return tokens
+                    raise _refusal(response.status_code, response.text, body)
+                return read(response)
+        except httpx.TimeoutException:
+            if time.monotonic() >= self.ends:
+                raise OutOfTime from None
+            raise BadAnswer(f"no answer within {REQUEST_SECONDS:.0f} s") from None
+        except httpx.HTTPError as error:
+            raise BadAnswer(f"the connection failed ({type(error).__name__})") from None
+        except UNREADABLE as error:
+            raise BadAnswer(f"no answer in OpenAI's form ({type(error).__name__})") from None
 
     def _body(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> dict[str, Any]:
         return {"model": self.model, "messages": messages, "temperature": 0, **options}
 
 
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, BadAnswer) else f"no answer in OpenAI's form ({type(error).__name__})"
-
-
-def _refuse(status: int, text: str) -> None:
-    if status != 200:
-        raise BadAnswer(f"HTTP {status}: {text[:200]}")
+def _refusal(status: int, text: str, body: dict[str, Any]) -> BadAnswer:
+    told = f"HTTP {status}: {text[:200]}"
+    if status in BUSY:
+        return Busy(told)
+    if status in REFUSALS and (fields := [name for name in OPTIONAL if name in body]):
+        return RefusedField(f"the endpoint refuses a request with {', '.join(fields)}: {told}")
+    return BadAnswer(told)
 
 
 def _answer(document: Any) -> EndpointAnswer:
