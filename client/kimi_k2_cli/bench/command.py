@@ -1,6 +1,7 @@
 """`kimi-k2 bench`: runs aiperf, guidellm or perf_analyzer, whichever is installed, and shows the exact command.
 
-It measures nothing itself. `kimi-k2 bench compare A B` prints two runs of one program side by side.
+It measures nothing itself. It keeps the program's figures in `bench.json` and draws them in `bench.svg`.
+`kimi-k2 bench compare A B` holds two runs of one program side by side.
 """
 
 from __future__ import annotations
@@ -8,44 +9,37 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from kimi_k2_serving.core.errors import InvalidValue, Unavailable
+from kimi_k2_cli.bench import comparing, tools
+from kimi_k2_cli.bench.chart import draw
+from kimi_k2_cli.bench.comparing import FILE, read_run
+from kimi_k2_cli.bench.figures import BenchFigures, BenchLoad, BenchRun
+from kimi_k2_cli.bench.results import read_result
+from kimi_k2_cli.bench.tools import BenchTool
+from kimi_k2_serving.core.errors import InvalidValue
 
 OUTPUT = Path("kimi-k2-bench")
-TOOLS = ("aiperf", "guidellm", "perf_analyzer")
-
-
-@dataclass(frozen=True, slots=True)
-class BenchLoad:
-    """`inputs` and `outputs` are tokens in each request and answer."""
-
-    url: str
-    model: str
-    concurrency: int
-    requests: int
-    inputs: int
-    outputs: int
-    tokenizer: str | None
-    folder: Path
+CHART = "bench.svg"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
-        "  kimi-k2 bench http://127.0.0.1:9000 --concurrency 16 --tokenizer ./tokenizer\n"
+        "  kimi-k2 bench http://127.0.0.1:9000 --concurrency 16 --tokenizer ./tokenizer --output before\n"
         "  kimi-k2 bench 127.0.0.1:8001 --tool perf_analyzer       Triton's gRPC\n"
         "  kimi-k2 bench http://127.0.0.1:9000 --print             the command, without running it\n"
-        "  kimi-k2 bench compare before/ after/"
+        "  kimi-k2 bench compare before/ after/\n"
+        "Exit code 1: a request failed, or the program did; with compare: a rate, a median or the failures got worse."
     )
     parser.add_argument("target", metavar="URL|compare", help="the endpoint, or `compare A B`")
     parser.add_argument("folders", metavar="A B", nargs="*", type=Path, help="two folders of runs, for compare")
-    parser.add_argument("--tool", choices=TOOLS, help="default: the first of these that is installed")
+    parser.add_argument(
+        "--tool", choices=list(map(str, BenchTool)), help="default: the first of these that is installed"
+    )
     parser.add_argument("--model", default="kimi_k2", help="the model's id (default: %(default)s)")
     parser.add_argument("--concurrency", metavar="N", type=int, default=16, help="requests at a time (16)")
     parser.add_argument("--requests", metavar="N", type=int, default=64, help="requests in all (64)")
@@ -54,125 +48,91 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="DIR", help="from `kimi-k2 tokenizer --export DIR` (aiperf, guidellm)")
     parser.add_argument("--output", metavar="DIR", type=Path, default=OUTPUT, help="where results go (%(default)s)")
     parser.add_argument("--print", dest="only_print", action="store_true", help="print the command and run nothing")
-    parser.add_argument("--json", action="store_true", help="figures of compare as JSON")
+    parser.add_argument("--json", action="store_true", help="print bench.json, or the rows of compare as JSON")
+    parser.add_argument(
+        "--tolerance", metavar="PERCENT", type=float, default=10.0, help="compare: what is no change (10)"
+    )
+    parser.add_argument("--chart", metavar="FILE.svg", type=Path, help="compare: draw both runs into this file")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.target == "compare":
-        return compare(args.folders, as_json=args.json)
-    tool = args.tool or installed_tool(any_will_do=args.only_print)
+        return compare(args)
+    if args.folders:
+        raise InvalidValue("folders belong to `kimi-k2 bench compare A B`", field="bench")
+    tool = BenchTool(args.tool) if args.tool else tools.installed_tool(any_will_do=args.only_print)
     load = BenchLoad(
-        args.target, args.model, args.concurrency, args.requests, args.inputs, args.outputs, args.tokenizer, args.output
+        args.target, args.model, args.concurrency, args.requests, args.inputs, args.outputs, args.tokenizer
     )
-    command = command_of(tool, load)
-    print(shlex.join(command), file=sys.stdout if args.only_print else sys.stderr, flush=True)
+    command = tools.command_of(tool, load, args.output)
+    shown = shlex.join(command)
+    print(shown, file=sys.stdout if args.only_print else sys.stderr, flush=True)
     if args.only_print:
         return 0
-    if shutil.which(tool) is None:
-        raise Unavailable(
-            f"{tool} is not installed: pip install {tool.replace('_', '-')}, in an environment of its own"
-        )
-    args.output.mkdir(parents=True, exist_ok=True)
-    if tool == "perf_analyzer":
-        write_inputs(load)
-    return subprocess.run(command).returncode
+    tools.require(tool)
+    tools.prepare(tool, load, args.output)
+    # With --json, only the document is on stdout.
+    code = subprocess.run(command, stdout=sys.stderr if args.json else None).returncode
+    return keep(tool, shown, code, load, args)
 
 
-def installed_tool(*, any_will_do: bool) -> str:
-    found = next((tool for tool in TOOLS if shutil.which(tool)), TOOLS[0] if any_will_do else None)
-    if found is None:
-        raise Unavailable(f"none of {', '.join(TOOLS)} is installed; pip install aiperf, in an environment of its own")
-    return found
+def keep(tool: BenchTool, command: str, code: int, load: BenchLoad, args: argparse.Namespace) -> int:
+    """Writes bench.json and bench.svg; the exit code of the command."""
+    problem, figures = None, None
+    try:
+        figures = read_result(tool, args.output)
+    except InvalidValue as error:
+        problem = error
+    done = BenchRun(tool, command, code, load, figures)
+    text = json.dumps(done.as_json(), indent=2)
+    (args.output / FILE).write_text(f"{text}\n", encoding="utf-8")
+    (args.output / CHART).write_text(draw([("", done)]), encoding="utf-8")
+    if args.json:
+        print(text)
+    if code:
+        hint = "" if load.tokenizer or tool is BenchTool.PERF_ANALYZER else "; it may need --tokenizer DIR"
+        print(f"bench: {tool} ended with exit code {code}{hint}", file=sys.stderr)
+        return code
+    if problem:
+        raise problem
+    if figures and not args.json:
+        print(summary(figures, args.output))
+    return 1 if figures is None or figures.failed or not figures.requests else 0
 
 
-def command_of(tool: str, load: BenchLoad) -> list[str]:
-    match tool:
-        case "aiperf":
-            tokenizer = ["--tokenizer", load.tokenizer] if load.tokenizer else []
-            return [
-                *(
-                    "aiperf",
-                    "profile",
-                    "--model",
-                    load.model,
-                    "--url",
-                    load.url,
-                    "--endpoint-type",
-                    "chat",
-                    "--streaming",
-                ),
-                *("--concurrency", str(load.concurrency), "--request-count", str(load.requests)),
-                *("--isl", str(load.inputs), "--osl", str(load.outputs), "--extra-inputs", "ignore_eos:true"),
-                *(*tokenizer, "--use-server-token-count", "--output-artifact-dir", str(load.folder)),
-            ]
-        case "guidellm":
-            data = f"prompt_tokens={load.inputs},output_tokens={load.outputs}"
-            tokenizer = ["--processor", load.tokenizer] if load.tokenizer else []
-            return [
-                *("guidellm", "benchmark", "--target", load.url, "--model", load.model, "--data", data),
-                *("--rate-type", "concurrent", "--rate", str(load.concurrency), "--max-requests", str(load.requests)),
-                *(*tokenizer, "--output-path", str(load.folder / "guidellm.json")),
-            ]
-        case _:
-            return [
-                *("perf_analyzer", "-m", load.model, "-i", "grpc", "--streaming", "--async", "-u", _address(load.url)),
-                *("--input-data", str(load.folder / "input.json"), "--concurrency-range", str(load.concurrency)),
-                *("--request-count", str(load.requests)),
-                *("--profile-export-file", str(load.folder / "perf_analyzer.json")),
-            ]
-
-
-def _address(url: str) -> str:
-    return url.partition("://")[2] or url
-
-
-def write_inputs(load: BenchLoad) -> None:
-    """perf_analyzer's input: a prompt of about as many tokens as words, and an answer of a fixed length."""
-    words = ("The quick brown fox jumps over the lazy dog. " * (load.inputs // 9 + 1)).split()[: load.inputs]
-    row = {"text_input": [" ".join(words)], "max_tokens": [load.outputs], "ignore_eos": [True], "stream": [True]}
-    (load.folder / "input.json").write_text(json.dumps({"data": [row]}), encoding="utf-8")
-
-
-def compare(folders: list[Path], *, as_json: bool) -> int:
-    if len(folders) != 2:
-        raise InvalidValue("give two folders: kimi-k2 bench compare A B", field="compare")
-    before, after = map(figures_of, folders)
-    rows = [
-        {"figure": name, "before": before[name], "after": after[name], "change": _change(before[name], after[name])}
-        for name in before
-        if name in after
+def summary(figures: BenchFigures, folder: Path) -> str:
+    tokens = figures.output_tokens_per_second
+    lines = [
+        f"{figures.requests} requests, {figures.failed} failed, {figures.requests_per_second:.3g} a second"
+        + ("" if tokens is None else f", {tokens:.4g} tokens/s")
     ]
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    for row in rows:
-        print(f"{row['figure']:<44} {row['before']:>12.4g} {row['after']:>12.4g} {row['change']:>+8.1%}")
-    return 0
+    lines += [
+        f"{name:<24} p50 {spread.p50:>9,.4g} ms   p90 {spread.p90:>9,.4g} ms   p99 {spread.p99:>9,.4g} ms"
+        for name, spread in figures.spreads
+        if spread
+    ]
+    return "\n".join([*lines, f"in {folder / FILE} and {folder / CHART}"])
 
 
-def _change(before: float, after: float) -> float:
-    return (after - before) / abs(before) if before else 0.0
-
-
-def figures_of(folder: Path) -> dict[str, float]:
-    """All numbers of the folder's JSON summaries, by their path. Raises InvalidValue if there are none."""
-    found: dict[str, float] = {}
-    for path in sorted(folder.rglob("*.json")):
-        if path.name in ("input.json", "inputs.json"):
-            continue
-        try:
-            _numbers(json.loads(path.read_text(encoding="utf-8")), path.stem, found)
-        except (OSError, ValueError):
-            continue
-    if not found:
-        raise InvalidValue(f"{folder} has no results of a benchmark", field="compare")
-    return found
-
-
-def _numbers(value: Any, name: str, found: dict[str, float]) -> None:
-    """Numbers in objects; lists are single requests, which are not compared."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            _numbers(each, f"{name}.{key}", found)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        found[name] = float(value)
+def compare(args: argparse.Namespace) -> int:
+    if len(args.folders) != 2:
+        raise InvalidValue("give two folders: kimi-k2 bench compare A B", field="compare")
+    if not args.tolerance >= 0:
+        raise InvalidValue("must be 0 or more", field="--tolerance")
+    before, after = map(read_run, args.folders)
+    differing = comparing.differences(before, after)
+    assert before.figures is not None
+    assert after.figures is not None
+    rows = comparing.compared(before.figures, after.figures, args.tolerance / 100)
+    worse = [row.figure for row in rows if row.verdict == "worse"]
+    if args.chart:
+        labelled = [(f"{folder}: ", each) for folder, each in zip(args.folders, (before, after), strict=True)]
+        args.chart.write_text(draw(labelled), encoding="utf-8")
+    if args.json:
+        document = {"tool": before.tool, "loads_differ": differing, "worse": worse}
+        print(json.dumps({**document, "figures": [asdict(row) for row in rows]}, indent=2))
+    else:
+        print(comparing.table(rows))
+        for line in differing:
+            print(f"the loads differ in {line}")
+    return 1 if worse else 0
