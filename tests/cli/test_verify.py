@@ -10,10 +10,11 @@ import pytest
 
 from kimi_k2_cli.endpoint import open_endpoint
 from kimi_k2_cli.main import main
-from kimi_k2_cli.verify.asking import PAUSES, Asker, Busy, EndpointCall
+from kimi_k2_cli.verify.asking import PAUSES, Asker, Busy
 from kimi_k2_cli.verify.checks import CHECKS
 from kimi_k2_cli.verify.conversations import ALL, WEATHER
-from kimi_k2_cli.verify.scoring import schema_problem, trigger_score
+from kimi_k2_serving.demo.call_scoring import schema_problem, trigger_score
+from kimi_k2_serving.demo.openai_answer import EndpointCall
 from tests.cli.scripted_endpoint import Fault, endpoint
 
 
@@ -81,6 +82,23 @@ def test_a_model_that_answers_in_a_word_is_no_fault_of_its_stop_strings(capsys: 
         _, document = verify(capsys, url, "--check", "stop strings")
     assert with_status("skipped", document) == {"stop strings"}
     assert not document["passed"]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://h:9000", "http://h:9000/v1/models"),
+        ("http://h:9000/v1/", "http://h:9000/v1/models"),
+        ("https://v1.example.org", "https://v1.example.org/v1/models"),
+        ("https://example.org/proxy", "https://example.org/proxy/v1/models"),
+        ("https://example.org/v1/openai", "https://example.org/v1/openai/models"),
+        ("https://example.org/api/v4", "https://example.org/api/v4/models"),
+        ("https://example.org/v1beta/openai/", "https://example.org/v1beta/openai/models"),
+    ],
+)
+def test_the_url_is_what_comes_before_chat_completions(url: str, expected: str) -> None:
+    with open_endpoint(url, None) as server:
+        assert server.at("/v1/models") == expected
 
 
 def test_a_busy_endpoint_is_asked_again() -> None:
@@ -178,6 +196,26 @@ def test_a_file_without_requests_is_refused_with_its_line(
     path.write_text(f"\n{text}\n")
     assert main(["verify", "http://127.0.0.1:1", "--samples", str(path)]) == 2
     assert "line 2 is no chat request" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "strin"},
+        {"$ref": "#/nowhere"},
+        {"pattern": "("},
+        {"properties": 3},
+        {"minimum": []},
+        "x",
+        {"$ref": "#"},
+    ],
+)
+def test_a_schema_that_is_none_is_a_problem_and_no_crash(schema: Any) -> None:
+    tools = [{"type": "function"}, {"function": {"name": "f", "parameters": schema}}]
+    for arguments in ('{"a": "b"}', '"text"', "3"):
+        problem = schema_problem(EndpointCall("", "f", arguments), tools)
+        assert problem == "" or problem.startswith("f: its schema can't be used"), problem
+    assert schema_problem(EndpointCall("", "g", "{}"), tools) == "'g' is not a declared tool"
 
 
 def test_f1_is_the_vendor_s_formula() -> None:

@@ -11,17 +11,10 @@ from itertools import pairwise
 from typing import Any, Literal, Self
 
 from kimi_k2_cli.verify import conversations
-from kimi_k2_cli.verify.asking import (
-    UNREADABLE,
-    Asker,
-    BadAnswer,
-    EndpointAnswer,
-    EndpointCall,
-    OutOfTime,
-    RefusedField,
-)
+from kimi_k2_cli.verify.asking import Asker, OutOfTime, RefusedField
 from kimi_k2_cli.verify.conversations import ALL, DEFAULT_SYSTEM, EARLIER, MARKERS, TRIGGERS, WEATHER
-from kimi_k2_cli.verify.scoring import schema_problem, schema_problems, trigger_score
+from kimi_k2_serving.demo.call_scoring import schema_problem, schema_problems, trigger_score
+from kimi_k2_serving.demo.openai_answer import UNREADABLE, BadAnswer, EndpointAnswer, EndpointCall
 
 Group = Literal["server", "model"]
 LEAST_SCHEMA_ACCURACY = 0.95

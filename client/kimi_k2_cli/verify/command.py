@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         results = run_checks(checking, _quiet if args.json else show, names)
         scores = score_samples(checking, samples) if samples else []
         if args.cases > 0:
-            scores += world_scores(f"{server.root}/v1", model, key, args)
+            scores += world_scores(server.at("/v1"), model, key, args)
     if not args.json:
         for score in scores:
             show(score)
@@ -90,7 +90,7 @@ def chosen(names: list[str], *, server_only: bool) -> list[str]:
 def first_model(server: OpenAIEndpoint) -> str:
     """The id of the first model that the endpoint lists. Raises Unavailable."""
     try:
-        response = server.http.get(f"{server.root}/v1/models")
+        response = server.http.get(server.at("/v1/models"))
         if response.status_code in (401, 403):
             raise Unavailable(f"{server.url} asks for a key: --api-key-file FILE", field="--api-key-file")
         return str(response.json()["data"][0]["id"])

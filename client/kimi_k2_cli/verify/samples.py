@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from kimi_k2_cli.verify.asking import BadAnswer, EndpointAnswer, OutOfTime
+from kimi_k2_cli.verify.asking import OutOfTime
 from kimi_k2_cli.verify.checks import LEAST_F1, LEAST_SCHEMA_ACCURACY, CheckStatus, Result, Verification
-from kimi_k2_cli.verify.scoring import schema_problems, trigger_score
 from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.demo.call_scoring import schema_problems, trigger_score
+from kimi_k2_serving.demo.openai_answer import BadAnswer, EndpointAnswer
 
 LEFT_OUT = ("model", "messages", "stream", "stream_options")
 
