@@ -50,7 +50,7 @@ INSTALLED = {
     "enforcer": ("msgspec", "xgrammar"),
     "engine": ("fastapi", "jinja2", "msgspec", "setproctitle", "sglang", "tokenizers", "torch", "torchvision", "yaml"),
     "plan": (),
-    "demo": ("httpx", "numpy", "safetensors", "tokenizers", "torch"),
+    "demo": ("httpx", "jsonschema", "numpy", "safetensors", "tokenizers", "torch"),
     "chat": (),
     "reading": ("msgspec",),
     "triton": ("numpy", "triton_python_backend_utils"),
