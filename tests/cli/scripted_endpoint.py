@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -37,6 +38,7 @@ class Fault(enum.Enum):
     NO_DEFAULT_SYSTEM = "template: default system"
     LOST_HISTORY = "template: history and tools"
     NO_TOOLS_IN_PROMPT = "template: history and tools "
+    FIELDS_ADDED = "template: tools as sent"
     CONTROL_TOKENS = "template: control text"
     NO_SCHEMA = "JSON schema"
     STOP_INCLUDED = "stop strings"
@@ -59,9 +61,10 @@ EXPECTED = {case.text: case.expects for case in TRIGGERS}
 
 
 def words(text: str, fault: Fault | None) -> int:
-    """Tokens of a text: its words; a control token that is spelled out takes five."""
-    spelled = text.count("<|im_end|>")
-    return len(text.split()) + spelled * (0 if fault is Fault.CONTROL_TOKENS else 4)
+    """Tokens of a text: its words and marks; a control token that is spelled out takes five."""
+    if fault is Fault.CONTROL_TOKENS:
+        text = text.replace("<|im_end|>", "x")
+    return len(re.findall(r"\w+|[^\w\s]", text))
 
 
 def prompt_tokens(body: dict[str, Any], fault: Fault | None) -> int:
@@ -74,7 +77,10 @@ def prompt_tokens(body: dict[str, Any], fault: Fault | None) -> int:
         messages = messages[:1] + messages[-1:]
     count = sum(4 + words(message["content"], fault) for message in messages)
     if fault is not Fault.NO_TOOLS_IN_PROMPT:
-        count += len(json.dumps(body.get("tools") or [])) // 5
+        tools = body.get("tools") or []
+        if fault is Fault.FIELDS_ADDED:
+            tools = [{**tool, "defer_loading": None} for tool in tools]
+        count += words(json.dumps(tools), fault)
     return count + line_break
 
 

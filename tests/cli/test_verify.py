@@ -137,7 +137,7 @@ def test_the_table_ends_with_a_verdict(capsys: pytest.CaptureFixture[str]) -> No
         assert main(["verify", url, "--server-only"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("FAIL  server  usage ") and "not the sum" in line for line in lines)
-    assert lines[-1].startswith("kimi_k2: 1 of 10 checks failed in ")
+    assert lines[-1].startswith("kimi_k2: 1 of 11 checks failed in ")
     assert not any("trigger F1" in line for line in lines)
 
 

@@ -21,6 +21,7 @@ LEAST_SCHEMA_ACCURACY = 0.95
 LEAST_F1 = 0.8
 TRIES = 3  # of comparisons between two answers: a batch of another size may change the likeliest token
 TOKENS = 400
+SLACK = 2  # tokens of a tool: pieces of words join otherwise at its edges
 
 
 class Wrong(Exception):
@@ -254,6 +255,23 @@ def history_counts(run: Verification) -> str:
     return f"{steps[0]} tokens for each pair of messages"
 
 
+def tools_as_sent(run: Verification) -> str:
+    """The prompt declares the tools as the request has them: as compact JSON, or spaced in an earlier template."""
+    sent = (ALL[:1], ALL)
+    one, all_of_them = (run.prompt_tokens(user("Hello"), tools=tools) for tools in sent)
+    spelled = []
+    for separators in ((",", ":"), (", ", ": ")):
+        texts = (json.dumps(tools, separators=separators, ensure_ascii=False) for tools in sent)
+        less, more = (run.prompt_tokens(user(text)) for text in texts)
+        spelled.append(more - less)
+    added, grown = len(ALL) - 1, all_of_them - one
+    if all(abs(grown - tokens) > added * SLACK for tokens in spelled):
+        raise Wrong(
+            f"{added} more tools add {grown} prompt tokens, and {' or '.join(map(str, spelled))} as they are sent"
+        )
+    return f"{grown} tokens for {added} more tools"
+
+
 def control_text(run: Verification) -> str:
     """Text that spells a control token is text: it costs more than one token."""
     plain, spelled = (run.prompt_tokens(user(f"a {text} b")) for text in ("x", "<|im_end|>"))
@@ -327,6 +345,7 @@ CHECKS: tuple[tuple[str, Group, Callable[[Verification], str]], ...] = (
     ("call ids", "server", call_ids),
     ("template: default system", "server", default_system),
     ("template: history and tools", "server", history_counts),
+    ("template: tools as sent", "server", tools_as_sent),
     ("template: control text", "server", control_text),
     ("JSON schema", "server", json_schema),
     ("stop strings", "server", stop_strings),
