@@ -12,6 +12,7 @@ KIMI_K2_CHECKPOINT and may set the others. Unknown names are ignored, and an emp
     KIMI_K2_RESTART      pod: a death of the engine ends the server (engine.yaml's restart); unset: in_place
     KIMI_K2_TRACE_ENDPOINT
                          host and port of an OTLP collector (gRPC) for traces; unset: no traces
+    KIMI_K2_LOG_FORMAT   json: every process writes one JSON object a line; unset: text
     KIMI_K2_CACHE        directory for derived files such as tokenizer.json; unset: kimi-k2 in the user's cache
 """
 
@@ -27,6 +28,7 @@ PRESET = "KIMI_K2_PRESET"
 RUNTIME_DIR = "KIMI_K2_RUNTIME_DIR"
 CACHE = "KIMI_K2_CACHE"
 TRACE_ENDPOINT = "KIMI_K2_TRACE_ENDPOINT"
+LOG_FORMAT = "KIMI_K2_LOG_FORMAT"
 WARM_UP = "KIMI_K2_WARMUP"
 
 
@@ -40,6 +42,7 @@ class Settings:
     cache: Path
     warm_up: bool = True
     trace_endpoint: str = ""
+    json_logs: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -58,6 +61,7 @@ class Settings:
             cache=path(CACHE) or (path("XDG_CACHE_HOME") or home / ".cache") / "kimi-k2",
             warm_up=variables.get(WARM_UP) != "0",
             trace_endpoint=variables.get(TRACE_ENDPOINT) or "",
+            json_logs=variables.get(LOG_FORMAT) == "json",
         )
 
 

@@ -47,7 +47,7 @@ GROUPS: dict[str, dict[str, CommandHelp]] = {
             "verify http://127.0.0.1:9000/v1",
         ),
         "bench": CommandHelp(
-            "kimi_k2_cli.bench", "measure with aiperf, guidellm or perf_analyzer", "bench http://127.0.0.1:9000"
+            "kimi_k2_cli.bench.command", "measure with aiperf, guidellm or perf_analyzer", "bench http://127.0.0.1:9000"
         ),
     },
     "Look inside, without a server": {

@@ -35,18 +35,22 @@ def read_key(path: Path | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class OpenAIEndpoint:
-    """`url` ends before `/chat/completions`, with or without `/v1`."""
+    """`url` ends before `/chat/completions`; `/v1` may be left out where no part of its path is a version."""
 
     url: str
     http: httpx.Client
 
-    @property
-    def root(self) -> str:
-        """The URL without its `/v1`, to which the paths of a batch belong."""
-        return self.url.rstrip("/").removesuffix("/v1")
+    def at(self, path: str) -> str:
+        """The URL of a path that begins with `/v1`, as those of a batch do. Some services have another version in their
+        URL, or one in its midst.
+        """
+        base = self.url.rstrip("/")
+        parts = base.partition("://")[2].split("/")[1:]
+        is_versioned = any(part[:1] == "v" and part[1:2].isdigit() for part in parts)
+        return base + (path.removeprefix("/v1") if is_versioned else path)
 
     def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
-        return self.http.post(f"{self.root}{path}", json=body)
+        return self.http.post(self.at(path), json=body)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from tests.ci.steps import ROOT, STEPS, Step
 from tests.support import tally
-from tests.support.tally import Count
+from tests.support.tally import Count, suite_of
 
 # A step that takes this many times its minutes counts as hung.
 PATIENCE = 3
@@ -67,12 +67,6 @@ def perform(step: Step, patience: float = PATIENCE) -> Count:
 
 def command(words: Sequence[str], step: Step, report: Path) -> list[str]:
     return [*words, f"--junitxml={report}"] if step.pytest and "pytest" in words else [*words]
-
-
-def suite_of(test_class: str) -> str:
-    """The suite of a test class: `core` for `tests.core.test_chat`."""
-    parts = test_class.split(".")
-    return parts[1] if len(parts) > 1 else test_class
 
 
 def run(words: Sequence[str], lines: Path, seconds: float) -> bool:

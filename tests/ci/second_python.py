@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.ci.steps import SECOND
 from tests.support import tally
-from tests.support.tally import Count
+from tests.support.tally import Count, suite_of
 
 ROOT = Path(__file__).parents[2]
 OTHER = "3.11" if sys.version_info[:2] == (3, 12) else "3.12"
@@ -42,7 +42,7 @@ def main() -> int:
         paths = os.pathsep.join(str(ROOT / name) for name in ("backend", "client"))
         environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
         code = subprocess.run([*command, "-m", "not server and not slow"], cwd=ROOT, env=environment).returncode
-        tally.record(*tally.of_report(report, lambda name: name.split(".")[1]))
+        tally.record(*tally.of_report(report, suite_of))
     return code
 
 

@@ -69,7 +69,7 @@ STEPS = (
         ("core",),
         pytest=True,
     ),
-    Step("server", 22, (python("pytest", "-m", "server"),), WITH_SERVER, pytest=True),
+    Step("server", 22, (python("pytest", "-m", "server", "--durations=25"),), WITH_SERVER, pytest=True),
     Step("second python", 3, (python("tests.ci.second_python"),), SECOND, skippable=SECOND),
     Step(
         "parser fuzz",

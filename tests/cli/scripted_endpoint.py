@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -37,6 +38,7 @@ class Fault(enum.Enum):
     NO_DEFAULT_SYSTEM = "template: default system"
     LOST_HISTORY = "template: history and tools"
     NO_TOOLS_IN_PROMPT = "template: history and tools "
+    FIELDS_ADDED = "template: tools as sent"
     CONTROL_TOKENS = "template: control text"
     NO_SCHEMA = "JSON schema"
     STOP_INCLUDED = "stop strings"
@@ -59,9 +61,10 @@ EXPECTED = {case.text: case.expects for case in TRIGGERS}
 
 
 def words(text: str, fault: Fault | None) -> int:
-    """Tokens of a text: its words; a control token that is spelled out takes five."""
-    spelled = text.count("<|im_end|>")
-    return len(text.split()) + spelled * (0 if fault is Fault.CONTROL_TOKENS else 4)
+    """Tokens of a text: its words and marks; a control token that is spelled out takes five."""
+    if fault is Fault.CONTROL_TOKENS:
+        text = text.replace("<|im_end|>", "x")
+    return len(re.findall(r"\w+|[^\w\s]", text))
 
 
 def prompt_tokens(body: dict[str, Any], fault: Fault | None) -> int:
@@ -74,7 +77,10 @@ def prompt_tokens(body: dict[str, Any], fault: Fault | None) -> int:
         messages = messages[:1] + messages[-1:]
     count = sum(4 + words(message["content"], fault) for message in messages)
     if fault is not Fault.NO_TOOLS_IN_PROMPT:
-        count += len(json.dumps(body.get("tools") or [])) // 5
+        tools = body.get("tools") or []
+        if fault is Fault.FIELDS_ADDED:
+            tools = [{**tool, "defer_loading": None} for tool in tools]
+        count += words(json.dumps(tools), fault)
     return count + line_break
 
 
@@ -101,7 +107,7 @@ def calls_of(body: dict[str, Any], fault: Fault | None) -> list[dict[str, Any]]:
     return [{"id": call_id, "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}]
 
 
-def content_of(body: dict[str, Any], fault: Fault | None) -> str:
+def content_of(body: dict[str, Any], fault: Fault | None, counting: str) -> str:
     text = body["messages"][-1]["content"]
     if "response_format" in body:
         return "a bug" if fault is Fault.NO_SCHEMA else '{"kind": "bug", "open": true, "level": 3}'
@@ -111,12 +117,12 @@ def content_of(body: dict[str, Any], fault: Fault | None) -> str:
         return "There once was a fox who lived in a wood"
     if fault is Fault.LEAKED_MARKER:
         return "one <|im_end|> two three four"
-    return COUNTING
+    return counting
 
 
-def answer_of(body: dict[str, Any], fault: Fault | None) -> dict[str, Any]:
+def answer_of(body: dict[str, Any], fault: Fault | None, counting: str) -> dict[str, Any]:
     calls = calls_of(body, fault)
-    content, reason = ("", "tool_calls") if calls else (content_of(body, fault), "stop")
+    content, reason = ("", "tool_calls") if calls else (content_of(body, fault, counting), "stop")
     limit = body.get("max_tokens", 10_000)
     if len(content.split()) > limit:
         content, reason = " ".join(content.split()[:limit]), "length"
@@ -152,13 +158,22 @@ def chunks_of(answer: dict[str, Any], fault: Fault | None) -> Iterator[dict[str,
             delta = {"index": index, "function": {"arguments": letter}}
             yield {"choices": [{"index": 0, "delta": {"tool_calls": [delta]}}]}
     yield {"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]}
+    if answer["usage"] is None:
+        return
     usage = dict(answer["usage"])
     usage["completion_tokens"] += 2 if fault is Fault.WRONG_STREAM_USAGE else 0
     yield {"choices": [], "usage": usage}
 
 
 @contextmanager
-def endpoint(fault: Fault | None) -> Iterator[str]:
+def endpoint(
+    fault: Fault | None, *, refuses: frozenset[str] = frozenset(), busy: int = 0, counting: str = COUNTING
+) -> Iterator[str]:
+    """`refuses`: fields whose requests get a 400, and "usage", which is then in no answer. `busy`: refuses as many
+    requests with a 429 at first. `counting`: the model's answer to a request to count.
+    """
+    waiting = iter(range(busy))
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = -1
@@ -168,7 +183,15 @@ def endpoint(fault: Fault | None) -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            answer = answer_of(body, fault)
+            if next(waiting, None) is not None:
+                respond(self, 429, b'{"error": {"message": "too many requests"}}')
+                return
+            if refused := refuses & body.keys():
+                respond(self, 400, json.dumps({"error": {"message": f"{min(refused)} is not supported"}}).encode())
+                return
+            answer = answer_of(body, fault, counting)
+            if "usage" in refuses:
+                answer["usage"] = None
             if not body.get("stream"):
                 respond(self, 200, json.dumps(answer).encode())
                 return

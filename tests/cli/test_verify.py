@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from kimi_k2_cli.endpoint import open_endpoint
 from kimi_k2_cli.main import main
-from kimi_k2_cli.verify.asking import EndpointCall
+from kimi_k2_cli.verify.asking import PAUSES, Asker, Busy
 from kimi_k2_cli.verify.checks import CHECKS
 from kimi_k2_cli.verify.conversations import ALL, WEATHER
-from kimi_k2_cli.verify.scoring import schema_problem, trigger_score
+from kimi_k2_serving.demo.call_scoring import schema_problem, trigger_score
+from kimi_k2_serving.demo.openai_answer import EndpointCall
 from tests.cli.scripted_endpoint import Fault, endpoint
 
 
@@ -22,15 +24,98 @@ def verify(capsys: pytest.CaptureFixture[str], url: str, *flags: str) -> tuple[i
 
 
 def failed(document: dict[str, Any]) -> set[str]:
-    return {check["name"] for check in document["checks"] if not check["passed"]}
+    return with_status("failed", document)
+
+
+def with_status(status: str, document: dict[str, Any]) -> set[str]:
+    return {check["name"] for check in document["checks"] if check["status"] == status}
 
 
 def test_a_sound_endpoint_passes_every_check(capsys: pytest.CaptureFixture[str]) -> None:
     with endpoint(None) as url:
         code, document = verify(capsys, url)
-    assert failed(document) == set(), document
+    assert with_status("passed", document) == {name for name, *_ in CHECKS}, document
     assert (code, document["passed"], document["model"]) == (0, True, "kimi_k2")
     assert [check["name"] for check in document["checks"]] == [name for name, *_ in CHECKS]
+
+
+@pytest.mark.parametrize(
+    ("field", "skipped"),
+    [
+        ("response_format", {"JSON schema"}),
+        ("stop", {"stop strings"}),
+        ("stream_options", {"stream equals whole", "JSON schema", "stop strings"}),
+    ],
+)
+def test_what_a_foreign_endpoint_refuses_is_skipped_with_the_reason(
+    field: str, skipped: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with endpoint(None, refuses=frozenset([field])) as url:
+        code, document = verify(capsys, url)
+    assert (code, failed(document), with_status("skipped", document)) == (0, set(), skipped)
+    for check in document["checks"]:
+        assert (f"{field} is not supported" in check["detail"]) == (check["status"] == "skipped")
+
+
+def test_calls_are_looked_at_where_they_can_not_be_demanded(capsys: pytest.CaptureFixture[str]) -> None:
+    with endpoint(None, refuses=frozenset(["tool_choice"])) as url:
+        _, document = verify(capsys, url)
+    assert failed(document) == set()
+    assert with_status("skipped", document) == {"stream equals whole"}
+    with endpoint(Fault.INVALID_ARGUMENTS, refuses=frozenset(["tool_choice"])) as url:
+        _, document = verify(capsys, url)
+    assert "schema accuracy" in failed(document)
+    with endpoint(Fault.SHY_CALLS, refuses=frozenset(["tool_choice"])) as url:
+        _, document = verify(capsys, url)
+    assert {"schema accuracy", "call ids"} < with_status("skipped", document)
+
+
+def test_without_usage_only_usage_fails_and_the_template_is_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    with endpoint(None, refuses=frozenset(["usage"])) as url:
+        code, document = verify(capsys, url)
+    assert (code, failed(document)) == (1, {"usage"})
+    assert with_status("skipped", document) == {name for name, *_ in CHECKS if name.startswith("template")}
+
+
+def test_a_model_that_answers_in_a_word_is_no_fault_of_its_stop_strings(capsys: pytest.CaptureFixture[str]) -> None:
+    with endpoint(None, counting="one") as url:
+        _, document = verify(capsys, url, "--check", "stop strings")
+    assert with_status("skipped", document) == {"stop strings"}
+    assert not document["passed"]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://h:9000", "http://h:9000/v1/models"),
+        ("http://h:9000/v1/", "http://h:9000/v1/models"),
+        ("https://v1.example.org", "https://v1.example.org/v1/models"),
+        ("https://example.org/proxy", "https://example.org/proxy/v1/models"),
+        ("https://example.org/v1/openai", "https://example.org/v1/openai/models"),
+        ("https://example.org/api/v4", "https://example.org/api/v4/models"),
+        ("https://example.org/v1beta/openai/", "https://example.org/v1beta/openai/models"),
+    ],
+)
+def test_the_url_is_what_comes_before_chat_completions(url: str, expected: str) -> None:
+    with open_endpoint(url, None) as server:
+        assert server.at("/v1/models") == expected
+
+
+def test_a_busy_endpoint_is_asked_again() -> None:
+    waits: list[float] = []
+    with endpoint(None, busy=2) as url, open_endpoint(url, None) as server:
+        asker = Asker(server, "kimi_k2", sleep=waits.append)
+        assert asker.whole([{"role": "user", "content": "Hello"}]).content
+    assert waits == list(PAUSES[:2])
+    with endpoint(None, busy=9) as url, open_endpoint(url, None) as server, pytest.raises(Busy, match="HTTP 429"):
+        Asker(server, "kimi_k2", sleep=waits.append).whole([{"role": "user", "content": "Hello"}])
+
+
+def test_after_its_minutes_the_rest_is_skipped(capsys: pytest.CaptureFixture[str]) -> None:
+    with endpoint(None) as url:
+        code, document = verify(capsys, url, "--minutes", "0")
+    assert with_status("skipped", document) == {name for name, *_ in CHECKS}
+    assert (code, document["passed"]) == (1, False)
 
 
 @pytest.mark.slow
@@ -52,7 +137,7 @@ def test_the_table_ends_with_a_verdict(capsys: pytest.CaptureFixture[str]) -> No
         assert main(["verify", url, "--server-only"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("FAIL  server  usage ") and "not the sum" in line for line in lines)
-    assert lines[-1].startswith("kimi_k2: 1 of 10 checks failed in ")
+    assert lines[-1].startswith("kimi_k2: 1 of 11 checks failed in ")
     assert not any("trigger F1" in line for line in lines)
 
 
@@ -87,7 +172,7 @@ def test_samples_are_scored_as_the_vendor_does(capsys: pytest.CaptureFixture[str
         code, document = verify(capsys, url, *flags)
     accuracy, f1 = document["checks"][-2:]
     assert accuracy["detail"] == "1.000 of 2 answers with calls; 0 of 4 requests failed"
-    assert (f1["detail"], f1["passed"], code) == ("0.500", False, 1)
+    assert (f1["detail"], f1["status"], code) == ("0.500", "failed", 1)
     with endpoint(Fault.INVALID_ARGUMENTS) as url:
         _, document = verify(capsys, url, *flags)
     assert "samples: schema accuracy" in failed(document)
@@ -99,7 +184,7 @@ def test_conversations_of_the_demo_s_world_are_scored_too(capsys: pytest.Capture
         code, document = verify(capsys, url, "--check", "call ids", "--cases", "12")
     scores = {check["name"]: check for check in document["checks"]}
     assert {"held-out: trigger F1", "held-out: exact arguments"} <= scores.keys()
-    assert not scores["held-out: exact arguments"]["passed"]
+    assert scores["held-out: exact arguments"]["status"] == "failed"
     assert code == 1
 
 
@@ -111,6 +196,26 @@ def test_a_file_without_requests_is_refused_with_its_line(
     path.write_text(f"\n{text}\n")
     assert main(["verify", "http://127.0.0.1:1", "--samples", str(path)]) == 2
     assert "line 2 is no chat request" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "strin"},
+        {"$ref": "#/nowhere"},
+        {"pattern": "("},
+        {"properties": 3},
+        {"minimum": []},
+        "x",
+        {"$ref": "#"},
+    ],
+)
+def test_a_schema_that_is_none_is_a_problem_and_no_crash(schema: Any) -> None:
+    tools = [{"type": "function"}, {"function": {"name": "f", "parameters": schema}}]
+    for arguments in ('{"a": "b"}', '"text"', "3"):
+        problem = schema_problem(EndpointCall("", "f", arguments), tools)
+        assert problem == "" or problem.startswith("f: its schema can't be used"), problem
+    assert schema_problem(EndpointCall("", "g", "{}"), tools) == "'g' is not a declared tool"
 
 
 def test_f1_is_the_vendor_s_formula() -> None:

@@ -108,11 +108,6 @@ def test_off_topic_text_gets_a_short_answer_without_control_tokens(url: str, sai
     assert "<|" not in content.replace(said, "")
 
 
-@pytest.mark.xfail(
-    # It would take minutes: the agent tries again with each wrong path.
-    run=False,
-    reason="the model calls Read, but does not copy a path of several made-up parts exactly",
-)
 @pytest.mark.skipif(not has_node() or shutil.which("npm") is None, reason="it needs Node 20 or later and npm")
 def test_a_foreign_agent_reads_files_because_the_model_chooses_to(url: str) -> None:
     script = ROOT / "tests/frontend/clients/claude_code_reads.sh"

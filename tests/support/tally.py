@@ -50,6 +50,12 @@ def added(counts: Iterable[Count], suite: str) -> Count:
     return Count(suite, passed, failed, skipped)
 
 
+def suite_of(owner: str) -> str:
+    """The suite of a module or class: `core` for `tests.core.test_chat`."""
+    parts = owner.split(".")
+    return parts[1] if len(parts) > 1 else owner
+
+
 def of_report(path: Path, suite: Callable[[str], str]) -> list[Count]:
     """By suite, from a JUnit report; `suite` names that of a test class. Nothing if pytest left no report."""
     if not path.exists():
@@ -58,7 +64,9 @@ def of_report(path: Path, suite: Callable[[str], str]) -> list[Count]:
     # A test that fails and whose fixture then fails, too, is there twice.
     worst: dict[tuple[str, str], str] = {}
     for case in ElementTree.parse(path).iter("testcase"):
-        key = case.get("classname", ""), case.get("name", "")
+        # A module that is skipped as a whole has no class, and is the name.
+        name = case.get("name", "")
+        key = case.get("classname") or name, name
         tags = {child.tag for child in case}
         kind = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
         worst[key] = kind if worst.get(key) != "failed" else "failed"

@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from kimi_k2_cli.verify import conversations
-from kimi_k2_cli.verify.asking import Asker, BadAnswer, EndpointAnswer, EndpointCall
+from kimi_k2_cli.verify.asking import Asker, OutOfTime, RefusedField
 from kimi_k2_cli.verify.conversations import ALL, DEFAULT_SYSTEM, EARLIER, MARKERS, TRIGGERS, WEATHER
-from kimi_k2_cli.verify.scoring import schema_problem, schema_problems, trigger_score
+from kimi_k2_serving.demo.call_scoring import schema_problem, schema_problems, trigger_score
+from kimi_k2_serving.demo.openai_answer import UNREADABLE, BadAnswer, EndpointAnswer, EndpointCall
 
 Group = Literal["server", "model"]
 LEAST_SCHEMA_ACCURACY = 0.95
 LEAST_F1 = 0.8
 TRIES = 3  # of comparisons between two answers: a batch of another size may change the likeliest token
 TOKENS = 400
+SLACK = 2  # tokens of a tool: pieces of words join otherwise at its edges
 
 
 class Wrong(Exception):
     """A promise that does not hold."""
 
 
+class NotShown(Exception):
+    """The answers do not show whether the promise holds."""
+
+
+class CheckStatus(enum.StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`detail`: the measured value, or what is wrong."""
+    """`detail`: the measured value, what is wrong, or why the check could not be made."""
 
     name: str
     group: Group
-    passed: bool
+    status: CheckStatus
     detail: str
+
+    @classmethod
+    def measured(cls, name: str, group: Group, holds: bool, detail: str) -> Self:
+        return cls(name, group, CheckStatus.PASSED if holds else CheckStatus.FAILED, detail)
 
 
 @dataclass(slots=True)
@@ -53,6 +70,23 @@ class Verification:
         answer = self.ask.streamed(messages, **options)
         self.seen.append(answer)
         return answer
+
+    def calling(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> EndpointAnswer:
+        """An answer that must call a tool. Raises NotShown if the endpoint can't demand it and the model calls none."""
+        try:
+            return self.whole(messages, **_required(tools))
+        except RefusedField as refused:
+            answer = self.whole(messages, tools=tools, max_tokens=TOKENS)
+            if not answer.calls:
+                raise NotShown(f"{refused}; without it the model calls no tool") from None
+            return answer
+
+    def prompt_tokens(self, messages: list[dict[str, Any]], **options: Any) -> int:
+        """Raises NotShown if the endpoint counts none."""
+        tokens = self.ask.whole(messages, max_tokens=1, **options).usage.get("prompt_tokens")
+        if not isinstance(tokens, int):
+            raise NotShown("the endpoint tells no prompt_tokens, which show the prompt")
+        return tokens
 
 
 def user(text: str) -> list[dict[str, Any]]:
@@ -79,9 +113,12 @@ def schema_accuracy(run: Verification) -> str:
     """Calls that are required are declared and valid, and end with tool_calls."""
     cases = [case for case in TRIGGERS if case.expects]
 
-    def one(case: conversations.TriggerCase) -> str | None:
+    def one(case: conversations.TriggerCase) -> str | NotShown | None:
         """What is wrong, "" if nothing, None if the answer was cut off before it showed."""
-        answer = run.whole(case.messages(), tools=case.tools, tool_choice="required", max_tokens=TOKENS)
+        try:
+            answer = run.calling(case.messages(), case.tools)
+        except NotShown as reason:
+            return reason
         if answer.finish_reason == "length":
             return None
         if not answer.calls:
@@ -91,22 +128,27 @@ def schema_accuracy(run: Verification) -> str:
         return "; ".join(schema_problems(answer, case.tools))
 
     with ThreadPoolExecutor(run.concurrency) as pool:
-        ended = [found for found in pool.map(one, cases) if found is not None]
-    problems = [found for found in ended if found]
-    if len(ended) < len(cases) / 2:
-        raise Wrong(f"only {len(ended)} of {len(cases)} required calls ended within {TOKENS} tokens")
+        found = list(pool.map(one, cases))
+    unseen = [each for each in found if isinstance(each, NotShown)]
+    ended = [each for each in found if isinstance(each, str)]
+    if len(unseen) == len(cases):
+        raise unseen[0]
+    if len(ended) < (len(cases) - len(unseen)) / 2:
+        raise Wrong(f"only {len(ended)} of {len(cases) - len(unseen)} required calls ended within {TOKENS} tokens")
+    problems = [each for each in ended if each]
     accuracy = 1 - len(problems) / len(ended)
     if accuracy < LEAST_SCHEMA_ACCURACY:
         raise Wrong(f"accuracy {accuracy:.2f}: {problems[0]}")
-    return f"accuracy {accuracy:.2f} of {len(ended)} required calls"
+    how = f", {len(unseen)} not made: {unseen[0]}" if unseen else ""
+    return f"accuracy {accuracy:.2f} of {len(ended)} required calls{how}"
 
 
 def stream_equals_whole(run: Verification) -> str:
     """Text, calls, reason and counts are the same in pieces."""
     asked: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
         (user("Count from one to ten in words."), {"max_tokens": 24}),
-        (user("What is the weather in Lisbon now, in celsius?"), _required()),
-        (EARLIER, _required()),
+        (user("What is the weather in Lisbon now, in celsius?"), _required([WEATHER])),
+        (EARLIER, _required([WEATHER])),
     ]
     for messages, options in asked:
         differences = ""
@@ -119,18 +161,27 @@ def stream_equals_whole(run: Verification) -> str:
     return f"{len(asked)} answers"
 
 
-def _required() -> dict[str, Any]:
-    return {"tools": [WEATHER], "tool_choice": "required", "max_tokens": TOKENS}
+def _required(tools: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"tools": tools, "tool_choice": "required", "max_tokens": TOKENS}
 
 
 def _difference(whole: EndpointAnswer, streamed: EndpointAnswer) -> str:
-    for name in ("content", "calls", "finish_reason"):
-        if getattr(whole, name) != getattr(streamed, name):
-            return f"{name} differs: {_short(getattr(whole, name))} whole, {_short(getattr(streamed, name))} streamed"
+    for name, one, other in (
+        ("content", whole.content, streamed.content),
+        ("calls", _told(whole), _told(streamed)),
+        ("finish_reason", whole.finish_reason, streamed.finish_reason),
+    ):
+        if one != other:
+            return f"{name} differs: {_short(one)} whole, {_short(other)} streamed"
     for name in ("prompt_tokens", "completion_tokens"):
         if whole.usage.get(name) != streamed.usage.get(name):
             return f"usage.{name} differs: {whole.usage.get(name)} whole, {streamed.usage.get(name)} streamed"
     return ""
+
+
+def _told(answer: EndpointAnswer) -> list[tuple[str, str, bool]]:
+    """The calls. A foreign endpoint may draw their ids: there must be one, and "call ids" looks at it."""
+    return [(call.name, call.arguments, bool(call.id)) for call in answer.calls]
 
 
 def _short(value: object) -> str:
@@ -142,13 +193,15 @@ def usage_truth(run: Verification) -> str:
     """Counts add up, and grow with what they count."""
     answer = run.whole(user("Tell me a long story about a fox."), max_tokens=7)
     usage = answer.usage
+    if not usage:
+        raise Wrong("an answer has no usage")
     if usage.get("total_tokens") != usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0):
         raise Wrong(f"total_tokens is not the sum: {usage}")
     if usage["completion_tokens"] > 7:
         raise Wrong(f"{usage['completion_tokens']} completion tokens although max_tokens is 7")
     if answer.finish_reason == "length" and usage["completion_tokens"] != 7:
         raise Wrong(f"finish_reason is length after {usage['completion_tokens']} of 7 tokens")
-    short, long = (run.ask.prompt_tokens(user("word " * count)) for count in (10, 200))
+    short, long = (run.prompt_tokens(user("word " * count)) for count in (10, 200))
     if not 150 <= long - short <= 600:
         raise Wrong(f"190 more words are {long - short} more prompt tokens")
     return f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
@@ -157,7 +210,9 @@ def usage_truth(run: Verification) -> str:
 def call_ids(run: Verification) -> str:
     """Ids are functions.NAME:INDEX, and the index counts over the whole conversation."""
     for messages, first in ((EARLIER[:1], 0), (EARLIER, 1)):
-        answer = run.whole(messages, **_required())
+        answer = run.calling(messages, [WEATHER])
+        if not answer.calls:
+            raise NotShown(f"the answer ends with {answer.finish_reason!r} and has no call")
         for index, call in enumerate(answer.calls, first):
             if call.id != f"functions.{call.name}:{index}":
                 raise Wrong(f"a call has the id {call.id!r}, expected 'functions.{call.name}:{index}'")
@@ -167,10 +222,10 @@ def call_ids(run: Verification) -> str:
 def default_system(run: Verification) -> str:
     """Without a system message the template adds K2's own."""
     question = user("Hello")
-    given = run.ask.prompt_tokens([{"role": "system", "content": DEFAULT_SYSTEM}, *question])
+    given = run.prompt_tokens([{"role": "system", "content": DEFAULT_SYSTEM}, *question])
     absent, other = (
-        run.ask.prompt_tokens(question),
-        run.ask.prompt_tokens([{"role": "system", "content": "x"}, *question]),
+        run.prompt_tokens(question),
+        run.prompt_tokens([{"role": "system", "content": "x"}, *question]),
     )
     # The published template puts a line break after its own default only.
     if absent - given not in (0, 1):
@@ -183,7 +238,7 @@ def default_system(run: Verification) -> str:
 def history_counts(run: Verification) -> str:
     """Every turn costs the same wherever it is, and results of tools are in the prompt."""
     pair = [{"role": "assistant", "content": "Yes, it is."}, {"role": "user", "content": "Is it so?"}]
-    counts = [run.ask.prompt_tokens([*user("Is it so?"), *pair * turns]) for turns in range(4)]
+    counts = [run.prompt_tokens([*user("Is it so?"), *pair * turns]) for turns in range(4)]
     steps = [after - before for before, after in pairwise(counts)]
     if steps[0] <= 0 or len(set(steps)) > 1:
         raise Wrong(f"two more messages add {steps} prompt tokens")
@@ -191,18 +246,35 @@ def history_counts(run: Verification) -> str:
     for content in ("1", "1 2 3 4 5 6 7 8 9 10 11 12"):
         messages = [dict(message) for message in EARLIER]
         messages[2]["content"] = content
-        results.append(run.ask.prompt_tokens(messages, tools=[WEATHER]))
+        results.append(run.prompt_tokens(messages, tools=[WEATHER]))
     if results[1] <= results[0]:
         raise Wrong("a longer result of a tool does not add prompt tokens")
-    bare, declared = (run.ask.prompt_tokens(user("Hello"), **options) for options in ({}, {"tools": ALL}))
+    bare, declared = (run.prompt_tokens(user("Hello"), **options) for options in ({}, {"tools": ALL}))
     if declared - bare < 80:
         raise Wrong(f"four declared tools add only {declared - bare} prompt tokens")
     return f"{steps[0]} tokens for each pair of messages"
 
 
+def tools_as_sent(run: Verification) -> str:
+    """The prompt declares the tools as the request has them: as compact JSON, or spaced in an earlier template."""
+    sent = (ALL[:1], ALL)
+    one, all_of_them = (run.prompt_tokens(user("Hello"), tools=tools) for tools in sent)
+    spelled = []
+    for separators in ((",", ":"), (", ", ": ")):
+        texts = (json.dumps(tools, separators=separators, ensure_ascii=False) for tools in sent)
+        less, more = (run.prompt_tokens(user(text)) for text in texts)
+        spelled.append(more - less)
+    added, grown = len(ALL) - 1, all_of_them - one
+    if all(abs(grown - tokens) > added * SLACK for tokens in spelled):
+        raise Wrong(
+            f"{added} more tools add {grown} prompt tokens, and {' or '.join(map(str, spelled))} as they are sent"
+        )
+    return f"{grown} tokens for {added} more tools"
+
+
 def control_text(run: Verification) -> str:
     """Text that spells a control token is text: it costs more than one token."""
-    plain, spelled = (run.ask.prompt_tokens(user(f"a {text} b")) for text in ("x", "<|im_end|>"))
+    plain, spelled = (run.prompt_tokens(user(f"a {text} b")) for text in ("x", "<|im_end|>"))
     if spelled - plain < 2:
         raise Wrong("'<|im_end|>' in a user's message is one token: a text can end its turn")
     return f"{spelled - plain + 1} tokens"
@@ -226,7 +298,7 @@ def stop_strings(run: Verification) -> str:
     for _ in range(TRIES):
         text = run.whole(question, max_tokens=24).content
         if len(text) < 8:
-            raise Wrong(f"the answer to be stopped is too short: {text!r}")
+            raise NotShown(f"the model's answer, which is to be stopped, is too short: {text!r}")
         middle = len(text) // 2
         stop = text[middle : middle + 3]
         for ask in (run.whole, run.streamed):
@@ -244,7 +316,10 @@ def stop_strings(run: Verification) -> str:
 def long_recall(run: Verification) -> str:
     """A fact in the middle of a long prompt is found."""
     messages = conversations.recall(run.sentences)
-    answer = run.whole(messages, max_tokens=40)
+    try:
+        answer = run.whole(messages, max_tokens=40)
+    except BadAnswer as problem:
+        raise NotShown(f"no answer to a long prompt, which --sentences makes shorter: {problem}") from None
     tokens = answer.usage.get("prompt_tokens", 0)
     if conversations.CODE not in answer.content:
         raise Wrong(f"the fact is not in the answer to {tokens} tokens: {_short(answer.content)}")
@@ -253,6 +328,8 @@ def long_recall(run: Verification) -> str:
 
 def no_markers(run: Verification) -> str:
     """No control token appears in the text of any answer. Runs last, over all of them."""
+    if not run.seen:
+        raise NotShown("there is no answer to look at; it looks at those of the other checks")
     for answer in run.seen:
         for marker in MARKERS:
             if marker in answer.text:
@@ -268,6 +345,7 @@ CHECKS: tuple[tuple[str, Group, Callable[[Verification], str]], ...] = (
     ("call ids", "server", call_ids),
     ("template: default system", "server", default_system),
     ("template: history and tools", "server", history_counts),
+    ("template: tools as sent", "server", tools_as_sent),
     ("template: control text", "server", control_text),
     ("JSON schema", "server", json_schema),
     ("stop strings", "server", stop_strings),
@@ -283,11 +361,15 @@ def run_checks(run: Verification, shown: Callable[[Result], None], names: Sequen
         if names and name not in names:
             continue
         try:
-            result = Result(name, group, True, check(run))
+            result = Result(name, group, CheckStatus.PASSED, check(run))
+        except (NotShown, RefusedField) as reason:
+            result = Result(name, group, CheckStatus.SKIPPED, str(reason))
+        except OutOfTime:
+            result = Result(name, group, CheckStatus.SKIPPED, "the time was over; --minutes gives more")
         except (Wrong, BadAnswer) as problem:
-            result = Result(name, group, False, str(problem))
-        except (KeyError, TypeError, ValueError) as error:
-            result = Result(name, group, False, f"an answer can't be read: {json.dumps(str(error))}")
+            result = Result(name, group, CheckStatus.FAILED, str(problem))
+        except UNREADABLE as error:
+            result = Result(name, group, CheckStatus.FAILED, f"an answer can't be read: {json.dumps(str(error))}")
         results.append(result)
         shown(result)
     return results

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from kimi_k2_cli.verify.asking import BadAnswer, EndpointAnswer
-from kimi_k2_cli.verify.checks import LEAST_F1, LEAST_SCHEMA_ACCURACY, Result, Verification
-from kimi_k2_cli.verify.scoring import schema_problems, trigger_score
+from kimi_k2_cli.verify.asking import OutOfTime
+from kimi_k2_cli.verify.checks import LEAST_F1, LEAST_SCHEMA_ACCURACY, CheckStatus, Result, Verification
 from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.demo.call_scoring import schema_problems, trigger_score
+from kimi_k2_serving.demo.openai_answer import BadAnswer, EndpointAnswer
 
 LEFT_OUT = ("model", "messages", "stream", "stream_options")
 
@@ -46,7 +47,7 @@ def score_samples(run: Verification, samples: list[tuple[dict[str, Any], str]]) 
         options = {name: value for name, value in sample[0].items() if name not in LEFT_OUT}
         try:
             return run.whole(sample[0]["messages"], **options)
-        except BadAnswer:
+        except (BadAnswer, OutOfTime):
             return None
 
     with ThreadPoolExecutor(run.concurrency) as pool:
@@ -54,12 +55,20 @@ def score_samples(run: Verification, samples: list[tuple[dict[str, Any], str]]) 
     rows = [(answer, request, reason) for answer, (request, reason) in zip(answers, samples, strict=True)]
     calling = [(answer, request) for answer, request, _ in rows if answer and answer.finish_reason == "tool_calls"]
     valid = sum(not schema_problems(answer, request.get("tools") or []) for answer, request in calling)
-    accuracy = valid / len(calling) if calling else 1.0
     failed = answers.count(None)
-    told = f"{accuracy:.3f} of {len(calling)} answers with calls; {failed} of {len(samples)} requests failed"
-    results = [Result("samples: schema accuracy", "server", accuracy >= LEAST_SCHEMA_ACCURACY and not failed, told)]
+    results = [_accuracy(valid, len(calling), failed, len(samples))]
     if any(reason for _, reason in samples):
         pairs = [(reason == "tool_calls", answer.finish_reason == "tool_calls") for answer, _, reason in rows if answer]
         score = trigger_score(pairs)
-        results.append(Result("samples: trigger F1", "model", score.f1 >= LEAST_F1, f"{score.f1:.3f}"))
+        results.append(Result.measured("samples: trigger F1", "model", score.f1 >= LEAST_F1, f"{score.f1:.3f}"))
     return results
+
+
+def _accuracy(valid: int, calling: int, failed: int, asked: int) -> Result:
+    told = f"{calling} answers with calls; {failed} of {asked} requests failed"
+    name = "samples: schema accuracy"
+    if not calling:
+        return Result(name, "server", CheckStatus.FAILED if failed else CheckStatus.SKIPPED, told)
+    accuracy = valid / calling
+    holds = accuracy >= LEAST_SCHEMA_ACCURACY and not failed
+    return Result.measured(name, "server", holds, f"{accuracy:.3f} of {told}")

@@ -25,7 +25,7 @@ def score_world(endpoint: ChatEndpoint, cases: int, concurrency: int) -> list[Re
     )
     failed = f"; {found.failed} of {found.cases} requests failed" if found.failed else f" of {found.cases} cases"
     return [
-        Result(f"held-out: {name}", group, score >= least, f"{score:.3f}{failed}")
+        Result.measured(f"held-out: {name}", group, score >= least, f"{score:.3f}{failed}")
         for name, group, score, least in rows
         if score is not None
     ]

@@ -34,6 +34,8 @@ START_SECONDS = 300.0
 SETTLE_SECONDS = 0.3
 LOGS = ROOT / ".cache" / "logs"
 OURS, BARE, PYTHON, RUST = "ours", "bare", "sglang_python", "sglang_rust"
+# This project's plugin for the CPU, without which SGLang does not run here, and not the one that changes its grammars.
+ALONE = {"SGLANG_PLUGINS": "kimi_k2_cpu"}
 PORTS = {OURS: 4, BARE: 0, PYTHON: 1, RUST: 1}
 
 
@@ -170,7 +172,7 @@ def _sglang(name: str, config: EngineConfig, ports: list[int], own: dict[str, st
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.bench.serving.sglang_server", json.dumps(arguments)],
             cwd=ROOT,
-            env={**_environment(config), **own},
+            env={**_environment(config), **ALONE, **own},
             stdout=log,
             stderr=log,
             start_new_session=True,

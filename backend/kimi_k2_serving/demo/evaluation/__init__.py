@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from kimi_k2_serving.demo.evaluation.asking import ChatEndpoint, evaluate
 from kimi_k2_serving.demo.evaluation.cases import Case, held_out, in_other_words
-from kimi_k2_serving.demo.evaluation.reply import EndpointReply
 from kimi_k2_serving.demo.evaluation.scoring import Outcome, Summary, judge, summary, table
 
 __all__ = [
     "Case",
     "ChatEndpoint",
-    "EndpointReply",
     "Outcome",
     "Summary",
     "evaluate",

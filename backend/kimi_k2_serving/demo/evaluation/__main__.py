@@ -53,12 +53,13 @@ def _progress(total: int) -> Callable[[int], None]:
 
 
 def _shown(outcome: Outcome) -> str:
-    case, reply = outcome.case, outcome.reply
+    case, answer = outcome.case, outcome.answer
+    calls = [(call.name, call.arguments) for call in answer.calls]
     return "\n".join(
         (
             f"--- {case.kind}: {case.request['messages'][-1]['content']!r}",
             f"    expected {list(case.calls) or case.text or list(case.values)}",
-            f"    got      {reply.problem or reply.calls or reply.content!r} ({reply.reason})",
+            f"    got      {outcome.problem or calls or answer.content!r} ({answer.finish_reason})",
         )
     )
 

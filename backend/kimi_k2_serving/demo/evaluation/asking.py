@@ -1,19 +1,16 @@
-"""Asks an OpenAI-compatible server, whole or streamed, and reads its answers, several at a time."""
+"""Asks an OpenAI-compatible server, whole or streamed, several cases at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
 from kimi_k2_serving.demo.evaluation.cases import Case, Object
-from kimi_k2_serving.demo.evaluation.reply import EndpointReply
 from kimi_k2_serving.demo.evaluation.scoring import Outcome, judge
+from kimi_k2_serving.demo.openai_answer import BadAnswer, EndpointAnswer, StreamedAnswer, read_whole
 
 # The longest right answer has some 150 tokens.
 MAX_TOKENS = 320
@@ -61,62 +58,36 @@ async def _evaluate(
     async def one(client: httpx.AsyncClient, case: Case) -> Outcome:
         nonlocal done
         async with places:
-            reply = await ask(client, endpoint, case)
+            try:
+                outcome = judge(case, await ask(client, endpoint, case))
+            except BadAnswer as error:
+                outcome = judge(case, EndpointAnswer(), problem=str(error))
         done += 1
         progress(done)
-        return judge(case, reply)
+        return outcome
 
     async with httpx.AsyncClient(headers=headers, timeout=endpoint.timeout) as client:
         return list(await asyncio.gather(*(one(client, case) for case in cases)))
 
 
-async def ask(client: httpx.AsyncClient, endpoint: ChatEndpoint, case: Case) -> EndpointReply:
-    """One request. No exception: what went wrong is in the reply."""
-    reply = EndpointReply()
-    begin = time.monotonic()
+async def ask(client: httpx.AsyncClient, endpoint: ChatEndpoint, case: Case) -> EndpointAnswer:
+    """Raises BadAnswer."""
     url = f"{endpoint.url.rstrip('/')}/chat/completions"
     try:
-        if endpoint.stream:
-            await _streamed(client, url, endpoint.body(case), reply)
-        else:
-            response = await client.post(url, json=endpoint.body(case))
-            _read_whole(response.status_code, response.content, reply)
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        reply.problem = f"{type(error).__name__}: {error}"[:200]
-    reply.seconds = time.monotonic() - begin
-    return reply
+        async with client.stream("POST", url, json=endpoint.body(case)) as response:
+            if response.status_code != 200:
+                raise BadAnswer(f"HTTP {response.status_code}: {(await response.aread())[:150]!r}")
+            return await (_streamed(response) if endpoint.stream else _whole(response))
+    except httpx.HTTPError as error:
+        raise BadAnswer(f"{type(error).__name__}: {error}"[:200]) from None
 
 
-def _read_whole(status: int, content: bytes, reply: EndpointReply) -> None:
-    if status != 200:
-        reply.problem = f"HTTP {status}: {content[:150]!r}"
-        return
-    choice = json.loads(content)["choices"][0]
-    reply.add(choice["message"])
-    reply.reason = choice["finish_reason"]
+async def _whole(response: httpx.Response) -> EndpointAnswer:
+    return read_whole(await response.aread())
 
 
-async def _streamed(client: httpx.AsyncClient, url: str, body: Object, reply: EndpointReply) -> None:
-    ended = False
-    async with client.stream("POST", url, json=body) as response:
-        if response.status_code != 200:
-            _read_whole(response.status_code, await response.aread(), reply)
-            return
-        async for line in response.aiter_lines():
-            if not line.startswith("data:"):
-                continue
-            data = line.removeprefix("data:").strip()
-            if data == "[DONE]":
-                ended = True
-                continue
-            _add_chunk(json.loads(data), reply)
-    if not ended and not reply.problem:
-        reply.problem = "the stream ended without [DONE]"
-
-
-def _add_chunk(chunk: dict[str, Any], reply: EndpointReply) -> None:
-    if "error" in chunk:
-        reply.problem = f"error in the stream: {str(chunk['error'])[:150]}"
-    for choice in chunk.get("choices") or ():
-        reply.add(choice.get("delta") or {})
-        reply.reason = choice.get("finish_reason") or reply.reason
+async def _streamed(response: httpx.Response) -> EndpointAnswer:
+    answer = StreamedAnswer()
+    async for line in response.aiter_lines():
+        answer.feed(line)
+    return answer.finish()

@@ -6,11 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
-from kimi_k2_serving.core.chat_tools import read_tools
-from kimi_k2_serving.core.messages import Json
+from kimi_k2_serving.demo.call_scoring import schema_problem, trigger_score
 from kimi_k2_serving.demo.evaluation.cases import Case
-from kimi_k2_serving.demo.evaluation.reply import EndpointReply
-from kimi_k2_serving.json_schema.validate import validate
+from kimi_k2_serving.demo.openai_answer import EndpointAnswer
 
 # The spelling of K2's control tokens, none of which may be in a text.
 _MARKER = "<|"
@@ -18,10 +16,11 @@ _MARKER = "<|"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`None`: the case does not show it."""
+    """`None`: the case does not show it. `problem`: why there is no answer, "" if there is one."""
 
     case: Case
-    reply: EndpointReply
+    answer: EndpointAnswer
+    problem: str
     called: bool
     # The decision about a call, where the model was free to take it.
     triggers: bool | None
@@ -37,24 +36,29 @@ class Outcome:
     calls: int = 0
 
 
-def judge(case: Case, reply: EndpointReply) -> Outcome:
-    """What is right in a reply."""
-    called = bool(reply.calls)
+def judge(case: Case, answer: EndpointAnswer, *, problem: str = "") -> Outcome:
+    """What is right in an answer."""
+    called = bool(answer.calls)
     expected = bool(case.calls)
-    answered = not reply.problem
-    exact = answered and _counted(reply.calls) == _counted((name, json.dumps(given)) for name, given in case.calls)
+    answered = not problem
+    tools, given = case.request.get("tools") or [], [(call.name, call.arguments) for call in answer.calls]
+    exact = answered and _counted(given) == _counted((name, json.dumps(wanted)) for name, wanted in case.calls)
     reason = "tool_calls" if called else "stop"
     return Outcome(
         case,
-        reply,
+        answer,
+        problem,
         called,
         triggers=(answered and called == expected) if case.is_free else None,
         exact=exact if expected else None,
-        stops=answered and reply.reason == reason and _MARKER not in reply.content and bool(reply.content or called),
-        reads=(answered and all(value in reply.content for value in case.values)) if case.reads_results else None,
-        same_text=(answered and not called and reply.content.strip() == case.text.strip()) if case.text else None,
-        valid_calls=sum(_is_valid(case, *call) for call in reply.calls),
-        calls=len(reply.calls),
+        stops=answered
+        and answer.finish_reason == reason
+        and _MARKER not in answer.content
+        and bool(answer.content or called),
+        reads=(answered and all(value in answer.content for value in case.values)) if case.reads_results else None,
+        same_text=(answered and not called and answer.content.strip() == case.text.strip()) if case.text else None,
+        valid_calls=sum(not schema_problem(call, tools) for call in answer.calls),
+        calls=len(answer.calls),
     )
 
 
@@ -68,11 +72,6 @@ def _canonical(text: str) -> str:
         return json.dumps(json.loads(text), sort_keys=True)
     except ValueError:
         return text
-
-
-def _is_valid(case: Case, name: str, arguments: str) -> bool:
-    tools: Json = case.request.get("tools")
-    return any(tool.name == name and not validate(arguments, tool) for tool in read_tools(tools))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +96,17 @@ class Summary:
 
 def summary(outcomes: Sequence[Outcome]) -> Summary:
     free = [each for each in outcomes if each.triggers is not None]
-    hits = sum(each.called and bool(each.case.calls) for each in free)
-    precision = _ratio(hits, sum(each.called for each in free))
-    recall = _ratio(hits, sum(bool(each.case.calls) for each in free))
+    score = trigger_score((bool(each.case.calls), each.called) for each in free)
     kinds: dict[str, tuple[int, int]] = {}
     for each in outcomes:
         count, right = kinds.get(each.case.kind, (0, 0))
         kinds[each.case.kind] = (count + 1, right + is_right(each))
     return Summary(
         cases=len(outcomes),
-        failed=sum(bool(each.reply.problem) for each in outcomes),
-        precision=precision,
-        recall=recall,
-        f1=2 * precision * recall / (precision + recall) if precision and recall else (0.0 if free else None),
+        failed=sum(bool(each.problem) for each in outcomes),
+        precision=score.precision,
+        recall=score.recall,
+        f1=score.f1 if free else None,
         exact_arguments=_share(each.exact for each in outcomes),
         correct_stop=_share(each.stops for each in outcomes),
         results_read=_share(each.reads for each in outcomes),

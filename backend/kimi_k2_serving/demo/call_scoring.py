@@ -13,7 +13,7 @@ from typing import Any
 
 import jsonschema
 
-from kimi_k2_cli.verify.asking import EndpointAnswer, EndpointCall
+from kimi_k2_serving.demo.openai_answer import EndpointAnswer, EndpointCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,18 @@ class TriggerScore:
     right_calls: int
     wrong_calls: int
     missed_calls: int
+
+    @property
+    def precision(self) -> float | None:
+        """None if nothing was called."""
+        called = self.right_calls + self.wrong_calls
+        return self.right_calls / called if called else None
+
+    @property
+    def recall(self) -> float | None:
+        """None if nothing should have been called."""
+        expected = self.right_calls + self.missed_calls
+        return self.right_calls / expected if expected else None
 
     @property
     def f1(self) -> float:
@@ -40,15 +52,18 @@ def trigger_score(pairs: Iterable[tuple[bool, bool]]) -> TriggerScore:
 
 def schema_problem(call: EndpointCall, tools: Sequence[dict[str, Any]]) -> str:
     """What is wrong with a call, "" if nothing."""
-    declared = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+    functions = [tool.get("function") or {} for tool in tools]
+    declared = {function.get("name"): function.get("parameters") or {} for function in functions}
     if call.name not in declared:
         return f"{call.name!r} is not a declared tool"
     try:
         arguments = json.loads(call.arguments)
     except ValueError:
         return f"{call.name}: the arguments are not JSON"
-    error = jsonschema.Draft202012Validator(declared[call.name]).iter_errors(arguments)
-    found = next(iter(error), None)
+    try:
+        found = next(jsonschema.Draft202012Validator(declared[call.name]).iter_errors(arguments), None)
+    except Exception as error:  # jsonschema raises what it likes for a stranger's schema that is none
+        return f"{call.name}: its schema can't be used ({type(error).__name__})"
     return f"{call.name}: {found.json_path}: {found.message[:120]}" if found else ""
 
 
