@@ -11,6 +11,7 @@ KIMI_K2_CHECKPOINT and may set the others. Unknown names are ignored, and an emp
                          host and port of rank 0 for an engine over several nodes; presets refer to it
     KIMI_K2_TRACE_ENDPOINT
                          host and port of an OTLP collector (gRPC) for traces; unset: no traces
+    KIMI_K2_LOG_FORMAT   json: every process writes one JSON object a line; unset: text
     KIMI_K2_CACHE        directory for derived files such as tokenizer.json; unset: kimi-k2 in the user's cache
 """
 
@@ -26,6 +27,7 @@ PRESET = "KIMI_K2_PRESET"
 RUNTIME_DIR = "KIMI_K2_RUNTIME_DIR"
 CACHE = "KIMI_K2_CACHE"
 TRACE_ENDPOINT = "KIMI_K2_TRACE_ENDPOINT"
+LOG_FORMAT = "KIMI_K2_LOG_FORMAT"
 WARM_UP = "KIMI_K2_WARMUP"
 
 
@@ -39,6 +41,7 @@ class Settings:
     cache: Path
     warm_up: bool = True
     trace_endpoint: str = ""
+    json_logs: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -57,6 +60,7 @@ class Settings:
             cache=path(CACHE) or (path("XDG_CACHE_HOME") or home / ".cache") / "kimi-k2",
             warm_up=variables.get(WARM_UP) != "0",
             trace_endpoint=variables.get(TRACE_ENDPOINT) or "",
+            json_logs=variables.get(LOG_FORMAT) == "json",
         )
 
 

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import importlib.util
 import json
-import logging
 import signal
 import tempfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +18,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from kimi_k2_cli.checkpoint import add_option, resolve
-from kimi_k2_serving import settings
+from kimi_k2_serving import logs, settings
 from kimi_k2_serving.core.errors import InvalidValue, NotFound, Unsupported
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from kimi_k2_serving.engine.config import DIST_INIT_ADDR, engine_of_preset
 
     linux.keep_private()
-    logging.basicConfig(format="%(asctime)s worker %(levelname)s %(message)s", level=logging.WARNING)
+    logs.begin("worker", text="%(asctime)s worker %(levelname)s %(message)s")
     environ = settings.inherited() | ({DIST_INIT_ADDR: args.address} if args.address else {})
     try:
         checkpoint = inspect_checkpoint(resolve(args.checkpoint))

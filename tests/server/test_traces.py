@@ -40,10 +40,10 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):  # type: ignore[mi
                     self.spans += [(service, span.name, span.trace_id.hex()) for span in scope.spans]
         return trace_service_pb2.ExportTraceServiceResponse()
 
-    def services(self) -> set[str]:
+    def services(self, wanted: str = TRACE) -> set[str]:
         """Those that have sent spans of the client's trace."""
         with self._lock:
-            return {service for service, _, trace in self.spans if trace == TRACE}
+            return {service for service, _, trace in self.spans if trace == wanted}
 
 
 @contextmanager
@@ -72,6 +72,16 @@ def test_one_trace_goes_from_the_clients_header_into_the_scheduler() -> None:
         while collector.services() != {"kimi-k2-frontend", "kimi-k2-engine"} and time.monotonic() < deadline:
             time.sleep(0.1)
         assert collector.services() == {"kimi-k2-frontend", "kimi-k2-engine"}, collector.spans
+        for stream in (False, True):
+            trace = TRACE[:-1] + str(int(stream))
+            body = {"text_input": "hi", "max_tokens": 4, "stream": stream, "traceparent": f"00-{trace}-{PARENT}-01"}
+            answer = httpx.post(server.generate(stream=stream), json=body, timeout=60)
+            assert answer.status_code == 200, answer.text
+            deadline = time.monotonic() + 30
+            while "kimi-k2-engine" not in collector.services(trace) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            # The ensemble passes a client's parameters on to its steps.
+            assert collector.services(trace) == {"kimi-k2-engine"}, collector.spans
         names = {name for service, name, trace in collector.spans if (service, trace) == ("kimi-k2-engine", TRACE)}
         assert any("prefill" in name.lower() for name in names), names
         assert any("decode" in name.lower() for name in names), names

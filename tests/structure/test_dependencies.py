@@ -9,28 +9,41 @@ from tests.structure.tree import PACKAGE, PRODUCTION, Module, modules, third_par
 # part -> the other parts of the package that it may use
 USES = {
     "settings": (),
+    "logs": ("settings",),
     "core": (),
     "json_schema": ("core",),
     "grammar": ("core", "json_schema"),
     "enforcer": ("core", "json_schema", "grammar"),
-    "engine": ("core",),
+    "engine": ("core", "logs"),
     "plan": ("core", "engine"),
     "demo": ("core", "engine", "json_schema"),
     "chat": ("core", "json_schema", "grammar", "enforcer", "engine"),
-    "reading": ("core", "json_schema", "grammar", "enforcer", "engine", "chat"),
-    "triton": ("core", "json_schema", "grammar", "enforcer", "engine", "chat", "reading", "settings"),
-    "frontend": ("core", "json_schema", "grammar", "enforcer", "engine", "chat", "reading", "settings"),
-    "launch": ("core", "engine", "plan", "settings"),
+    "reading": ("core", "json_schema", "grammar", "enforcer", "engine", "chat", "logs"),
+    "triton": ("core", "json_schema", "grammar", "enforcer", "engine", "chat", "reading", "settings", "logs"),
+    "frontend": ("core", "json_schema", "grammar", "enforcer", "engine", "chat", "reading", "settings", "logs"),
+    "launch": ("core", "engine", "plan", "settings", "logs"),
     "backend": ("triton",),
     "model_repository": ("core", "engine", "settings", "triton"),
     "kimi_k2_client": ("core",),
-    "kimi_k2_cli": ("core", "demo", "json_schema", "grammar", "enforcer", "engine", "launch", "plan", "settings"),
+    "kimi_k2_cli": (
+        "core",
+        "demo",
+        "json_schema",
+        "grammar",
+        "enforcer",
+        "engine",
+        "launch",
+        "plan",
+        "settings",
+        "logs",
+    ),
 }
 # What the client may use: the modules of core with the types that appear in its own answers, and the version.
 PUBLIC = ("core.errors", "core.events", "core.messages", "__version__")
 # part -> the installed packages that it may use; a package needed by nothing else is named once
 INSTALLED = {
     "settings": (),
+    "logs": (),
     "core": ("tiktoken",),
     "json_schema": ("jsonschema",),
     "grammar": ("msgspec", "sglang", "xgrammar"),

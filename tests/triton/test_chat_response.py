@@ -13,7 +13,8 @@ from tests.support.enforcer import CheckingWorker
 from kimi_k2_serving.core.errors import EngineLost, InvalidValue, LimitExceeded
 from kimi_k2_serving.core.limits import CONTEXT_BYTES, OPEN_CONTEXT_BYTES, OPEN_CONTEXTS, SPENT_CONTEXTS
 from kimi_k2_serving.enforcer.inspection import Relaxed
-from kimi_k2_serving.triton.chat.answers import IDLE_SECONDS, Ending, Outputs, Streams, reported
+from kimi_k2_serving.triton.chat.answers import IDLE_SECONDS, Ending, Streams, reported
+from kimi_k2_serving.triton.chat.choice import Outputs, Part
 from kimi_k2_serving.triton.chat.context import LIFE_SECONDS, RequestContext, address
 from kimi_k2_serving.triton.chat.metrics import EnforcementMetrics
 from kimi_k2_serving.triton.chat.seal import Seal
@@ -76,15 +77,15 @@ class Harness:
         self.metrics.began()
 
     def ended(self, ending: Ending) -> Outputs:
-        outputs, inspector = ending.outputs(), ending.inspector()
-        if inspector is None:
-            return outputs
-        report = inspector.report(self.worker)
-        self.metrics.reported(report)
-        return [*outputs, *reported(report)]
+        values = ending.values()
+        for number, inspector in enumerate(ending.inspectors()):
+            report = inspector.report(self.worker)
+            self.metrics.reported(report)
+            values[number] = reported(values[number], report)
+        return ending.outputs(values)
 
-    def feed(self, context: str, ids: list[int], finish: str | None = None) -> dict[str, Any]:
-        made: Outputs | Ending = self.streams.feed(context, ids, finish=finish, prompt_tokens=10, cached_tokens=4)
+    def feed(self, context: str, ids: list[int], finish: str | None = None, *, choice: int = 0) -> dict[str, Any]:
+        made = self.streams.feed(context, [Part(choice, ids, finish)], prompt_tokens=10, cached_tokens=4)
         outputs = self.ended(made) if isinstance(made, Ending) else made
         return {tensor.name: value[0] for tensor, value in outputs}
 
@@ -102,8 +103,9 @@ def context(
     relaxed: Relaxed | None = None,
     notices: str | None = None,
     seal: Seal = SEAL,
+    choices: int = 1,
 ) -> str:
-    return RequestContext(uid, stream, tools, 4, True, stops, json_of(relaxed), notices).encode(seal, 0.0)
+    return RequestContext(uid, stream, choices, tools, 4, True, stops, json_of(relaxed), notices).encode(seal, 0.0)
 
 
 def merged(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:

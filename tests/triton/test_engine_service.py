@@ -358,6 +358,20 @@ def test_an_abort_ends_every_answer_of_a_request(tmp_path: Path) -> None:
         until(lambda: engine.in_flight == 0)
 
 
+def test_the_channel_ends_one_answer_by_its_own_uid_or_all_by_the_requests(tmp_path: Path) -> None:
+    with service(tmp_path) as (running, engine):
+        sender = ask(running, stream=True, input_ids=[4], n=3, request_context="wanted rest")
+        until(lambda: engine.in_flight == 3)
+        channel = AbortSender(tmp_path / "runtime")
+        channel.abort("wanted 1")
+        until(lambda: engine.in_flight == 2)
+        channel.abort("wanted")
+        ended = [part for part in answers(sender) if "finish_reason" in part]
+        assert [part["finish_reason"] for part in ended] == ["abort"] * 3
+        assert ended[0]["index"] == 1
+        channel.close()
+
+
 @pytest.mark.parametrize(
     ("inputs", "code"),
     [

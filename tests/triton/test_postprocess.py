@@ -75,7 +75,7 @@ def step(small_vocabulary: Vocabulary, worker: SlowWorker, aborts: Aborts) -> It
 
 def context(uid: str, relaxed: Relaxed | None = None, stream: bool = True) -> str:
     carried = None if relaxed is None else json.dumps(relaxed.encode())
-    return RequestContext(uid, stream, (), 0, True, (), carried).encode(SEAL, time.monotonic())
+    return RequestContext(uid, stream, 1, (), 0, True, (), carried).encode(SEAL, time.monotonic())
 
 
 def ask(
@@ -208,7 +208,7 @@ def test_a_cancelled_answer_ends_without_an_error_and_only_by_its_own_context(
 
 def test_load_gives_both_steps_one_key(tmp_path: Path) -> None:
     first, second = Seal.open(tmp_path / "run"), Seal.open(tmp_path / "run")
-    text = RequestContext("u", True, (), 0, True, ()).encode(first, 0.0)
+    text = RequestContext("u", True, 1, (), 0, True, ()).encode(first, 0.0)
     assert RequestContext.decode(text, second, 1.0).uid == "u"
     first.close()
     second.close()

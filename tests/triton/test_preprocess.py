@@ -112,7 +112,32 @@ def test_one_response_with_the_final_flag(step: Preprocess, small_vocabulary: Vo
     assert "structural_tag" not in sampling
     assert small_vocabulary.control("<|im_user|>") in found["input_ids"]
     context = RequestContext.decode(found["request_context"], SEAL, time.monotonic())
-    assert context == RequestContext("uid", True, (), 0, True, ("END",))
+    assert context == RequestContext("uid", True, 1, (), 0, True, ("END",))
+
+
+@pytest.mark.parametrize("given", [{"n": 3}, {"sampling_parameters": '{"n": 3}'}])
+def test_the_number_of_answers_goes_to_both_steps_that_follow(step: Preprocess, given: dict[str, Any]) -> None:
+    found = answer(ask(step, **given))
+    assert json.loads(found["engine_sampling"])["n"] == 3
+    assert RequestContext.decode(found["request_context"], SEAL, time.monotonic()).choices == 3
+    assert "n" not in json.loads(answer(ask(step))["engine_sampling"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n": 0}, "invalid_value: n: must be at least 1, got 0"),
+        ({"n": -1}, "invalid_value: n: must be at least 1, got -1"),
+        ({"n": 9}, "limit_exceeded: n: "),
+        ({"sampling_parameters": '{"n": 9}'}, "limit_exceeded: n: "),
+        ({"sampling_parameters": '{"n": 1.5}'}, "invalid_type: n: "),
+        ({"sampling_parameters": '{"n": true}'}, "invalid_type: n: "),
+        # Before anything else is read.
+        ({"n": 9, "messages": "no JSON"}, "limit_exceeded: n: "),
+    ],
+)
+def test_a_number_of_answers_out_of_range_is_refused(step: Preprocess, given: dict[str, Any], message: str) -> None:
+    assert str(error(ask(step, **given))).startswith(message)
 
 
 def test_what_is_the_engine_s_alone_is_passed_on_and_what_was_not_said_is_absent(step: Preprocess) -> None:

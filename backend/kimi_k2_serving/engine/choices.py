@@ -21,13 +21,22 @@ def generate_choices(engine: Engine, generation: Generation, n: int) -> AsyncIte
     return _together(engine, [choice_of(generation, number) for number in range(n)])
 
 
+def uid_of(uid: str, number: int) -> str:
+    """The uid of one of several choices. No uid of a client has a space."""
+    return f"{uid} {number}"
+
+
+def uids_of(uid: str, n: int) -> list[str]:
+    """The engine's uids of a request, or the one that `uid` already is."""
+    return [uid] if n == 1 or " " in uid else [uid_of(uid, number) for number in range(n)]
+
+
 def choice_of(generation: Generation, number: int) -> Generation:
     sampling = dict(generation.sampling)
     if "sampling_seed" in sampling:
         # Seeds have 63 bits and wrap around.
         sampling["sampling_seed"] = (sampling["sampling_seed"] + number) % 2**63
-    # No uid of a client has a space.
-    return replace(generation, uid=f"{generation.uid} {number}", sampling=sampling)
+    return replace(generation, uid=uid_of(generation.uid, number), sampling=sampling)
 
 
 async def _together(engine: Engine, generations: list[Generation]) -> AsyncIterator[Chunk]:

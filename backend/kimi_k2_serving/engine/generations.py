@@ -166,7 +166,7 @@ class Generations:
         except ValueError as error:
             self._refuse(rid, 400, str(error))
         except Exception as error:
-            logger.exception("generation %s failed", submit.uid)
+            logger.exception("generation %s failed", submit.uid, extra={"request": submit.uid})
             self._refuse(rid, 500, type(error).__name__)
 
     def _refuse(self, rid: str, status: int, log: str) -> None:
@@ -208,7 +208,8 @@ class Generations:
                     to_stub.append(wire.frame(message))
             except Exception as error:
                 name = running.submit.uid
-                logger.error("an output of generation %s could not be sent: %s: %s", name, type(error).__name__, error)
+                why = f"{type(error).__name__}: {error}"
+                logger.error("an output of generation %s could not be sent: %s", name, why, extra={"request": name})
                 self._fail(rid, running, 500, "unsendable")
                 continue
             running.begun = True

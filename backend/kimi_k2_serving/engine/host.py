@@ -23,6 +23,7 @@ from typing import Any
 
 import setproctitle
 
+from kimi_k2_serving import logs
 from kimi_k2_serving.engine import group, linux, shared_memory, wire
 from kimi_k2_serving.engine.generations import Generations, TextSource, request_id
 from kimi_k2_serving.engine.pace import Pace
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
     os.register_at_fork(after_in_child=stream.close)
     if server:
         threading.Thread(target=end_with_server, args=(server, parent), name="server-watch", daemon=True).start()
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.WARNING)
+    logs.begin(TITLE, text="%(asctime)s %(name)s %(levelname)s %(message)s")
     # SGLang must be built on the main thread (its signal handlers) and before any loop runs (it sets the loop policy).
     start = receive_start(stream)
     try:

@@ -1,11 +1,12 @@
-"""The stages of an engine's start, which the host writes to Triton's log and `scripts/serve` shows to who waits."""
+"""The stages of an engine's start, which the host writes to Triton's log. `scripts/serve` shows them while it waits."""
 
 from __future__ import annotations
 
 import enum
-import sys
 from collections.abc import Iterable
 from typing import TextIO
+
+from kimi_k2_serving.logs import say
 
 _MARK = "sglang::host: "
 
@@ -17,7 +18,7 @@ class StartStage(enum.Enum):
 
 
 def enter(stage: StartStage, *, log: TextIO | None = None) -> None:
-    print(f"{_MARK}{stage.value}", file=log or sys.stderr, flush=True)
+    say("sglang::host", f"{_MARK}{stage.value}", to=log)
 
 
 def latest(lines: Iterable[str]) -> StartStage | None:

@@ -217,7 +217,7 @@ class Endpoint:
             await self._refuse(sender, ShuttingDown("the server is stopping; send the request again"))
             raise
         except Exception:
-            logger.exception("request %s failed", request_id)
+            logger.exception("request %s failed", request_id, extra={"request": request_id})
             await self._refuse(sender, Internal("an internal error; see the server's log"))
         finally:
             service.timer.remove(sender)
@@ -321,7 +321,8 @@ class Endpoint:
             line["notices"] = list(record.notices)
         if record.error:
             line["error"] = record.error
-        access.log(level, "%s", json.dumps(line))
+        summary = f"{line['method']} {record.route} {record.status}"
+        access.log(level, "%s", json.dumps(line), extra={"fields": line, "summary": summary})
 
 
 def _request_id(given: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import socket
-import sys
 from typing import NoReturn
 
+from kimi_k2_serving import logs
 from kimi_k2_serving.core.errors import InvalidValue
 
 
@@ -36,4 +36,4 @@ def url_of(host: str, port: int) -> str:
 
 
 def say_listening(url: str, model: str, triton: str) -> None:
-    print(f"frontend: listening at {url} (model {model}, Triton's gRPC at {triton})", file=sys.stderr, flush=True)
+    logs.say("frontend", f"frontend: listening at {url} (model {model}, Triton's gRPC at {triton})")

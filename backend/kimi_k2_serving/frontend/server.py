@@ -15,7 +15,6 @@ import multiprocessing.connection
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -28,7 +27,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
-from kimi_k2_serving import __version__, settings
+from kimi_k2_serving import __version__, logs, settings
 from kimi_k2_serving.chat.model import ChatModel, bounds
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.limits import IDLE_SECONDS
@@ -188,7 +187,7 @@ def _others(repository: Path | None, names: Sequence[str], environ: Mapping[str,
 
 def application(options: FrontendOptions) -> ASGIApp:
     """The application of one worker."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logs.begin("frontend", logging.INFO, text="%(asctime)s %(levelname)s %(name)s %(message)s")
     _end_with_parent()
     model = ChatModel.load(options.engine, names=options.names)
     engine = engine_of(options, MODEL)
@@ -286,6 +285,6 @@ def main(argv: Sequence[str]) -> int:
     try:
         serve(parse_flags(argv, settings.inherited()))
     except ServingError as error:
-        print(f"frontend: {error}", file=sys.stderr)
+        logs.say("frontend", f"frontend: {error}", level="error")
         return 2
     return 0

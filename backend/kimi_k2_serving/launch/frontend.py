@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kimi_k2_serving.engine import linux
 from kimi_k2_serving.launch import triton_process
 from kimi_k2_serving.launch.cli import Options
+from kimi_k2_serving.launch.outputs import start_logged
 from kimi_k2_serving.launch.ready import reachable
 
 _PAUSE_SECONDS = 1.0  # between a death and the next start
@@ -63,16 +63,9 @@ class Frontend:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        with linux.private_log(self.log) as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,
-                preexec_fn=triton_process.in_child,
-            )
+        self._process, _ = start_logged(
+            self._command, self._environment, self.log, name="frontend", in_child=triton_process.in_child
+        )
 
     def tend(self) -> bool:
         """Restart a frontend that has died, after a pause; call this about once per second. Return whether it was

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from kimi_k2_serving.logs import encode_line, text_of, wants_json
+
 _QUIET_SECONDS = 5.0
 _ERRORS, _CLOSING, _WIDTH = 8, 6, 400  # error lines, last lines, characters of a line
 
@@ -22,7 +24,8 @@ class Progress:
         self._clock = clock
         self._started = clock() - age
         self._last_status = clock()
-        self._terminal = stream.isatty()
+        self._json = wants_json()
+        self._terminal = stream.isatty() and not self._json
         self._open = False
 
     def elapsed(self) -> float:
@@ -52,6 +55,8 @@ class Progress:
             self._open = False
 
     def _write(self, text: str) -> None:
+        if self._json:
+            text = "".join(encode_line("serve", "info", line) + "\n" for line in text.splitlines() if line)
         self._stream.write(text)
         self._stream.flush()
 
@@ -79,6 +84,6 @@ def _last(path: Path, max_bytes: int) -> list[str]:
     try:
         with path.open("rb") as log:
             log.seek(max(0, log.seek(0, 2) - max_bytes))
-            return log.read().decode("utf-8", errors="replace").splitlines()
+            return [text_of(line) for line in log.read().decode("utf-8", errors="replace").splitlines()]
     except OSError:
         return []

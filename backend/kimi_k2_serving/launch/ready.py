@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kimi_k2_serving.engine.stages import StartStage, latest
 from kimi_k2_serving.launch.cli import Options
+from kimi_k2_serving.logs import text_of
 
 MODEL = "kimi_k2"
 _ENGINE = "kimi_k2_engine"
@@ -48,7 +49,7 @@ def phase(log: Path, *, demo: bool = False) -> str:
     stage of the engine, with its usual time if it is the demo's.
     """
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = [text_of(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
         return "starting Triton"
     begun = [line.partition(_LOADING)[2].split(":")[0] for line in lines if _LOADING in line]

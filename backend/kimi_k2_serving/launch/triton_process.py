@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,6 +20,7 @@ from pathlib import Path
 from kimi_k2_serving.engine import linux, shared_memory
 from kimi_k2_serving.launch import state, traces
 from kimi_k2_serving.launch.command import Command
+from kimi_k2_serving.launch.outputs import start_logged
 from kimi_k2_serving.launch.refusal import Failure
 from kimi_k2_serving.launch.traces import Ident, Traces
 
@@ -49,6 +51,7 @@ class TritonProcess:
         self._grace = grace
         self._traces = Traces.begin()
         self._process: subprocess.Popen[bytes] | None = None
+        self._copier: threading.Thread | None = None
         self._looked = 0.0
         owner = traces.identify(os.getpid())
         assert owner is not None, "this process exists"
@@ -61,16 +64,10 @@ class TritonProcess:
         self._save()
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log.unlink(missing_ok=True)
-        with linux.private_log(self._log) as log:
-            self._process = subprocess.Popen(
-                self._command.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._command.merged(inherited),
-                start_new_session=True,
-                preexec_fn=in_child,
-            )
+        environment = self._command.merged(inherited)
+        self._process, self._copier = start_logged(
+            self._command.argv, environment, self._log, name="tritonserver", in_child=in_child
+        )
 
     @property
     def pid(self) -> int:
@@ -108,6 +105,8 @@ class TritonProcess:
         while self._alive():
             self._signal(self._pids(), signal.SIGKILL)
             time.sleep(0.02)
+        if self._copier is not None:
+            self._copier.join(_UNLOAD_SECONDS)
         removed = shared_memory.remove(self._traces.entries)
         state.remove_runtime_dir(self._runtime_dir)
         state.path_of(self._run, self._owner.pid).unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import msgspec
 
+from kimi_k2_serving import logs
 from kimi_k2_serving.chat.model import ChatModel
 from kimi_k2_serving.core.errors import Internal, ServingError
 from kimi_k2_serving.core.messages import Conversation
@@ -136,5 +137,6 @@ def run(make: Callable[[bytes], Answer], argv: Sequence[str]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     linux.keep_private()
     os.nice(int(argv[1]))
+    logs.begin("reader")
     serve(make(argv[0].encode()), sys.stdin.buffer, sys.stdout.buffer)
     os._exit(0)

@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
-
 from kimi_k2_serving.engine.pace import Pace
+from kimi_k2_serving.triton import journal
 
 LOG_SECONDS = 60.0
 
@@ -47,7 +46,7 @@ class Complaints:
         self._logged_at[what] = now
         suppressed = self._suppressed.pop(what, 0)
         more = f" (and {suppressed} times more since the last message)" if suppressed else ""
-        pb_utils.Logger.log_error(f"{what} failed: {type(error).__name__}: {error}{more}")
+        journal.error(f"{what} failed: {type(error).__name__}: {error}{more}")
 
 
 class Background:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue, UnknownField
+from kimi_k2_serving.core.limits import ENGINE_CHOICES
+from kimi_k2_serving.core.typed_json import is_whole
 from kimi_k2_serving.reading.crossing import pack, unpack
 from kimi_k2_serving.triton.signatures import SAMPLING, TensorSpec
 
@@ -123,6 +125,20 @@ def sampling_value(given: Inputs, tensor: TensorSpec) -> Any:
         # FP32 has 24 bits of precision: 0.6 arrives as 0.60000002384.
         return round(found, 7) if isinstance(found, float) else found
     return strings(given, tensor.name) if tensor.data_type == "TYPE_STRING" else ids(given, tensor.name)
+
+
+def choices(given: Inputs, key: Any) -> int:
+    """The number of answers; `key` is the `n` of `sampling_parameters`, which the tensor overrides."""
+    found = value(given, "n")
+    found = key if found is None else found
+    if found is None:
+        return 1
+    if not is_whole(found):
+        raise InvalidType("must be an integer", field="n")
+    if found < 1:
+        raise InvalidValue(f"must be at least 1, got {found}", field="n")
+    ENGINE_CHOICES.check(int(found), field="n")
+    return int(found)
 
 
 def parameters(given: Inputs) -> dict[str, Any]:

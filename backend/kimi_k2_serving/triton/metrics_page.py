@@ -12,6 +12,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from kimi_k2_serving.triton import journal
+
 SGLANG = "sglang:"
 _Series = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -33,7 +35,7 @@ class MetricsPage:
                     self._families[name] = pb_utils.MetricFamily(name=name, description=meaning, kind=kind)
         except Exception as error:
             self._families = {}
-            pb_utils.Logger.log_info(f"metrics are off on this server: {error}")
+            journal.info(f"metrics are off on this server: {error}")
 
     def gauge(self, name: str, value: float) -> None:
         """Set a gauge."""

@@ -13,7 +13,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from kimi_k2_serving.core.errors import Internal, ServingError
-from kimi_k2_serving.triton import tensors
+from kimi_k2_serving.triton import journal, tensors
 
 
 def internal() -> Internal:
@@ -34,7 +34,7 @@ def end(sender: Any, response: Any) -> bool:
         try:
             attempt()
         except Exception as failure:
-            pb_utils.Logger.log_error(f"sending a last response failed: {type(failure).__name__}: {failure}")
+            journal.error(f"sending a last response failed: {type(failure).__name__}: {failure}")
         else:
             return number == 0
     return False
@@ -44,7 +44,7 @@ def failed(error: Exception) -> Any:
     """The error response. A ServingError is sent with its text; any other exception only as `internal`, and logged."""
     if isinstance(error, ServingError):
         return tensors.failure(error)
-    pb_utils.Logger.log_error(f"a request failed: {type(error).__name__}: {error}")
+    journal.error(f"a request failed: {type(error).__name__}: {error}")
     return tensors.failure(internal())
 
 

@@ -53,6 +53,9 @@ SAMPLING: tuple[TensorSpec, ...] = (
     series("bad_words", "STRING", "only empty strings are accepted, for clients that always send it"),
 )
 
+CHOICES = scalar("n", "INT32", "number of answers, 1 (default) to 8; also a key of `sampling_parameters`")
+INDEX = series("index", "INT32", "with `n` above 1: the number of the answer, from 0, that each element is of")
+
 # How a request is served, not what is sampled. The names must differ from Triton's own `priority` and `timeout`.
 SERVING: tuple[TensorSpec, ...] = (
     scalar("request_priority", "INT32", "-100 to 100, higher first, default 0: the order of waiting requests"),
@@ -70,7 +73,7 @@ ENGINE_INPUTS: tuple[TensorSpec, ...] = (
     STREAM,
     SAMPLING_PARAMETERS,
     *SAMPLING,
-    scalar("n", "INT32", "number of answers, 1 (default) to 8; also a key of `sampling_parameters`"),
+    CHOICES,
     scalar(
         "exclude_input_in_output", "BOOL", "false: put text_input before text_output (stream false only); default true"
     ),
@@ -116,7 +119,7 @@ ENGINE_OUTPUTS: tuple[TensorSpec, ...] = (
         "number of new tokens in this response; all of them when stream is false or with token_reader",
     ),
     series("num_cached_tokens", "UINT32", "prompt tokens found in the prefix cache; on the last response"),
-    series("index", "INT32", "with `n` above 1: the number of the answer, from 0, that each element is of"),
+    INDEX,
     series("request_context", "STRING", "the input on the first response, then only its first line"),
 )
 
@@ -131,6 +134,7 @@ CHAT_INPUTS: tuple[TensorSpec, ...] = (
     STREAM,
     SAMPLING_PARAMETERS,
     *SAMPLING,
+    CHOICES,
 )
 
 # Triton refuses a step whose inputs come both from a decoupled step and from the ensemble. So preprocess passes SERVING
@@ -152,6 +156,7 @@ CHAT_OUTPUTS: tuple[TensorSpec, ...] = (
         "JSON: the parts of schemas that no grammar enforced, and violations of them; on the last response, if any",
     ),
     series("notices", "STRING", "JSON: lines `path: reason` for input without effect; on the last response, if any"),
+    INDEX,
 )
 
 PREPROCESS_OUTPUTS: tuple[TensorSpec, ...] = (
@@ -171,6 +176,8 @@ POSTPROCESS_INPUTS: tuple[TensorSpec, ...] = (
     series("finish_reason", "STRING", "from the engine"),
     series("num_input_tokens", "UINT32", "from the engine"),
     series("num_cached_tokens", "UINT32", "from the engine"),
+    series("num_output_tokens", "UINT32", "from the engine"),
+    series("index", "INT32", "from the engine"),
 )
 
 # model -> (inputs, outputs), in the order of config.pbtxt.

@@ -1,35 +1,29 @@
 """The ensemble's last step: the engine's ids in; content, tool calls, finish reason, usage and notices out.
 
-Triton calls an ensemble step once per engine response, so the parser's state is kept here from the first response to
-the last. State whose last response never comes (the client left, the engine died) is dropped after `IDLE_SECONDS`. Any
-client may call this step, so a context opens state only once and only if this server made it (`context`). Open state is
-bounded in number and in bytes; over a bound, the answer that has waited longest is dropped. Only one instance may run:
-several would mix up the order of a stream.
+Triton calls an ensemble step once per engine response, so the state of a request's parsers, one for each of its
+choices, is kept here from the first response to the last. State whose last response never comes (the client left, the
+engine died) is dropped after `IDLE_SECONDS`. Any client may call this step, so a context opens state only once and only
+if this server made it (`context`). Open state is bounded in number and in bytes; over a bound, the answer that has
+waited longest is dropped. Only one instance may run: several would mix up the order of a stream.
 """
 
 from __future__ import annotations
 
 import json
-from array import array
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from kimi_k2_serving.core.deltas import collect_answer, delta
 from kimi_k2_serving.core.errors import EngineLost, InvalidValue
-from kimi_k2_serving.core.events import Event, Finish, FinishReason, TextDelta
 from kimi_k2_serving.core.limits import OPEN_CONTEXT_BYTES, OPEN_CONTEXTS, SPENT_CONTEXTS
 from kimi_k2_serving.core.tokens import Vocabulary
-from kimi_k2_serving.core.tool_calls import ToolCallParser
-from kimi_k2_serving.enforcer.inspection import Inspector, Relaxed, Report
-from kimi_k2_serving.reading.crossing import json_text
+from kimi_k2_serving.enforcer.inspection import Inspector, Report
+from kimi_k2_serving.engine.choices import uid_of
+from kimi_k2_serving.triton.chat.choice import OUTPUTS, OpenChoice, Outputs, Part, Values, together
 from kimi_k2_serving.triton.chat.context import RequestContext, address_of, addressed, foreign
 from kimi_k2_serving.triton.chat.seal import Seal
-from kimi_k2_serving.triton.signatures import CHAT_OUTPUTS, TensorSpec
 
-OUTPUTS = {tensor.name: tensor for tensor in CHAT_OUTPUTS}
-Outputs = list[tuple[TensorSpec, Sequence[Any]]]
 # A live request never pauses this long between two responses: the supervisor ends it, or the engine, earlier
 # (`silent_seconds`, `stall_seconds`).
 IDLE_SECONDS = 900.0
@@ -40,53 +34,81 @@ FEW_IDS = 64
 
 
 class OpenAnswer:
-    """The state of one answer, from its first response to its last."""
+    """The state of one request, from its first response to its last: one parser for each of its choices."""
 
     def __init__(self, context: RequestContext, vocabulary: Vocabulary, now: float) -> None:
         self.context = context
         self.touched = now
         # When Triton was last asked whether the client is gone.
         self.asked = now
-        self._vocabulary = vocabulary
-        self._parser = parser(context, vocabulary)
-        self._completion_tokens = 0
-        # All output ids, kept only if the answer has to be inspected at its end.
-        self._ids = array("i")
+        self._open = {number: OpenChoice(context, vocabulary) for number in range(context.choices)}
+        self._totals = RequestTotals(context)
 
     @property
     def size(self) -> int:
         """The bytes of state whose size a client determines."""
-        return self.context.size + self._ids.itemsize * len(self._ids)
+        return self.context.size + sum(choice.size for choice in self._open.values())
 
     @property
-    def stopped(self) -> bool:
-        return self._parser.stopped
+    def over(self) -> bool:
+        """Whether every choice has got its ending."""
+        return not self._open
 
-    def inspector(self, finish: str) -> Inspector | None:
-        """The inspector of the whole answer; None if a grammar enforced every schema completely. Call it after the last
-        `feed`, with the same `finish`.
-        """
-        if self.context.relaxed is None:
-            return None
-        inspector = Inspector(Relaxed.decode(json.loads(self.context.relaxed)))
-        again = parser(self.context, self._vocabulary)
-        inspector.feed([*again.feed(self._ids), *again.finish(reason(finish))])
-        return inspector
+    def stopped(self, choice: int) -> bool:
+        return choice in self._open and self._open[choice].stopped
 
-    def feed(self, ids: Sequence[int], finish: str | None, prompt_tokens: int, cached_tokens: int) -> Outputs:
-        self._completion_tokens += len(ids)
-        if self.context.relaxed is not None:
-            self._ids.extend(ids)
-        events = self._parser.feed(ids)
-        if finish is None:
-            return streamed(events)
-        events += self._parser.finish(reason(finish))
-        outputs = streamed(events) if self.context.stream else whole_answer(events)
+    def feed(self, part: Part) -> Outputs:
+        """Raises InvalidValue for a part that no run of this request can have made."""
+        outputs = together([{"text_output": ""} if self._beats(part) else self._choice(part).feed(part.ids, None)])
+        return outputs if self.context.choices == 1 else [*outputs, (OUTPUTS["index"], [part.choice])]
+
+    def end(self, parts: Sequence[Part], prompt_tokens: int, cached_tokens: int, now: float) -> Ending:
+        """Raises as `feed` does. The ending owns the state of the choices that it ends."""
+        choices = [self._choice(part) for part in parts]
+        for part in parts:
+            if self._open.pop(part.choice, None) is None:
+                raise foreign()
+        return Ending(self._totals, choices, parts, prompt_tokens, cached_tokens, now)
+
+    def _beats(self, part: Part) -> bool:
+        """Whether the part is a heartbeat, which comes as one of the first choice, even if that has ended."""
+        return part.choice == 0 and part.choice not in self._open and not part.ids
+
+    def _choice(self, part: Part) -> OpenChoice:
+        found = self._open.get(part.choice)
+        if found is None:
+            raise foreign()
+        return found
+
+
+class RequestTotals:
+    """What a request's choices have in common. Their endings may be made on several threads: hold `order` from `end` to
+    the end of sending, so that the response with the totals is the last one.
+    """
+
+    def __init__(self, context: RequestContext) -> None:
+        self.context = context
+        self.order = threading.Lock()
+        self._left = context.choices
+        self._completion = 0
+        self._cached = 0
+
+    def end(self, parts: Sequence[Part], completion: int, prompt_tokens: int, cached_tokens: int) -> Outputs:
+        """The outputs that come once, with the request's last response. The prompt counts once."""
+        self._left -= len(parts)
+        self._completion += completion
+        if parts[0].choice == 0:
+            self._cached = cached_tokens
+        outputs: Outputs = []
+        if self.context.choices > 1:
+            outputs.append((OUTPUTS["index"], [part.choice for part in parts]))
+        if self._left:
+            return outputs
         usage = {
             "prompt_tokens": prompt_tokens,
-            "completion_tokens": self._completion_tokens,
-            "total_tokens": prompt_tokens + self._completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": cached_tokens},
+            "completion_tokens": self._completion,
+            "total_tokens": prompt_tokens + self._completion,
+            "prompt_tokens_details": {"cached_tokens": self._cached},
         }
         outputs.append((OUTPUTS["usage"], [json.dumps(usage)]))
         if self.context.notices is not None:
@@ -94,28 +116,15 @@ class OpenAnswer:
         return outputs
 
 
-def parser(context: RequestContext, vocabulary: Vocabulary) -> ToolCallParser:
-    return ToolCallParser(
-        vocabulary,
-        tools=context.tools,
-        first_index=context.first_index,
-        parallel=context.parallel,
-        stops=context.stops,
-    )
-
-
-def reason(finish: str) -> FinishReason:
-    """An abort counts as STOP: only this step aborts, and then a stop string has matched or the client is gone."""
-    return FinishReason.LENGTH if finish == "length" else FinishReason.STOP
-
-
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """An answer's last response, not made yet. It uses no other answer's state, so any thread may make it."""
+    """The last response of one choice, or of all, not made yet. It uses no other answer's state, so any thread may make
+    it: first `values`, then `inspectors`; then `outputs` and the sending under `totals.order`.
+    """
 
-    stream: OpenAnswer
-    ids: Sequence[int]
-    finish: str
+    totals: RequestTotals
+    choices: Sequence[OpenChoice]
+    parts: Sequence[Part]
     prompt_tokens: int
     cached_tokens: int
     arrived: float
@@ -123,18 +132,24 @@ class Ending:
     @property
     def light(self) -> bool:
         """Whether making it is about as fast as making a response in the middle of an answer."""
-        return self.stream.context.relaxed is None and len(self.ids) <= FEW_IDS
+        return self.totals.context.relaxed is None and sum(len(part.ids) for part in self.parts) <= FEW_IDS
 
-    def outputs(self) -> Outputs:
-        return self.stream.feed(self.ids, self.finish, self.prompt_tokens, self.cached_tokens)
+    def values(self) -> list[Values]:
+        return [choice.feed(part.ids, part.finish) for choice, part in zip(self.choices, self.parts, strict=True)]
 
-    def inspector(self) -> Inspector | None:
-        """As `OpenAnswer.inspector`. Call it after `outputs`."""
-        return self.stream.inspector(self.finish)
+    def inspectors(self) -> list[Inspector]:
+        """One for each choice, or none if a grammar enforced every schema completely."""
+        pairs = zip(self.choices, self.parts, strict=True)
+        return [found for choice, part in pairs if (found := choice.inspector(part.finish or ""))]
+
+    def outputs(self, values: Sequence[Values]) -> Outputs:
+        completion = sum(choice.completion_tokens for choice in self.choices)
+        common = self.totals.end(self.parts, completion, self.prompt_tokens, self.cached_tokens)
+        return [*together(values), *common]
 
 
-def reported(report: Report) -> Outputs:
-    return [(OUTPUTS["enforcement"], [json.dumps(report.document(), ensure_ascii=False)])]
+def reported(values: Values, report: Report) -> Values:
+    return {**values, "enforcement": json.dumps(report.document(), ensure_ascii=False)}
 
 
 class Streams:
@@ -167,31 +182,39 @@ class Streams:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def feed(
-        self, context: str, ids: Sequence[int], *, finish: str | None, prompt_tokens: int, cached_tokens: int
-    ) -> Outputs | Ending:
-        """Raises InvalidValue for a context that this server did not make or that has opened state before, EngineLost
-        for one whose state was dropped. Neither error affects another answer.
+    def feed(self, context: str, parts: Sequence[Part], *, prompt_tokens: int, cached_tokens: int) -> Outputs | Ending:
+        """`parts`: of one response, all of them endings or one that is none. Raises InvalidValue for a context that
+        this server did not make or that has opened state before, EngineLost for one whose state was dropped. Neither
+        error affects another answer.
         """
         line = address_of(context)
         now = self._clock()
         self._expire(now)
-        stream = self._find(line, now) if context == line else self._open(line, context, now)
-        if finish is not None:
-            self._forget(line)
-            return Ending(stream, ids, finish, prompt_tokens, cached_tokens, now)
-        before = stream.size
+        answer = self._find(line, now) if context == line else self._open(line, context, now)
+        before = answer.size
+        made: Outputs | Ending
         try:
-            outputs = stream.feed(ids, None, prompt_tokens, cached_tokens)
+            if parts[0].finish is None:
+                made = answer.feed(parts[0])
+            else:
+                made = answer.end(parts, prompt_tokens, cached_tokens, now)
         except Exception:
+            self._size += answer.size - before
             self.drop(context)
             raise
-        self._size += stream.size - before
+        self._size += answer.size - before
+        if answer.over:
+            self._forget(line)
+            return made
         self._bound()
-        self._taken.append(stream.context.uid)
-        if stream.stopped:
-            self._abort(stream.context.uid)
-        return outputs
+        self._taken.append(answer.context.uid)
+        if answer.stopped(parts[0].choice):
+            self._abort(self._run_of(answer.context, parts[0].choice))
+        return made
+
+    @staticmethod
+    def _run_of(context: RequestContext, choice: int) -> str:
+        return context.uid if context.choices == 1 else uid_of(context.uid, choice)
 
     def taken(self) -> list[str]:
         """The uids of the engine's responses, but for last ones, that were fed since the last call."""
@@ -259,31 +282,3 @@ class Streams:
             if now - oldest.touched < IDLE_SECONDS:
                 return
             self._forget(line)
-
-
-def streamed(events: Sequence[Event]) -> Outputs:
-    """One response's deltas. It always has text_output, so that no response is empty."""
-    text = "".join(event.text for event in events if isinstance(event, TextDelta))
-    calls = [call for event in events if (part := delta(event)) for call in part.get("tool_calls") or ()]  # type: ignore[union-attr]
-    outputs: Outputs = [(OUTPUTS["text_output"], [text])]
-    if calls:
-        outputs.append((OUTPUTS["tool_calls"], [json_text(calls)]))
-    for event in events:
-        if isinstance(event, Finish):
-            outputs.append((OUTPUTS["finish_reason"], [event.reason.value]))
-    return outputs
-
-
-def whole_answer(events: Sequence[Event]) -> Outputs:
-    answer = collect_answer(events)
-    outputs: Outputs = [
-        (OUTPUTS["text_output"], [answer.content]),
-        (OUTPUTS["finish_reason"], [answer.finish_reason.value]),
-    ]
-    if answer.tool_calls:
-        calls = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in answer.tool_calls
-        ]
-        outputs.append((OUTPUTS["tool_calls"], [json_text(calls)]))
-    return outputs

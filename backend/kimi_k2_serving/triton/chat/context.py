@@ -30,6 +30,8 @@ FIELD = "request_context"
 class RequestContext:
     uid: str
     stream: bool
+    # The number of answers.
+    choices: int
     tools: tuple[str, ...]
     first_index: int
     parallel: bool
@@ -72,6 +74,7 @@ class RequestContext:
         return cls(
             line.partition(" ")[0],
             fields["stream"],
+            fields["choices"],
             tuple(fields["tools"]),
             fields["first_index"],
             fields["parallel"],

@@ -23,8 +23,9 @@ from kimi_k2_serving.enforcer.worker_client import Worker, WorkerProcess
 from kimi_k2_serving.engine import linux, shared_memory
 from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.build import python
-from kimi_k2_serving.triton import inputs, tensors
-from kimi_k2_serving.triton.chat.answers import Ending, Outputs, Streams, reported
+from kimi_k2_serving.triton import inputs, journal, tensors
+from kimi_k2_serving.triton.chat.answers import Ending, Streams, reported
+from kimi_k2_serving.triton.chat.choice import Values, parts_of
 from kimi_k2_serving.triton.chat.metrics import EnforcementMetrics
 from kimi_k2_serving.triton.chat.seal import Seal
 from kimi_k2_serving.triton.reply import Reply, failed
@@ -38,6 +39,7 @@ SWITCH_SECONDS = 0.0005
 
 def load_postprocess(model_directory: str, name: str) -> Postprocess:
     """`name` is the model's name. Raises ServingError if engine.yaml or the checkpoint can't be read."""
+    journal.begin(name)
     linux.keep_private()
     shared_memory.make_private(os.getpid())
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -97,15 +99,22 @@ class Postprocess:
                 return
             made = self._streams.feed(
                 context,
-                given.packed_ids("output_ids"),
-                finish=inputs.value(given, "finish_reason"),
+                parts_of(
+                    given.packed_ids("output_ids"),
+                    inputs.ids(given, "index"),
+                    inputs.ids(given, "num_output_tokens"),
+                    inputs.strings(given, "finish_reason"),
+                ),
                 prompt_tokens=inputs.value(given, "num_input_tokens") or 0,
                 cached_tokens=inputs.value(given, "num_cached_tokens") or 0,
             )
-            if isinstance(made, Ending) and not made.light:
-                self._readers.submit(self._finish, made, reply)
+            if isinstance(made, Ending):
+                if made.light:
+                    self._end(made, made.values(), reply)
+                else:
+                    self._readers.submit(self._finish, made, reply)
                 return
-            response = tensors.response(made.outputs() if isinstance(made, Ending) else made)
+            response = tensors.response(made)
         except Exception as error:
             reply.send(failed(error))
             return
@@ -114,22 +123,31 @@ class Postprocess:
 
     def _finish(self, ending: Ending, reply: Reply) -> None:
         try:
-            outputs, inspector = ending.outputs(), ending.inspector()
-            if inspector is not None and inspector.large:
-                self._waiters.submit(self._report, ending, outputs, inspector, reply)
+            values, inspectors = ending.values(), ending.inspectors()
+            if any(inspector.large for inspector in inspectors):
+                self._waiters.submit(self._report, ending, values, inspectors, reply)
                 return
         except Exception as error:
             reply.send(failed(error))
             return
-        self._report(ending, outputs, inspector, reply)
+        self._report(ending, values, inspectors, reply)
 
-    def _report(self, ending: Ending, outputs: Outputs, inspector: Inspector | None, reply: Reply) -> None:
+    def _report(self, ending: Ending, values: Sequence[Values], inspectors: Sequence[Inspector], reply: Reply) -> None:
         try:
-            if inspector is not None:
-                report = inspector.report(self._worker, since=ending.arrived)
-                self._metrics.reported(report)
-                outputs = [*outputs, *reported(report)]
-            response = tensors.response(outputs)
+            if inspectors:
+                reports = [inspector.report(self._worker, since=ending.arrived) for inspector in inspectors]
+                for report in reports:
+                    self._metrics.reported(report)
+                values = [reported(each, report) for each, report in zip(values, reports, strict=True)]
         except Exception as error:
-            response = failed(error)
-        reply.send(response)
+            reply.send(failed(error))
+            return
+        self._end(ending, values, reply)
+
+    def _end(self, ending: Ending, values: Sequence[Values], reply: Reply) -> None:
+        with ending.totals.order:
+            try:
+                response = tensors.response(ending.outputs(values))
+            except Exception as error:
+                response = failed(error)
+            reply.send(response)

@@ -27,7 +27,7 @@ from kimi_k2_serving.grammar.constraint import Constraint
 from kimi_k2_serving.reading.desk import Served
 from kimi_k2_serving.reading.lane import SMALL_BYTES, ReaderLanes
 from kimi_k2_serving.reading.loop import LoopedLanes
-from kimi_k2_serving.triton import tensors
+from kimi_k2_serving.triton import journal, tensors
 from kimi_k2_serving.triton.chat.request import Reading, read_chat_inputs
 from kimi_k2_serving.triton.chat.seal import Seal
 from kimi_k2_serving.triton.reply import Reply, failed
@@ -41,6 +41,7 @@ READER = "kimi_k2_serving.triton.chat.reader"
 
 def load_preprocess(model_directory: str) -> Preprocess:
     """The step for the model that the engine beside it serves, with its workers started. Raises ServingError."""
+    journal.begin("kimi_k2_preprocess")
     linux.keep_private()
     shared_memory.make_private(os.getpid())
     seal = Seal.open(settings.runtime_directory(os.getppid(), settings.Settings.read()))

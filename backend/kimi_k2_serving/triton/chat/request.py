@@ -37,27 +37,30 @@ class Reading:
     """
 
     stream: bool
+    choices: int
     prompt: PreparedPrompt
     job: bytes
     serving: dict[str, int]
     notices: list[str]
 
     def encode(self) -> bytes:
-        return dump([self.stream, prompt_fields(self.prompt), self.job, self.serving, self.notices])
+        return dump([self.stream, self.choices, prompt_fields(self.prompt), self.job, self.serving, self.notices])
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Reading:
-        stream, prompt, job, serving, notices = load(data)
-        return cls(stream, prompt_of(prompt), job, serving, notices)
+        stream, choices, prompt, job, serving, notices = load(data)
+        return cls(stream, choices, prompt_of(prompt), job, serving, notices)
 
     def outputs(
         self, prompt: PreparedPrompt, uid: str, seal: Seal, now: float
     ) -> list[tuple[TensorSpec, Sequence[Any]]]:
         """The step's outputs; `prompt` includes the constraint. Raises LimitExceeded."""
         assert prompt.first_call is not None
+        sampling = prompt.sampling if self.choices == 1 else {**prompt.sampling, "n": self.choices}
         context = RequestContext(
             uid=uid,
             stream=self.stream,
+            choices=self.choices,
             tools=prompt.tools,
             first_index=prompt.first_call,
             parallel=prompt.parallel,
@@ -68,7 +71,7 @@ class Reading:
         values: dict[str, Sequence[Any]] = {
             "input_ids": prompt.ids,
             "engine_stream": [self.stream],
-            "engine_sampling": [json_text(prompt.sampling)],
+            "engine_sampling": [json_text(sampling)],
             "request_context": [context.encode(seal, now)],
             **{name: [value] for name, value in self.serving.items()},
         }
@@ -79,9 +82,11 @@ def read_chat_inputs(given: Inputs, model: ChatModel) -> Reading:
     """Raises subclasses of InvalidRequest that name the field."""
     inputs.refuse_parameters(given, (tensor.name for tensor in ENSEMBLE_INPUTS))
     stream = inputs.flag(given, "stream", False)
+    parameters = inputs.sampling(given)
+    choices = inputs.choices(given, parameters.pop("n", None))
     notices = Notices()
     conversation = read_chat(given, notices)
-    sampling = read_sampling(given)
+    sampling = read_sampling(parameters)
     notices.seeded(sampling, heeded=model.heeds_seeds)
     serving = {f"engine_{tensor.name}": inputs.value(given, tensor.name) for tensor in SERVING}
     try:
@@ -92,6 +97,7 @@ def read_chat_inputs(given: Inputs, model: ChatModel) -> Reading:
         raise
     return Reading(
         stream=stream,
+        choices=choices,
         prompt=prompt,
         job=model.enforcer.job(conversation),
         serving={name: value for name, value in serving.items() if value is not None},
@@ -99,8 +105,9 @@ def read_chat_inputs(given: Inputs, model: ChatModel) -> Reading:
     )
 
 
-def read_sampling(given: Inputs) -> dict[str, Any]:
-    sampling = core_sampling.read_parameters(inputs.sampling(given))
+def read_sampling(parameters: dict[str, Any]) -> dict[str, Any]:
+    """`parameters`: under the client's names, tensors included."""
+    sampling = core_sampling.read_parameters(parameters)
     for name in core_sampling.GRAMMARS:
         if name in sampling:
             raise InvalidValue("not accepted here; use response_format or tools", field=f"sampling_parameters.{name}")

@@ -20,6 +20,7 @@ from kimi_k2_serving.engine.abort_channel import TOKENS, socket_path
 from kimi_k2_serving.engine.checkpoint import inspect_checkpoint
 from kimi_k2_serving.engine.config import Restart, load_engine_config
 from kimi_k2_serving.engine.text import load_encoder
+from kimi_k2_serving.triton import journal
 from kimi_k2_serving.triton.engine.service import EngineService
 from kimi_k2_serving.triton.engine.serving import Serving
 from kimi_k2_serving.triton.server_watch import TritonServer
@@ -51,6 +52,7 @@ def declaration(tensor: TensorSpec) -> dict[str, Any]:
 
 def start(args: dict[str, str]) -> EngineService:
     """`args` are those of Triton's `initialize`. Raises TritonModelException with one line that says what to do."""
+    journal.begin(args["model_name"])
     sys.setswitchinterval(SWITCH_SECONDS)
     shared_memory.make_private(os.getpid())
     refuse_several_instances(json.loads(args["model_config"]))
@@ -59,7 +61,7 @@ def start(args: dict[str, str]) -> EngineService:
         info = service.start()
     except ServingError as error:
         raise pb_utils.TritonModelException(str(error)) from None
-    pb_utils.Logger.log_info(
+    journal.info(
         f"{info.engine}: context {info.context_length}, KV pool {info.kv_capacity} tokens, "
         f"started in {info.start_seconds:.1f} s, preset {preset}"
     )

@@ -8,9 +8,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import triton_python_backend_utils as pb_utils
-
 from kimi_k2_serving.engine.lifecycle import Lifecycle, Phase
+from kimi_k2_serving.triton import journal
 from kimi_k2_serving.triton.engine.outbox import Outbox
 from kimi_k2_serving.triton.engine.request import Job
 
@@ -41,6 +40,10 @@ class RequestInFlight:
     def reader(self) -> bool:
         """Whether a frontend on this machine reads the ids itself."""
         return self.job is not None and bool(self.job.generation.reader)
+
+    @property
+    def choices(self) -> int:
+        return 1 if self.job is None else self.job.n
 
     @property
     def live(self) -> bool:
@@ -75,4 +78,4 @@ def ask(flights: Sequence[RequestInFlight], found: Callable[[RequestInFlight], N
             if flight.outbox.cancelled():
                 found(flight)
         except Exception as error:
-            pb_utils.Logger.log_error(f"polling for a cancellation failed: {type(error).__name__}: {error}")
+            journal.error(f"polling for a cancellation failed: {type(error).__name__}: {error}")

@@ -16,11 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import triton_python_backend_utils as pb_utils
-
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine.port import Chunk, merge_choices
-from kimi_k2_serving.triton import tensors
+from kimi_k2_serving.triton import journal, tensors
 from kimi_k2_serving.triton.engine.response import ResponseWriter
 from kimi_k2_serving.triton.reply import end, internal
 
@@ -127,7 +125,7 @@ class Outbox:
             try:
                 self._pass_on(chunks, error)
             except Exception as failure:
-                pb_utils.Logger.log_error(f"sending a response failed: {type(failure).__name__}: {failure}")
+                journal.error(f"sending a response failed: {type(failure).__name__}: {failure}")
                 self._give_up()
 
     def _pass_on(self, chunks: list[Chunk], error: ServingError | None) -> None:
@@ -162,5 +160,5 @@ class Outbox:
             if not self.finished:
                 self._send(tensors.failure(internal()), last=True)
         except Exception as failure:
-            pb_utils.Logger.log_error(f"ending a request failed: {type(failure).__name__}: {failure}")
+            journal.error(f"ending a request failed: {type(failure).__name__}: {failure}")
         self._broken(self)

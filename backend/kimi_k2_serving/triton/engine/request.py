@@ -141,18 +141,10 @@ def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[i
 
 def read_choices(given: Inputs, key: Any) -> int:
     """`n`; the tensor overrides the key of `sampling_parameters`."""
-    found = inputs.value(given, "n")
-    found = key if found is None else found
-    if found is None:
-        return 1
-    if not is_whole(found):
-        raise InvalidType("must be an integer", field="n")
-    if found < 1:
-        raise InvalidValue(f"must be at least 1, got {found}", field="n")
-    limits.ENGINE_CHOICES.check(int(found), field="n")
+    found = inputs.choices(given, key)
     if found > 1 and inputs.value(given, "token_reader"):
         raise InvalidValue("must be 1 with token_reader", field="n")
-    return int(found)
+    return found
 
 
 def read_adapter(found: Any, known: Collection[str]) -> str:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-import triton_python_backend_utils as pb_utils
+from kimi_k2_serving.triton import journal
 
 Work = Callable[[], None]
 
@@ -35,4 +35,4 @@ class Senders:
             try:
                 work()
             except Exception as error:
-                pb_utils.Logger.log_error(f"sending failed: {type(error).__name__}: {error}")
+                journal.error(f"sending failed: {type(error).__name__}: {error}")

@@ -18,8 +18,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
-
 from kimi_k2_serving.core.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -32,13 +30,13 @@ from kimi_k2_serving.core.sampling import Room
 from kimi_k2_serving.engine import lifecycle
 from kimi_k2_serving.engine.abort_channel import AbortReceiver
 from kimi_k2_serving.engine.admission import Admission
-from kimi_k2_serving.engine.choices import generate_choices
+from kimi_k2_serving.engine.choices import generate_choices, uids_of
 from kimi_k2_serving.engine.given_up import GivenUp
 from kimi_k2_serving.engine.lifecycle import Action, Phase
 from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.engine.port import Chunk, Engine, EngineInfo, EngineState, TokenUsage
 from kimi_k2_serving.engine.text import TextEncoder
-from kimi_k2_serving.triton import tensors
+from kimi_k2_serving.triton import journal, tensors
 from kimi_k2_serving.triton.background import Background, Complaints, thread_pool
 from kimi_k2_serving.triton.engine.flight import RequestInFlight, ask, due
 from kimi_k2_serving.triton.engine.metrics import EngineMetrics, Own
@@ -228,7 +226,7 @@ class EngineService:
         except ServingError as error:
             self._interrupt(flight, error)
         except Exception as error:
-            pb_utils.Logger.log_error(f"reading a request failed: {type(error).__name__}: {error}")
+            journal.error(f"reading a request failed: {type(error).__name__}: {error}")
             self._interrupt(flight, Internal("an internal error; see the server's log"))
         self._settle()
 
@@ -268,7 +266,7 @@ class EngineService:
         except ServingError as error:
             self._perform(flight, flight.lifecycle.lose(error))
         except Exception as error:
-            pb_utils.Logger.log_error(f"a generation failed: {type(error).__name__}: {error}")
+            journal.error(f"a run failed: {type(error).__name__}: {error}", request=flight.job.generation.uid)
         # No effect if the run has ended properly: the lifecycle then ignores this.
         self._perform(flight, flight.lifecycle.lose(Internal("an internal error; see the server's log")))
 
@@ -313,13 +311,14 @@ class EngineService:
             self._interrupt(flight, Internal("an internal error; see the server's log"))
 
     def _abort(self, uid: str) -> None:
-        """Postprocess aborts this uid: end its run early, or refuse it with Cancelled if it still waits."""
-        flight = self._by_uid.get(uid)
+        """Postprocess aborts this uid, a request's or a choice's: end its run early, or refuse it if it still waits."""
+        flight = self._by_uid.get(uid.partition(" ")[0])
         if flight is None:
             return
         if flight.lifecycle.phase is Phase.RUNNING:
             # `call_soon` lets a run that was just created reach `generate` first: the engine ignores unknown uids.
-            self._loop.call_soon(self._engine.abort, uid)
+            for each in uids_of(uid, flight.choices):
+                self._loop.call_soon(self._engine.abort, each)
         else:
             self._interrupt(flight, Cancelled("cancelled before it began"))
 
@@ -384,7 +383,7 @@ class EngineService:
         """
         await server.stopping(self._pace)
         self._draining = True
-        pb_utils.Logger.log_info(f"draining: {len(self._flights)} requests in flight")
+        journal.info(f"draining: {len(self._flights)} requests in flight")
         try:
             async with asyncio.timeout(max(server.exit_seconds - UNLOAD_SECONDS, server.exit_seconds / 2)):
                 await server.serving()
@@ -392,7 +391,7 @@ class EngineService:
             self._end_all()
             await server.serving()
         self._draining = False
-        pb_utils.Logger.log_info("no longer draining: Triton answers again")
+        journal.info("no longer draining: Triton answers again")
 
     def _end_all(self) -> None:
         for flight in list(self._flights):
