@@ -14,6 +14,7 @@ MAX_ROUNDS = 8  # of `run_tools`
 
 
 def open_transport(url: str, timeout: float) -> Transport:
+    """The transport for the URL's scheme. Raises ValueError for a URL without a known scheme or a host."""
     scheme, address = _split(url)
     if scheme.startswith("http"):
         from kimi_k2_client.http_transport import HttpTransport
@@ -25,6 +26,7 @@ def open_transport(url: str, timeout: float) -> Transport:
 
 
 def open_async_transport(url: str, timeout: float) -> AsyncTransport:
+    """The same as `open_transport`, for asyncio."""
     scheme, address = _split(url)
     if scheme.startswith("http"):
         from kimi_k2_client.http_transport import AsyncHttpTransport

@@ -30,9 +30,13 @@ T = TypeVar("T", str, int)
 
 
 class Decoder(Protocol[Event_co]):
-    def feed(self, outputs: Outputs) -> Sequence[Event_co]: ...
+    """Turns the outputs of a request's responses into events."""
 
-    def finish(self) -> Sequence[Event_co]: ...
+    def feed(self, outputs: Outputs) -> Sequence[Event_co]:
+        """The events of one response."""
+
+    def finish(self) -> Sequence[Event_co]:
+        """The events that follow the last response. Raises ConnectionLost if the answer is incomplete."""
 
 
 class ChatDecoder:

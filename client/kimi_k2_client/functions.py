@@ -44,6 +44,7 @@ class FunctionTool:
 
     @property
     def name(self) -> str:
+        """The name by which the model calls the function."""
         return str(self.declaration["function"]["name"])
 
     @classmethod

@@ -25,6 +25,8 @@ class ToolRun:
 
 @dataclass(slots=True)
 class ToolLoop:
+    """The conversation of one `run_tools`: its messages so far, the declared tools, and the rounds that were used."""
+
     messages: list[dict[str, Any]]
     declarations: list[dict[str, Any]]
     max_rounds: int
@@ -32,6 +34,7 @@ class ToolLoop:
 
     @classmethod
     def begin(cls, messages: Messages, tools: Mapping[str, FunctionTool], max_rounds: int) -> Self:
+        """Start a loop from the caller's messages, which are copied; a string is one message of the user."""
         given = (
             [{"role": "user", "content": messages}] if isinstance(messages, str) else [dict(each) for each in messages]
         )
@@ -48,8 +51,10 @@ class ToolLoop:
         return bool(answer.tool_calls)
 
     def check(self) -> None:
+        """Raise TooManyRounds if the model has called tools in `max_rounds` answers."""
         if self.rounds >= self.max_rounds:
             raise TooManyRounds(self.rounds, self.messages)
 
     def run(self, answer: ChatAnswer) -> ToolRun:
+        """The result of the loop, with its last answer."""
         return ToolRun(answer, self.messages, self.rounds)

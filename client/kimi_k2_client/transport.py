@@ -63,32 +63,50 @@ def stats_of(model: str, success: Mapping[str, Any], queue: Mapping[str, Any], f
 
 
 class Transport(Protocol):
-    def responses(self, request: Request) -> Generator[Outputs]: ...
+    """The way to one server, over HTTP or gRPC. Every method raises a KimiError if the server can't be asked."""
 
-    def is_live(self) -> bool: ...
+    def responses(self, request: Request) -> Generator[Outputs]:
+        """Send the request and yield the outputs of each response. Closing the generator cancels the request."""
 
-    def is_server_ready(self) -> bool: ...
+    def is_live(self) -> bool:
+        """Whether Triton's process answers."""
 
-    def stats(self, model: str) -> Stats: ...
+    def is_server_ready(self) -> bool:
+        """Whether Triton says that it is ready."""
 
-    def is_ready(self, model: str) -> bool: ...
+    def stats(self, model: str) -> Stats:
+        """The model's counts and mean times of requests, as Triton reports them."""
 
-    def models(self) -> list[Model]: ...
+    def is_ready(self, model: str) -> bool:
+        """Whether Triton says that this model is ready."""
 
-    def close(self) -> None: ...
+    def models(self) -> list[Model]:
+        """The models of Triton's repository."""
+
+    def close(self) -> None:
+        """Close the connections."""
 
 
 class AsyncTransport(Protocol):
-    def responses(self, request: Request) -> AsyncGenerator[Outputs]: ...
+    """The same as Transport, for asyncio."""
 
-    async def is_live(self) -> bool: ...
+    def responses(self, request: Request) -> AsyncGenerator[Outputs]:
+        """Send the request and yield the outputs of each response. Closing the generator cancels the request."""
 
-    async def is_server_ready(self) -> bool: ...
+    async def is_live(self) -> bool:
+        """Whether Triton's process answers."""
 
-    async def stats(self, model: str) -> Stats: ...
+    async def is_server_ready(self) -> bool:
+        """Whether Triton says that it is ready."""
 
-    async def is_ready(self, model: str) -> bool: ...
+    async def stats(self, model: str) -> Stats:
+        """The model's counts and mean times of requests, as Triton reports them."""
 
-    async def models(self) -> list[Model]: ...
+    async def is_ready(self, model: str) -> bool:
+        """Whether Triton says that this model is ready."""
 
-    async def close(self) -> None: ...
+    async def models(self) -> list[Model]:
+        """The models of Triton's repository."""
+
+    async def close(self) -> None:
+        """Close the connections."""

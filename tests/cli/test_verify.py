@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kimi_k2_cli.verify.conversations import ALL, WEATHER
 from kimi_k2_serving.demo.call_scoring import schema_problem, trigger_score
 from kimi_k2_serving.demo.openai_answer import EndpointCall
 from tests.cli.scripted_endpoint import Fault, endpoint
+from tests.support.http_server import respond, serving
 
 
 def verify(capsys: pytest.CaptureFixture[str], url: str, *flags: str) -> tuple[int, dict[str, Any]]:
@@ -154,6 +156,16 @@ def test_an_endpoint_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture
     assert "is this an OpenAI-compatible endpoint, and is it up?" in error
     assert error.count("\n") == 1
     assert main(["verify", "ftp://x"]) == 2
+
+
+def test_an_endpoint_that_asks_for_a_key_is_told_from_one_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            respond(self, 401, b'{"error": {"message": "no key"}}')
+
+    with serving(Handler) as port:
+        assert main(["verify", f"http://127.0.0.1:{port}"]) == 1
+    assert "asks for a key: --api-key-file FILE" in capsys.readouterr().err
 
 
 def test_samples_are_scored_as_the_vendor_does(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

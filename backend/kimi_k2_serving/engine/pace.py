@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-# The longest rest. Whatever nobody announces by `wake` is noticed this much later at most.
+# The longest rest. Work that is not announced by `wake` is noticed after this time at the latest.
 REST_SECONDS = 1.0
 # After the last work there is no rest for this long: the scheduler's last state and the last counts are still to come.
 LINGER_SECONDS = 1.0

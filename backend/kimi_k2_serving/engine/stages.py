@@ -1,4 +1,4 @@
-"""The stages of an engine's start, which the host writes to Triton's log and `scripts/serve` shows to who waits."""
+"""The stages of an engine's start, which the host writes to Triton's log. `scripts/serve` shows them while it waits."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class TokenReader:
         return self._claim
 
     def forget(self, uid: str, *, ended: bool) -> None:
-        """The request's ids are read no more. If it has not ended, the engine is told to end it."""
+        """Stop reading the request's ids. If the request has not ended, ask the engine to end it."""
         expected = self._inboxes.pop(uid, None) is not None
         if expected and not ended and self._connection is not None:
             self._connection.write(wire.frame(wire.Abort(uid)))

@@ -69,7 +69,7 @@ class Options:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether SGLang is told to use the CPU: always for the demo, which is for CPUs, even beside a GPU."""
+        """Whether SGLang runs on the CPU. The demo always does, even on a machine with a GPU."""
         return self.cpu or self.checkpoint is None
 
     @property
