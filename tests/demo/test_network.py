@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from kimi_k2_serving.demo.architecture import Architecture
-from kimi_k2_serving.demo.training.network import Network, Router, published, restore
+from kimi_k2_serving.demo.training.network import Experts, Network, Router, published, restore
 from kimi_k2_serving.engine.cpu_plugin import mend_torchvision
 
 TINY = Architecture(hidden=32, layers=2, heads=2, query_rank=16, key_value_rank=16, nope_head=8, rope_head=8,
@@ -29,6 +29,20 @@ def test_its_logits_equal_those_of_transformers_for_the_same_checkpoint(demo: Pa
     with torch.no_grad():
         difference = theirs(ids).logits - ours.lm_head(ours(ids))
     assert float(difference.abs().max()) < 1e-3
+
+
+def test_experts_compute_the_same_on_a_cpu_and_as_on_a_gpu_forwards_and_backwards() -> None:
+    torch.manual_seed(4)
+    experts = Experts(TINY)
+    flat = torch.randn(50, TINY.hidden)
+    for ways in (experts.every, experts.chosen_alone):
+        experts.zero_grad()
+        out = ways(flat, experts.gate(flat))
+        out.square().sum().backward()
+        gradients = torch.cat([each.grad.flatten() for each in experts.parameters() if each.grad is not None])
+        if ways == experts.every:
+            expected = (out.detach(), gradients)
+    torch.testing.assert_close((out.detach(), gradients), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_survives_restoring_and_publishing_unchanged(demo: Path) -> None:

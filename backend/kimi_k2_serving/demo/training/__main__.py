@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.demo import world
 from kimi_k2_serving.demo.architecture import TRAINED
 from kimi_k2_serving.demo.training.batches import BatchReader, TrainingText
 from kimi_k2_serving.demo.training.inspection import Score, exactness, greedy
-from kimi_k2_serving.demo.training.network import Network, published
+from kimi_k2_serving.demo.training.network import Network, published, restore
 from kimi_k2_serving.demo.training.trainer import Schedule, Trainer
 from kimi_k2_serving.demo.vocabulary import tiktoken_model
 from kimi_k2_serving.demo.world.ranks import read_ranks
@@ -39,6 +39,8 @@ examples:
   scripts/train-demo --minutes 4.25 --tokens 131072 --processes 14 --learning-rate 0.003
                                                  how the shipped model was trained, on one GPU and 16 cores
   scripts/train-demo --minutes 2 --output /tmp/t a trial that leaves the shipped files alone
+  scripts/train-demo --begin-with backend/kimi_k2_serving/demo/trained --learning-rate 0.001
+                                                 train the shipped model on
 
 An interrupted run goes on with the same command. --fresh begins again.
 """
@@ -54,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for file in args.run.glob("*"):
             file.unlink()
     network = Network(TRAINED)
+    if args.begin_with:
+        restore(network, load_file(args.begin_with / "model.safetensors"))
     plan = Schedule(args.minutes, args.steps, args.learning_rate, args.report_every, save_every_seconds=300)
     trainer = Trainer(network, plan, args.run, device, _say)
     start = trainer.progress
@@ -100,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=SHIPPED, metavar="DIR", help="where the result goes (default: the shipped files)"
     )
     add("--fresh", action="store_true", help="begin again, even if --run holds an interrupted run")
+    add("--begin-with", type=Path, metavar="DIR", help="begin with these weights instead of random ones")
     add("--seed", type=int, default=1)
     add("--device", help="cpu or cuda (default: a GPU if there is one)")
     add("--tokens", type=int, default=4_096, help="tokens of a batch (default 4096; 32768 on a GPU)")

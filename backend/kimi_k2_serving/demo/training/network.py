@@ -1,9 +1,9 @@
 """DeepSeek-V3's network in torch, for training: MLA with YaRN, and experts chosen by K2's sigmoid router.
 
 The arithmetic equals SGLang's and transformers' (tests/demo/test_network.py compares the logits); the parameters have
-the checkpoint's names, except that a layer's experts are stacked: `published` and `restore` convert. A forward pass
-computes every expert for every token and weights most of them with 0: with 8 small experts this is faster in training
-than to sort tokens. Shapes in comments: B rows, T tokens, H heads.
+the checkpoint's names, except that a layer's experts are stacked: `published` and `restore` convert. On a GPU a forward
+pass computes every expert for every token and weights most of them with 0: with 8 small experts this is faster there
+than to sort tokens. A CPU computes the chosen experts alone. Shapes in comments: B rows, T tokens, H heads.
 """
 
 from __future__ import annotations
@@ -122,14 +122,27 @@ class Experts(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        weights = self.gate(flat)
+        routed = self.chosen_alone if x.device.type == "cpu" else self.every
+        summed: Tensor = self.shared_experts(x) + routed(flat, self.gate(flat)).view(x.shape)
+        return summed
+
+    def every(self, flat: Tensor, weights: Tensor) -> Tensor:
+        """The sum of all experts for all tokens, by `weights` (tokens, experts)."""
         every = flat.expand(self.gate_proj.shape[0], -1, -1)
         hidden = functional.silu(torch.bmm(every, self.gate_proj.to(flat.dtype)))
         hidden = hidden * torch.bmm(every, self.up_proj.to(flat.dtype))
         hidden = hidden * weights.t().unsqueeze(-1).to(hidden.dtype)
-        out = torch.bmm(hidden, self.down_proj.to(flat.dtype)).sum(dim=0).view(x.shape)
-        summed: Tensor = out + self.shared_experts(x)
-        return summed
+        return torch.bmm(hidden, self.down_proj.to(flat.dtype)).sum(dim=0)
+
+    def chosen_alone(self, flat: Tensor, weights: Tensor) -> Tensor:
+        """The same, each expert for the tokens that chose it."""
+        out = torch.zeros_like(flat)
+        for expert, weight in enumerate(weights.unbind(dim=-1)):
+            chosen = weight.nonzero().squeeze(-1)
+            taken = flat[chosen]
+            hidden = functional.silu(taken @ self.gate_proj[expert]) * (taken @ self.up_proj[expert])
+            out = out.index_add(0, chosen, (hidden * weight[chosen, None]) @ self.down_proj[expert])
+        return out
 
 
 class Layer(nn.Module):  # type: ignore[misc]
