@@ -1,11 +1,12 @@
-"""Sends aborts and receipts from postprocess to the engine models: datagram sockets in the runtime directory (0700).
+"""Sends aborts and receipts from postprocess to the engine models, over datagram sockets in the runtime directory
+(0700).
 
 Inside an ensemble Triton does not mark the engine's request as cancelled; only postprocess sees that the client left.
-Nor does Triton say how many of the engine's responses wait for postprocess, so postprocess confirms those that it took.
-A datagram is the uid to abort, or a line break and then the uids of the responses taken, one a line; no uid has a line
-break. Every engine model under one Triton has its own socket there and gets every uid: uids are unique, and a model
-ignores those that it does not know. Sending never blocks and hides its errors: a lost abort costs tokens, a lost
-receipt a moment, never correctness.
+Triton also does not say how many of the engine's responses wait for postprocess. So postprocess confirms each response
+that it has taken: this is a receipt. A datagram is either the uid to abort, or a line break followed by the uids of the
+responses taken, one on each line. No uid has a line break. Every engine model under one Triton has its own socket there
+and gets every uid. Uids are unique, and a model ignores those that it does not know. Sending never blocks and hides its
+errors: a lost abort costs tokens, a lost receipt costs a moment, and neither costs correctness.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ from pathlib import Path
 from kimi_k2_serving.engine import linux
 
 SUFFIX = ".abort"
-# Stands before each uid whose response was taken.
+# Precedes each uid whose response was taken.
 RECEIPT = "\n"
-# More receipts than this wait for no socket: their requests go on without them after a moment.
+# When this many receipts wait for a full socket, they are dropped: their requests go on without them after a moment.
 WAITING_RECEIPTS = 1024
-# How long the list of the engine models' sockets is used. Looking takes as long as several receipts.
+# The list of the engine models' sockets is read again after this time. Reading it takes as long as sending several
+# receipts.
 LOOK_SECONDS = 1.0
 # The suffix of the socket on which the host sends ids to frontends: see token_socket.
 TOKENS = ".tokens"
 
 
 def socket_path(runtime: Path, model: str, suffix: str = SUFFIX) -> Path:
-    """The socket's path has a hash of the name: a name may be too long for a unix socket's address."""
+    """The socket's path. It has a hash of the model's name: a name may be too long for a unix socket's address."""
     return runtime / (hashlib.sha256(model.encode()).hexdigest()[:16] + suffix)
 
 
@@ -90,7 +92,9 @@ class AbortSender:
             self._send(uid, str(path))
 
     def confirm(self, uids: Sequence[str]) -> None:
-        """Say that a response of each of these was taken. What finds a full socket is said with the next ones."""
+        """Report that a response of each of these uids was taken. A receipt that finds a full socket is sent with the
+        next ones.
+        """
         self.waiting += uids
         if not self.waiting:
             return
@@ -105,7 +109,7 @@ class AbortSender:
             self.waiting.clear()
 
     def _send(self, text: str, path: str) -> bool:
-        """False if its receiver has too many to read."""
+        """Send one datagram. False if the socket is full."""
         try:
             self._socket.sendto(text.encode(), path)
         except BlockingIOError:

@@ -14,7 +14,7 @@ from kimi_k2_serving.core import limits
 from kimi_k2_serving.core.errors import InvalidType, InvalidValue
 
 FIELD = "engine.yaml.adapters"
-# The file by which a directory is an adapter.
+# A directory with this file is an adapter.
 ADAPTER_FILE = "adapter_config.json"
 # SGLang's number of adapters in one batch, the base model included.
 BATCH = 8
@@ -27,7 +27,7 @@ def read_adapters(given: Any, server_args: Mapping[str, Any]) -> dict[str, str]:
     if "lora_paths" in server_args:
         raise InvalidValue(f"declare them by name as {FIELD}, and remove it here", field="engine.lora_paths")
     if given and server_args.get("device") == "cpu":
-        # It puts them into pinned memory, which torch has only beside a GPU (lora/layers.py).
+        # SGLang puts adapters into pinned memory, which torch supports only with a GPU (lora/layers.py).
         raise InvalidValue("needs a GPU: SGLang loads no adapters on a CPU; remove it", field=FIELD)
     for name, directory in given.items():
         if not isinstance(name, str) or not isinstance(directory, str) or not name or not directory:
@@ -45,8 +45,8 @@ def check_directories(adapters: Mapping[str, str]) -> None:
 
 
 def adapter_args(adapters: Mapping[str, str], server_args: Mapping[str, Any]) -> dict[str, Any]:
-    """With attention in data parallel, SGLang's default kernels take no adapters, and only pinned ones are taken, which
-    all have a place in every batch.
+    """SGLang's arguments for these adapters. With data-parallel attention, SGLang's default kernels do not support
+    adapters, and all adapters must be pinned: each has a place in every batch.
     """
     if not adapters:
         return {}

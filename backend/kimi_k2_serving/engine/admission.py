@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from kimi_k2_serving.core.errors import Overloaded
 
-# The number of last endings from which the time to retry is estimated, and the bounds of that time in seconds.
+# The time to retry is estimated from this many of the last endings. Then its bounds, in seconds.
 RATE_WINDOW = 32
 RETRY_SECONDS = (1.0, 60.0)
 

@@ -24,11 +24,11 @@ from kimi_k2_serving.engine.nodes.meeting import Group, Meeting, split_address
 from kimi_k2_serving.engine.nodes.worker import NodeWorker
 from kimi_k2_serving.engine.supervisor import SupervisedEngine
 
-# Arguments that no configuration may set: the host relies on them, or they could run remote code.
+# Arguments that no configuration may set, because the host relies on them or they could run remote code.
 RESERVED = ("model_path", "tokenizer_path", "trust_remote_code", "incremental_streaming_output", "skip_tokenizer_init")
 
 HOST_ADDRESS = "SGLANG_HOST_IP"
-# A worker learns from rank 0 how many ranks there are, and on a CPU never runs more of them.
+# A worker learns the number of ranks from rank 0. On a CPU it never runs more ranks than this.
 CPU_RANKS = 64
 
 
@@ -44,9 +44,10 @@ def build_supervised(
     warm_up: bool = True,
     trace_endpoint: str = "",
 ) -> SupervisedEngine:
-    """`runtime`: the directory for the engine's sockets. `environ`: the host process inherits it. `server`: the engine
-    ends with this process; 0 for none. `token_socket`: where readers of ids connect; None for nowhere. `warm_up`: see
-    engine/warm_up. `trace_endpoint`: where SGLang sends its spans, "" for nowhere.
+    """`runtime`: the directory for the engine's sockets. `environ`: the environment that the host process inherits.
+    `server`: the process whose end also ends the engine; 0 for none. `token_socket`: the path of the socket for readers
+    of ids; None for no socket. `warm_up`: see engine/warm_up. `trace_endpoint`: the address to which SGLang sends its
+    spans; "" for none.
     """
     nodes = node_count(config)
     ranks = int(config.server_args.get("tp_size", 1)) * int(config.server_args.get("pp_size", 1))
@@ -86,7 +87,7 @@ def build_worker(
     runtime: Path,
     environ: Mapping[str, str],
 ) -> NodeWorker:
-    """A further node's worker. `address`: rank 0's, host and port."""
+    """The worker of a node other than rank 0's. `address`: rank 0's host and port."""
     environment = engine_environment(config, checkpoint, environ, ranks=CPU_RANKS) | {
         "SGLANG_BLOCK_NONZERO_RANK_CHILDREN": "0"
     }
@@ -102,8 +103,8 @@ def build_worker(
 
 
 def at_address(environment: Mapping[str, str], address: str) -> dict[str, str]:
-    """The ranks exchange messages at this address of the node. SGLang's own choice is the default route's, which the
-    other nodes may not reach.
+    """The environment in which the ranks exchange messages at this address of the node. SGLang would choose the address
+    of the default route, which the other nodes may not reach.
     """
     return {HOST_ADDRESS: address, **environment}
 
@@ -152,7 +153,7 @@ def engine_environment(
         # SGLang then imports one model class instead of its 285.
         environment["SGLANG_EXTERNAL_MODEL_PACKAGE"] = "kimi_k2_serving.engine.models"
     if config.server_args.get("device") == "cpu" and ranks > 1:
-        # SGLang asks which cores each rank may use; without AMX it then leaves that to the kernel.
+        # SGLang requires the cores of each rank here. Without AMX it then leaves the choice to the kernel.
         environment.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join([f"0-{(os.cpu_count() or 1) - 1}"] * ranks))
     return environment
 

@@ -71,7 +71,7 @@ class Checkpoint:
 
 
 def inspect_checkpoint(path: Path) -> Checkpoint:
-    """Describe a checkpoint directory, of any model.
+    """Describe the checkpoint directory of any model.
 
     Raises NotFound if it or its config.json is missing, InvalidValue if a file cannot be understood.
     """
@@ -155,7 +155,9 @@ def _why_not_k2(path: Path, config: dict[str, Any]) -> str:
 
 
 def _tokenizer_hash(path: Path) -> str:
-    """Covers the converter's code too, so a new version makes a new entry."""
+    """The hash of all sources of the tokenizer. It includes the converter's code, so a new version of that makes a new
+    entry.
+    """
     digest = hashlib.sha256(Path(tokenizer_json.__file__).read_bytes())
     for name in (RANKS, SETTINGS, MODEL, GENERATION):
         if (path / name).is_file():

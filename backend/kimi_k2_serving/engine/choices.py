@@ -1,6 +1,6 @@
-"""Several answers to one prompt: each is a generation of its own, and their chunks come as they arrive.
+"""Generates several answers to one prompt. Each is a generation of its own; their chunks come in the order of arrival.
 
-Choice i has the seed of the request plus i. The first error ends them all, and so does closing the iterator.
+Choice i has the seed of the request plus i. The first error ends all of them. Closing the iterator ends them, too.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from kimi_k2_serving.engine.port import Chunk, Engine, Generation
 
 
 def generate_choices(engine: Engine, generation: Generation, n: int) -> AsyncIterator[Chunk]:
-    """The chunks of `n` choices. The last chunk of the last choice to end is the only one that is `last`."""
+    """Yield the chunks of `n` choices. Only the very last chunk has `last`: that of the choice that ends last."""
     if n == 1:
         return engine.generate(generation)
     return _together(engine, [choice_of(generation, number) for number in range(n)])
 
 
 def uid_of(uid: str, number: int) -> str:
-    """The uid of one of several choices. No uid of a client has a space."""
+    """The uid of one of several choices. It has a space, which no client's uid has."""
     return f"{uid} {number}"
 
 
 def uids_of(uid: str, n: int) -> list[str]:
-    """The engine's uids of a request, or the one that `uid` already is."""
+    """The engine's uids of a request. If `uid` is already the uid of a choice, only that one."""
     return [uid] if n == 1 or " " in uid else [uid_of(uid, number) for number in range(n)]
 
 

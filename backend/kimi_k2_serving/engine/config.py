@@ -40,7 +40,7 @@ PRESET_KEYS = (
     "engine",
     "environment",
 )
-# The environment variable that presets of several nodes refer to.
+# Presets for several nodes refer to this environment variable.
 DIST_INIT_ADDR = "KIMI_K2_DIST_INIT_ADDR"
 DETERMINISTIC = "engine.yaml.deterministic"
 # The attention backends with which SGLang 0.5.23 computes models of K2's architecture deterministically.
@@ -50,8 +50,8 @@ CPU_PRESET = "demo"
 
 
 class Restart(StrEnum):
-    """What follows the end of an engine: a new start on the same nodes, or the end of the server and of every worker,
-    for an orchestrator that then creates all of them anew.
+    """What follows the end of an engine. Either it is started again on the same nodes, or the server and every worker
+    end and an orchestrator creates all of them anew.
     """
 
     IN_PLACE = "in_place"
@@ -85,7 +85,7 @@ class EngineConfig:
     parse_special: bool
     server_args: Mapping[str, Any]
     admission: Capacity
-    # Whether the model is refused if its chat template renders other prompts than this server.
+    # Whether to refuse the model if its chat template renders a prompt that differs from this server's.
     strict_template: bool = True
     restart: Restart = Restart.IN_PLACE
     # The directories of LoRA adapters by the names that requests use.
@@ -156,8 +156,9 @@ def load_engine_config(path: Path, environ: Mapping[str, str]) -> EngineConfig:
 
 
 def deterministic_args(preset: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with which the same seed gives the same answer. Instead of an attention backend of the preset that
-    can't do that, or of SGLang's own choice, which can't on Blackwell, it is triton. Raises InvalidValue.
+    """The arguments with which the same seed gives the same answer. The attention backend becomes triton if the
+    preset's can't compute deterministically, and if the preset names none: SGLang's own choice can't on Blackwell.
+    Raises InvalidValue.
     """
     together = {**preset, **own}
     if together.get("device") == "cpu":

@@ -1,10 +1,10 @@
-"""Causal attention on a CPU: time grows with new tokens times prefix, memory with the prefix alone.
+"""Causal attention on a CPU. Time grows with the new tokens times the prefix, memory with the prefix alone.
 
 SGLang's `torch_native` backend pads the queries of a chunk to the length of its whole prefix, keeps all their scores at
-once, and copies keys and values for every head. This backend inherits how it stores keys and values, and its attention
-that is not causal or has a window. Causal attention goes in blocks: BLOCK queries against the tokens that they see,
-with PyTorch's flash attention for CPUs, which keeps few scores at a time. It computes in the type of the cache, and
-knows nothing of models or presets.
+once, and copies keys and values for every head. This backend inherits the storage of keys and values, and attention
+that is not causal or has a window. It computes causal attention in blocks: BLOCK queries at a time attend to the tokens
+that they see. It uses PyTorch's flash attention for CPUs, which keeps few scores at a time. It computes in the dtype of
+the cache, and knows nothing of models or presets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-# Queries at once. More of them are no faster, and their mask takes BLOCK x prefix x 2 bytes.
+# The number of queries in a block. Larger blocks are no faster, and a mask takes BLOCK x prefix x 2 bytes.
 BLOCK = 256
 
 
@@ -39,7 +39,9 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
         scaling: float | None = None,
         **kind: Any,
     ) -> torch.Tensor:
-        """Attend from each request's new tokens, its last ones; `query` and `output` hold those of all requests."""
+        """Attend from each request's new tokens, which are its last. `query` and `output` hold the new tokens of all
+        requests.
+        """
         if not kind.get("causal") or special(encoder_lens, kind):
             requests = (req_to_token, req_pool_indices, seq_lens, extend_prefix_lens, extend_seq_lens, encoder_lens)
             inherited: torch.Tensor = super()._run_sdpa_forward_extend(
@@ -86,12 +88,14 @@ class CpuAttentionBackend(TorchNativeAttnBackend):  # type: ignore[misc]
 
 
 def special(encoder_lens: torch.Tensor | None, kind: Mapping[str, Any]) -> bool:
-    """Whether it is more than a model's own tokens, without a window."""
+    """Whether this is not plain self-attention: it is cross-attention, has an encoder, or has a sliding window."""
     return encoder_lens is not None or kind.get("is_cross_attn", False) or kind.get("sliding_window_size") is not None
 
 
 def gathered(k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A request's keys and values, each [tokens, heads, size]. Those of MLA are the same latents: then once."""
+    """A request's keys and values, each [tokens, heads, size]. With MLA both are the same latents, which are read only
+    once.
+    """
     keys = k_cache.index_select(0, slots)
     if k_cache.data_ptr() == v_cache.data_ptr():
         return keys, keys
@@ -103,15 +107,15 @@ def attend(
 ) -> None:
     """Attend from the last tokens of a request, [tokens, heads, size], to all tokens that each of them sees.
 
-    Flash attention needs keys and values of one size: smaller values are padded, and `output` takes only its part of
-    the result. The key heads are its batch, so that no key is copied for each of the query heads that share it.
+    Flash attention needs keys and values of the same size. Smaller values are padded, and the padding of the result is
+    dropped. The key heads are the batch dimension, so no key is copied for the query heads that share it.
     """
     new, heads, size = query.shape
     seen, groups, _ = keys.shape
     values = keys if values is keys else pad(values, (0, size - values.shape[-1]))
     grouped = query.to(keys.dtype).view(new, groups, heads // groups, size)
     keys, values = keys.permute(1, 0, 2)[:, None], values.permute(1, 0, 2)[:, None]
-    if new == 1:  # It sees every token: without a mask, its heads can be the queries.
+    if new == 1:  # One token sees all tokens. No mask is needed, so its heads can be the queries.
         attended = scaled_dot_product_attention(grouped.permute(1, 0, 2, 3), keys, values, scale=scaling)
         output.copy_(attended.reshape(1, heads, size)[..., : output.shape[-1]])
         return
@@ -123,10 +127,12 @@ def attend(
     output.copy_(attended.permute(2, 0, 1, 3).reshape(new, heads, size)[..., : output.shape[-1]])
 
 
-# The layers of a forward pass ask for the same one.
+# All layers of a forward pass use the same mask.
 @functools.lru_cache(maxsize=1)
 def mask(new: int, seen: int, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to the scores of the last `new` of `seen` tokens: minus infinity where a token is later."""
+    """The mask that is added to the scores of the last `new` of `seen` tokens: minus infinity for each later token,
+    else 0.
+    """
     added = torch.zeros(new, seen, dtype=dtype)
     added[:, seen - new :] = torch.full((new, new), -torch.inf, dtype=dtype).triu(1)
     return added

@@ -35,7 +35,9 @@ def activate() -> str | None:
 
 
 def active() -> bool:
-    """Whether SGLang should use this platform: SGLANG_PLATFORM names it, or names none and there is no accelerator."""
+    """Whether SGLang should use this platform. True if SGLANG_PLATFORM names it, and without that variable if there is
+    no accelerator.
+    """
     import torch
     from sglang.srt.environ import envs
 
@@ -74,7 +76,7 @@ def register() -> None:
 
 
 def agree(original: Any, sampler: Any, *args: Any) -> None:
-    """Do the all-reduce over sampled ids only for several ranks: with Gloo it takes time even for one."""
+    """Do the all-reduce over sampled ids only with several ranks, because Gloo takes time for it even with one."""
     import torch.distributed
 
     if torch.distributed.get_world_size(sampler.tp_sync_group) > 1:
@@ -82,20 +84,20 @@ def agree(original: Any, sampler: Any, *args: Any) -> None:
 
 
 def fork_workers(result: None, *args: Any) -> None:
-    """Have SGLang fork its schedulers instead of spawning them: they need not import SGLang again then.
-    This is for a CPU only, because a forked process can't use CUDA. SGLang starts its threads later.
+    """Make SGLang fork its schedulers instead of spawning them, so that they need not import SGLang again. This is for
+    a CPU only, because a forked process can't use CUDA. It is safe because SGLang starts its threads later.
     """
     import multiprocessing
     from multiprocessing import resource_tracker
 
-    # One tracker for all, as with spawned processes.
+    # All processes share one resource tracker, as spawned processes do.
     resource_tracker.ensure_running()
     multiprocessing.set_start_method("fork", force=True)
 
 
 def make_groups(original: Any, *args: Any, **named: Any) -> Any:
-    """Let the threads that Gloo starts here, one for each of nine groups, oversleep. They wake every 10 ms to see if
-    they should end; messages wake them at once.
+    """Give the threads that Gloo starts here a large timer slack. There is one for each of nine groups, and each wakes
+    every 10 ms to see if it should end. Messages still wake them at once.
     """
     with linux.timer_slack(GROUP_SLACK_SECONDS):
         return original(*args, **named)

@@ -1,9 +1,9 @@
-"""SGLang's `Engine` without its detokenizer process: this process gets each batch of new ids from the schedulers.
+"""SGLang's `Engine` without its detokenizer process. This process gets each batch of new ids from the schedulers.
 
 A callback gets each batch as it arrives, so no request needs a task that waits for its next token. Text is decoded
-here, by SGLang's own detokenizer, for the requests whose clients read text. Written for SGLang 0.5.23, whose internals
-it overrides: two launch hooks of Engine, and where TokenizerManager listens and what it does with a batch, with an
-abort and with the wait for a response. Importing this module imports SGLang.
+here, by SGLang's own detokenizer, for the requests whose clients read text. It is written for SGLang 0.5.23, whose
+internals it overrides: two launch hooks of Engine, the address at which TokenizerManager listens, and what that does
+with a batch, with an abort and while it waits for a response. Importing this module imports SGLang.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class DirectManager(TokenizerManager):  # type: ignore[misc]
         self.deliver(recv_obj)
 
     def _trace(self, batch: Any) -> None:
-        """The events of a request's span that SGLang records where it answers requests."""
+        """Record the events of a request's span that SGLang itself records where it answers requests."""
         for row, (rid, finish) in enumerate(zip(batch.rids, batch.finished_reasons, strict=True)):
             if (state := self.rid_to_state.get(rid)) is None:
                 continue
@@ -94,7 +94,7 @@ class BatchDecoder(DetokenizerManager):  # type: ignore[misc]
     """SGLang's incremental detokenizer as a plain object. It keeps state per request until the request's end."""
 
     def __init__(self, tokenizer: Any, *, vocab_size: int, row_by_row: bool) -> None:
-        # Instead of DetokenizerManager's own: that one opens sockets and loads the tokenizer again.
+        # DetokenizerManager's __init__ is not called: it opens sockets and loads the tokenizer again.
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
         self.decode_status = LimitedCapacityDict(capacity=DETOKENIZER_MAX_STATES)
@@ -118,7 +118,7 @@ class BatchDecoder(DetokenizerManager):  # type: ignore[misc]
         return list(self._decode_batch_token_id_output(SimpleNamespace(**part)))
 
     def forget(self, rid: str) -> None:
-        """The request has ended without a last row."""
+        """Drop the state of a request that has ended without a last row."""
         self.decode_status.pop(rid, None)
 
 

@@ -25,8 +25,9 @@ Answer = wire.Output | wire.Failed | ServingError
 
 
 class GenerationInFlight:
-    """`turn` becomes True when the generation may start, False when it was aborted before, or an error. `answers` holds
-    at most one item per output id, so the context length bounds it. Create it on the event loop.
+    """The future `turn` becomes True when the generation may start and False if it was aborted before, or it fails with
+    an error. `answers` holds at most one item per output id, so the context length bounds it. Create it on the event
+    loop.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,9 @@ class GenerationInFlight:
         self.answers: asyncio.Queue[Answer] = asyncio.Queue()
 
     def lose(self, unavailable: EngineUnavailable) -> None:
-        """The engine has died. The generation fails with `unavailable` if the engine never had it, else EngineLost."""
+        """End this generation because the engine has died. It fails with `unavailable` if the engine never had it, else
+        with EngineLost.
+        """
         if self.turn.done():
             self.answers.put_nowait(EngineLost("the engine died while it worked on this request; send it again"))
         else:
@@ -67,7 +70,9 @@ def token_logprobs(given: Sequence[wire.Logprobs]) -> tuple[TokenLogprob, ...]:
 
 
 def ending(answer: wire.Output) -> End | None:
-    """If a sequence of token ids ended the run, SGLang returns them all, and `matched` is the last."""
+    """The ending of an Output, or None. If a sequence of token ids ended the run, SGLang returns all of them, and
+    `matched` is the last.
+    """
     if not answer.end:
         return None
     matched = answer.matched

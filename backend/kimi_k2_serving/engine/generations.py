@@ -1,8 +1,8 @@
-"""The generations in the host: submits them to SGLang, and turns each batch of its output into messages.
+"""Manages the generations in the host: submits them to SGLang, and turns each batch of its output into messages.
 
-One batch is one step of the scheduler for all of its requests. Its messages to the stub are one write, and so are those
-to each reader of `token_socket`. A row that can't be passed on ends that generation alone. All methods run on one event
-loop. The engine is a `direct_engine.DirectEngine`; nothing here imports SGLang.
+One batch is one step of the scheduler for all of its requests. All of its messages to the stub go out in one write, and
+so do those to each reader of `token_socket`. A row that can't be passed on ends that generation alone. All methods run
+on one event loop. The engine is a `direct_engine.DirectEngine`; nothing here imports SGLang.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Running:
     submit: wire.Submit
     reader: ReaderConnection | None
     begun: bool = False
-    # Whether SGLang has it.
+    # Whether the generation was submitted to SGLang.
     submitted: bool = False
-    # By the clock of Generations; `first`: of the first token.
+    # Times by the clock of Generations. `first`: the time of the first token.
     arrived: float = 0.0
     first: float = 0.0
 
@@ -85,7 +85,7 @@ class Generations:
         return bool(self._running)
 
     def attach(self) -> None:
-        """From now on the engine's output comes here."""
+        """Make the engine deliver its output to this object from now on."""
         self._engine.tokenizer_manager.deliver = self.deliver
         self._engine.tokenizer_manager.ended = self.end
 
@@ -111,7 +111,7 @@ class Generations:
             self.end(rid, {"type": "abort"})
 
     def abort_read(self, reader: ReaderConnection, uid: str) -> None:
-        """As `abort`, for a reader: it can abort only what it reads."""
+        """Abort for a reader. It can abort only generations whose ids it reads."""
         rid = self._rids.get(uid)
         if rid is not None and self._running[rid].reader is reader:
             self.abort(uid)
@@ -131,7 +131,7 @@ class Generations:
         return found
 
     def lose(self, reader: ReaderConnection) -> None:
-        """The reader is gone: its generations end."""
+        """End the generations of a reader that is gone."""
         for rid, running in list(self._running.items()):
             if running.reader is reader:
                 self._fail(rid, running, wire.READER_GONE, "its reader is gone")
@@ -140,7 +140,7 @@ class Generations:
         import fastapi
 
         if rid not in self._running:
-            # It has ended before it began.
+            # The generation ended before it was submitted.
             return
         running.submitted, submit = True, running.submit
         try:
@@ -154,11 +154,11 @@ class Generations:
                 logprob_start_len=0 if submit.prompt_logprobs else -1,
                 priority=submit.priority,
                 cache_salt=submit.cache_salt,
-                # SGLang's word for the name under which it has loaded an adapter.
+                # SGLang expects the name under which it has loaded the adapter here.
                 lora_path=submit.adapter or None,
                 external_trace_header={"traceparent": submit.trace} if submit.trace else None,
             )
-            # It ends as soon as the scheduler has the request.
+            # The iterator ends as soon as the scheduler has the request.
             async for _ in waiting:
                 pass
         except fastapi.HTTPException as error:
@@ -231,7 +231,7 @@ class Generations:
             self._finished.append(FinishedRequest(prompt, made.cached_tokens, made.completion_tokens, *times))
 
     def end(self, rid: str, finish: Mapping[str, Any]) -> None:
-        """A request has ended before it ran. Never raises."""
+        """Handle a request that has ended before it ran. Never raises."""
         running = self._running.get(rid)
         if running is not None:
             self._drop(rid)
@@ -257,7 +257,7 @@ class Generations:
 
 
 def output(running: Running, batch: Any, row: int, text: str) -> wire.Output | wire.Failed:
-    """One row of a batch of SGLang's."""
+    """The message for one row of a batch from SGLang."""
     submit, finish = running.submit, batch.finished_reasons[row]
     if finish is not None and (failed := failure(submit.uid, finish)) is not None:
         return failed
@@ -266,7 +266,7 @@ def output(running: Running, batch: Any, row: int, text: str) -> wire.Output | w
         uid=submit.uid,
         ids=list(batch.output_ids[row]),
         completion_tokens=batch.completion_tokens[row],
-        # It can't change later, and costs bytes for every token.
+        # The number never changes after the first message, so sending it again would only cost bytes.
         cached_tokens=0 if running.begun and not end else batch.cached_tokens[row],
         text="" if end == "abort" else text,
         end=end,
@@ -277,7 +277,7 @@ def output(running: Running, batch: Any, row: int, text: str) -> wire.Output | w
 
 
 def ending(message: wire.Output) -> wire.Output | None:
-    """What the stub gets of an output whose ids went to a reader."""
+    """The part of an output that the stub gets when the ids went to a reader: its ending, or None."""
     if not message.end:
         return None
     return wire.Output(
@@ -323,7 +323,9 @@ def logprobs(batch: Any, row: int, top: int) -> list[wire.Logprobs]:
 
 
 def prompt_logprobs(batch: Any, row: int, submit: wire.Submit) -> list[wire.Logprobs]:
-    """Without the first token, which has none. The ids are the request's own: SGLang replaces the vocabulary's last."""
+    """The log-probabilities of the prompt, without those of its first token, which has none. The ids are taken from the
+    request, because SGLang replaces the last id of the vocabulary.
+    """
     values = batch.input_token_logprobs_val[row] or ()
     none: list[Any] = [()] * len(values)
     others = batch.input_top_logprobs_val[row] if submit.top_logprobs else none
@@ -332,7 +334,7 @@ def prompt_logprobs(batch: Any, row: int, submit: wire.Submit) -> list[wire.Logp
 
 
 def described(values: Any, ids: Any, others: Any, other_ids: Any) -> list[wire.Logprobs]:
-    """Four lists of SGLang's, each with one entry for every token."""
+    """Combine four lists from SGLang, each with one entry per token."""
     return [
         (float(value), int(token), list(zip(map(float, ranked or ()), map(int, named or ()), strict=False)))
         for value, token, ranked, named in zip(values, ids, others, other_ids, strict=False)

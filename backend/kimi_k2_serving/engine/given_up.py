@@ -1,4 +1,4 @@
-"""A file in the runtime directory (0700) tells the launcher that an engine was given up for good, and why.
+"""Tells the launcher that an engine was given up for good, and why, through a file in the runtime directory (0700).
 
 Triton 24.10 still reports such a model as ready. The engine model writes the file and the launcher looks for it. Unlike
 a port, a file in this directory can't be forged by a client. With `restart: pod` the server is ended, too.
@@ -16,7 +16,7 @@ SUFFIX = ".given-up"
 
 
 class GivenUp:
-    """The file of one engine model. `tell` may be called again. `server`: the process to end then, if any."""
+    """The file of one engine model. `tell` may be called again. `server`: the process that `tell` ends, if any."""
 
     def __init__(self, runtime: Path, model: str, server: int | None = None) -> None:
         self._server = server
@@ -41,7 +41,7 @@ class GivenUp:
 
 
 def why_given_up(runtime: Path) -> str | None:
-    """Which model's engine was given up, and why; None if there is none."""
+    """The model whose engine was given up and the reason, as text; None if no engine was given up."""
     for path in sorted(runtime.glob(f"*{SUFFIX}")):
         try:
             return path.read_text(encoding="utf-8")

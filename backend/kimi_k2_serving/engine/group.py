@@ -66,8 +66,8 @@ def titled(group: int, prefix: str) -> list[int]:
 
 
 def kill_workers(group: int, *, spared: int | None = None) -> None:
-    """Kill all but `spared` and Python's resource trackers. A tracker ends by itself after the processes it serves, and
-    removes their semaphores from /dev/shm, even those that no mapping shows.
+    """Kill all members except `spared` and Python's resource trackers. A tracker ends by itself after the processes
+    that it serves. It removes their semaphores from /dev/shm, even those that no mapping shows.
     """
     for pid in members(group):
         with contextlib.suppress(OSError):
@@ -89,8 +89,8 @@ def reap(group: int) -> None:
 
 
 def await_end(group: int, seconds: float) -> bool:
-    """Wait until no process of the group is left: a killed one keeps memory and sockets for a moment. False if some
-    are left after `seconds`.
+    """Wait until no process of the group is left, because a killed process keeps memory and sockets for a moment. False
+    if some are left after `seconds`.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

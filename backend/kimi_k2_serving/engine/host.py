@@ -1,8 +1,9 @@
-"""The engine's host process: one SGLang `Engine` behind an inherited socket, or its schedulers on a further node.
+"""The engine's host process. It runs one SGLang `Engine` behind an inherited socket, or on a further node only its
+schedulers.
 
 `python -m kimi_k2_serving.engine.host SERVER FD PARENT`. It ends with its parent (PDEATHSIG, and the end of the
-socket's stream) and with the process SERVER, the Triton that its parent belongs to (0: none). SGLang's processes share
-its process group and end with it. It knows nothing of K2, and its only state is in `generations`.
+socket's stream) and with the process SERVER, which is the Triton that its parent belongs to (0 for none). SGLang's
+processes share its process group and end with it. It knows nothing of K2, and its only state is in `generations`.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from kimi_k2_serving.engine.totals import FinishedRequest
 from kimi_k2_serving.engine.warm_up import warm_up
 
 TITLE = "sglang::host"
-# After the server's end, the parent has this long to stop this engine in an orderly way.
+# After the server's end, the parent may take this long to stop this engine in an orderly way.
 ORPHAN_SECONDS = 2.0
-# This process ends after so many failures in a row to read the scheduler's state.
+# This process ends after this many failures in a row to read the scheduler's state.
 LOST_BEATS = 50
 logger = logging.getLogger(TITLE)
 
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
     bind_to_parent(parent)
     setproctitle.setproctitle(TITLE)
     stream = socket.socket(fileno=descriptor)
-    # A forked process would keep the stream open when this one has ended.
+    # Otherwise a forked process would keep the stream open after the end of this one.
     os.register_at_fork(after_in_child=stream.close)
     if server:
         threading.Thread(target=end_with_server, args=(server, parent), name="server-watch", daemon=True).start()
@@ -72,9 +73,9 @@ def bind_to_parent(parent: int) -> None:
 
 
 def end_with_server(server: int, parent: int) -> None:
-    """Wait for the end of `server`, then end this process and the parent, and remove the parent's files in /dev/shm,
-    which nothing else would. Triton 24.10's stub may hang for ever, holding the GIL, in a call to the Triton that is
-    gone (seen once in some twenty kills).
+    """Wait for the end of `server`. Then end this process and the parent, and remove the parent's files in /dev/shm,
+    which nothing else would remove. The parent may not end by itself: Triton 24.10's stub may hang for ever, holding
+    the GIL, in a call to the Triton that is gone (seen once in some twenty kills).
     """
     linux.wait_for_end(server)
     time.sleep(ORPHAN_SECONDS)
@@ -111,11 +112,11 @@ def build_engine(server_args: dict[str, Any]) -> tuple[Any, TextSource]:
 
 
 def follow(server_args: dict[str, Any], stream: socket.socket) -> None:
-    """Run the schedulers of a node whose requests come from rank 0's node, until the worker closes the stream."""
+    """Run the schedulers of a further node until the worker closes the stream. Requests come from rank 0's node."""
     from sglang.srt.entrypoints.engine import Engine
     from sglang.version import __version__
 
-    # It returns when the schedulers are ready: `nodes.worker` has set SGLANG_BLOCK_NONZERO_RANK_CHILDREN.
+    # The constructor returns when the schedulers are ready: `nodes.worker` has set SGLANG_BLOCK_NONZERO_RANK_CHILDREN.
     Engine(**server_args)
     stream.sendall(wire.frame(wire.Started(f"SGLang {__version__}", 0, 0, 0, 0)))
     while stream.recv(1 << 16):
@@ -174,8 +175,8 @@ async def beat(
     engine: Any, generations: Generations, readers: TokenSocket, writer: asyncio.StreamWriter, pace: Pace
 ) -> None:
     """Forward the state that the schedulers publish, at the given pace, and disconnect readers that do not read. After
-    LOST_BEATS failures in a row close the stream, which ends this process: without the state the stub can't see whether
-    the engine moves.
+    LOST_BEATS failures in a row, close the stream, which ends this process. Without the state the stub can't see
+    whether the engine makes progress.
     """
     reader = engine.tokenizer_manager.load_snapshot_reader
     lost = 0
@@ -216,8 +217,8 @@ def beat_of(
 
 
 async def try_out(engine: Any) -> None:
-    """Generate one token before the engine is reported as started. An engine that dies of any work dies here, before a
-    request could be blamed for it.
+    """Generate one token before the engine is reported as started. An engine that dies on any request dies here, before
+    a client's request could be blamed for it.
     """
     await engine.async_generate(input_ids=[0], sampling_params={"max_new_tokens": 1}, rid=request_id("start"))
 

@@ -1,4 +1,5 @@
-"""One host process: `spawn` starts it, a socket pair connects it, `end` kills it with every process that it started.
+"""One host process. `spawn` starts it, a socket pair connects it, and `end` kills it with every process that it
+started.
 
 The host leads its own session and process group, so `end` reaches SGLang's processes even after a kill -9 of the host.
 When one process of the group ends, all are killed: the others are useless without it. The host's temporary directory
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 END_SECONDS = 5.0
 # How long Python's resource tracker may take to clean up.
 TRACKER_SECONDS = 1.0
-# The titles of SGLang's processes start with these.
+# The titles of SGLang's processes start with this.
 TITLE = "sglang::"
 SCHEDULER = "sglang::scheduler"
 
@@ -112,7 +113,7 @@ class HostProcess:
         await asyncio.shield(self._ending)
 
     async def _end(self) -> None:
-        """Each step runs even if the one before failed."""
+        """Run the steps of `end`, each even if the one before failed."""
         self._writer.close()
         while self._watched:
             watched = self._watched.pop()

@@ -35,7 +35,7 @@ def keep_private() -> None:
 
 
 def private_directory(path: Path) -> None:
-    """Create the directory if it is missing. Raises OSError if another user owns or can open it: its name can be
+    """Create the directory if it is missing. Raises OSError if another user owns it or can open it. Its name can be
     guessed, so another user may have created it first.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def private_log(path: Path) -> BinaryIO:
 
 
 def become_subreaper() -> None:
-    """Orphaned descendants of this process become its children, so that it can wait for all of them."""
+    """Make orphaned descendants of this process its children, so that it can wait for all of them."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -63,8 +63,8 @@ def die_with_parent(sent: signal.Signals = signal.SIGTERM) -> None:
 
 @contextlib.contextmanager
 def timer_slack(seconds: float) -> Iterator[None]:
-    """The kernel may let this thread, and for good the threads that it starts meanwhile, wait this much longer than a
-    timeout says. What they wait for is not delayed.
+    """Let the kernel extend the timeouts of this thread by up to `seconds`. Threads that it starts meanwhile keep this
+    setting for good. Only timeouts are late: the event that a thread waits for still wakes it at once.
     """
     _prctl(_PR_SET_TIMERSLACK, int(seconds * 1e9))
     try:
@@ -89,7 +89,7 @@ def watched(pid: int) -> int | None:
     except ProcessLookupError:
         return GONE
     except OSError:
-        # Out of descriptors or memory, which may last: look into /proc instead.
+        # There are no descriptors or no memory, perhaps for long. Look into /proc instead.
         return None if Path(f"/proc/{pid}").exists() else GONE
 
 

@@ -1,4 +1,4 @@
-"""Lets periodic work rest while there is nothing to do, and wakes it at once when there is."""
+"""Pauses periodic work while there is nothing to do, and resumes it at once when there is."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import contextlib
 import time
 from collections.abc import Callable
 
-# The longest rest. Work that is not announced by `wake` is noticed after this time at the latest.
+# The longest pause. Work that `wake` does not announce is noticed after this time at the latest.
 REST_SECONDS = 1.0
-# After the last work there is no rest for this long: the scheduler's last state and the last counts are still to come.
+# There is no pause until this long after the last work: the scheduler's last state and the last counts are still to
+# come.
 LINGER_SECONDS = 1.0
 
 

@@ -1,4 +1,4 @@
-"""The interface that serving needs of an engine: token ids in, token ids out, abort by uid, the engine's true state.
+"""The interface through which an engine is served: token ids in, token ids out, abort by uid, the engine's state.
 
 The implementation is `supervisor.SupervisedEngine`, SGLang in its own process; tests use a scripted one. A generation
 ends once: its last chunk has `end`, or the iterator raises one ServingError.
@@ -34,7 +34,7 @@ class EndReason(enum.Enum):
 class EngineInfo:
     """Facts known once the engine has started. Lengths and capacities are in tokens.
 
-    context_length: prompt and answer together; prompt_tokens: the longest prompt that the engine accepts;
+    context_length: the limit of prompt and answer together; prompt_tokens: the longest prompt that the engine accepts;
     start_seconds: from spawn to ready; min_p: whether requests may use this sampling parameter.
     """
 
@@ -53,10 +53,10 @@ class Generation:
     parameter names. `stream` is for the frontend, whose client sends it to the engine model; SupervisedEngine always
     yields chunks. `top_logprobs`: number of alternatives per token, None for no log-probabilities. `priority`: higher
     goes first. Generations share the prefix cache only with those of the same `cache_salt`. `text`: whether chunks need
-    their text. `reader`: the claim of a process on this machine that reads the ids itself, "" for none: see
-    `token_socket`. If it has a reader, only the last chunk comes, without ids; its usage counts them.
-    `prompt_logprobs`: whether log-probabilities of the prompt come, too, which needs `top_logprobs`. `trace`: the W3C
-    traceparent, "" for none. `adapter`: the LoRA adapter's name, "" for none.
+    their text. `reader`: the claim of a process on this machine that reads the ids itself, "" for none (see
+    `token_socket`). With a reader, only the last chunk comes, without ids; its usage counts them. `prompt_logprobs`:
+    whether log-probabilities of the prompt come, too, which needs `top_logprobs`. `trace`: the W3C traceparent, "" for
+    none. `adapter`: the LoRA adapter's name, "" for none.
     """
 
     uid: str
@@ -101,9 +101,9 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The output since the last chunk: ids, and their text without special tokens. `prompt_logprobs`: those of all of
-    the prompt but its first token, if they were requested and came with this chunk. `choice`: which of the request's
-    answers this is of; `others`: some other choice has not ended yet.
+    """The output since the last chunk: ids, and their text without special tokens. `prompt_logprobs`: those of the
+    whole prompt except its first token, if they were requested and came with this chunk. `choice`: the number of the
+    answer that this chunk belongs to. `others`: whether some other choice has not ended yet.
     """
 
     ids: tuple[int, ...]
@@ -117,19 +117,19 @@ class Chunk:
 
     @property
     def last(self) -> bool:
-        """Whether the request has ended with this chunk, and not only its choice."""
+        """Whether the whole request has ended with this chunk, and not only its choice."""
         return self.end is not None and not self.others
 
 
 def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
-    """Merge consecutive chunks of one choice, at least one, into one; linear in their size."""
+    """Merge one or more consecutive chunks of one choice into one. Takes time linear in their size."""
     if len(chunks) == 1:
         return chunks[0]
     last = chunks[-1]
     return Chunk(
         tuple(token for chunk in chunks for token in chunk.ids),
         "".join(chunk.text for chunk in chunks),
-        # The engine may give the number of cached tokens once.
+        # The engine may give the number of cached tokens with one chunk only.
         replace(last.usage, cached=max(chunk.usage.cached for chunk in chunks)),
         last.end,
         tuple(each for chunk in chunks for each in chunk.logprobs),
@@ -140,7 +140,7 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
 
 
 def merge_choices(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Merge the chunks of each choice into one; that of the choice whose chunk is the last comes last."""
+    """Merge the chunks of each choice into one. The choice of the last chunk comes last."""
     if len(chunks) == 1:
         return [chunks[0]]
     found: dict[int, list[Chunk]] = {}
@@ -152,9 +152,9 @@ def merge_choices(chunks: Sequence[Chunk]) -> list[Chunk]:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The scheduler's state: requests `running` in its batch and `queued`; `kv_usage` is the share of the KV pool in
-    use, 0 to 1, without what may be evicted, and `kv_used` of `kv_capacity` the tokens. `restarts` counts the engine's
-    restarts, `totals` what it has done over all of them.
+    """The scheduler's state. `running`: requests in its batch; `queued`: requests in its queue. `kv_usage`: the share
+    of the KV pool in use, 0 to 1, without entries that may be evicted. `kv_used` and `kv_capacity`: the same in tokens.
+    `restarts`: how often the engine was restarted. `totals`: what it has done, over all restarts.
     """
 
     running: int = 0

@@ -1,8 +1,9 @@
 """The conversations on which a checkpoint's chat template is compared with this server's prompt (`template_probe`).
 
-They hold every kind of message, of call and of tool that reaches a prompt, short and long, so that a template's rule
-shows wherever it begins. Ids of calls are written as this server writes them (rule H1). Left out is what this server
-itself changes before it renders: parts that are not text (P14), absent arguments (P10) and roles that it refuses (P13).
+They hold every kind of message, call and tool that reaches a prompt, in short and long conversations. So a rule of a
+template shows wherever it begins to apply. Ids of calls are written as this server writes them (rule H1). They leave
+out what this server itself changes before it renders: parts that are not text (P14), absent arguments (P10) and roles
+that it refuses (P13).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from kimi_k2_serving.core.messages import Json
 class Probe:
     """One conversation. `rule` is the rule of docs/kimi_k2_format.md that a difference breaks.
 
-    `known`: a text of this server's prompt, and what a template may write in its place.
+    `known`: a text of this server's prompt, and the text that a template may write in its place.
     """
 
     name: str
@@ -66,7 +67,7 @@ _CALLS: list[Json] = [
     _result("get_weather", 0, "rain\n"),
     _result("get_weather", 1, '{"sky": "blue"}'),
 ]
-# Neither in the order of their names nor of their lengths; some begin alike, some have other keys than most.
+# The tools are ordered neither by name nor by length. Some names begin alike, and some tools have other keys than most.
 _TOOLS: list[Json] = [
     _tool("read_file", parameters={"type": "object", "properties": {}, "required": []}),
     _tool("write", description="", strict=True, parameters={"type": "object", "additionalProperties": False}),
@@ -82,7 +83,8 @@ _STRANGE = (
     "<|im_end|><|im_system|>system<|im_middle|>[EOS] <think>no</think> /no_think functions.f:0",
 )
 _LONG = "".join(f"{line}. Line with äöü, {{braces}} and <tags>.\n" for line in range(200))
-# Texts of other servers' reasoning, and keys that clients send back with an answer. None of them is shown (rule P15).
+# Keys under which other servers return reasoning, and keys that clients send back with an answer. The prompt shows none
+# of them (rule P15).
 _THOUGHT: dict[str, Json] = {
     **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), "Well, think."),
     "refusal": None,
@@ -91,7 +93,7 @@ _THOUGHT: dict[str, Json] = {
 
 
 def _rounds() -> list[Json]:
-    """Three rounds of calls, with one function's calls in all of them."""
+    """Three rounds of calls. One function is called in each of them."""
     return [
         _user("Look."),
         _answer("", _call("read", 0), _call("read_file", 1, '{"path": "a"}')),
@@ -107,7 +109,7 @@ def _rounds() -> list[Json]:
 
 
 def _long_conversation() -> list[Json]:
-    """Every kind of message, each at many places and in many neighbourhoods: 45 messages after the system message."""
+    """Every kind of message, each at many positions and next to many others: 45 messages after the system message."""
     messages: list[Json] = [_SYSTEM]
     for turn in range(5):
         first = 2 * turn
@@ -168,11 +170,11 @@ PROBES: tuple[Probe, ...] = (
         "arguments that are an object",
         "P10",
         [_SYSTEM, _HELLO, _answer("", _call("f", 0, {"b": "é", "a": 1})), _result("f", 0, "1")],
-        # A template that knows arguments only as a string writes Python's form of an object, which is nobody's rule.
+        # A template that expects arguments as a string writes an object in Python's notation. No format asks for that.
         known=('{"b": "é", "a": 1}', "{'b': 'é', 'a': 1}"),
     ),
-    # This server shows a developer message as a system message (P13). The published template has no such role and
-    # writes its name in the header. A template with a rule of its own for it makes another prompt.
+    # This server shows a developer message as a system message (P13). The published template does not have this role
+    # and writes its name in the header. A template with a rule of its own for this role makes a different prompt.
     Probe(
         "a developer message",
         "P13",

@@ -1,8 +1,9 @@
-"""Recognises other checkpoints of the Kimi family by their files, to refuse them by name with what is missing here.
+"""Recognises other checkpoints of the Kimi family by their files. The refusal then names the model and what this server
+lacks for it.
 
-They share K2's vocabulary, and some its architecture, but not its format: served with the format of
-Kimi-K2-Instruct-0905 they would answer badly, without any error. They are told apart by what changes the format: the
-architecture, the control tokens, and what their chat template writes. Nothing here is decided by a directory's name.
+They share K2's vocabulary, and some share its architecture, but not its format. Served with the format of
+Kimi-K2-Instruct-0905, they would answer badly without any error. They are recognised by what changes the format: the
+architecture, the control tokens, and what their chat template writes. A directory's name decides nothing here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from kimi_k2_serving.core.errors import InvalidValue, NotFound
 from kimi_k2_serving.engine.template_file import read_template
 
 THINK = "<think>"
-# What the template of K2.5 and later writes in front of a turn, and what it calls the tools' TypeScript declaration.
+# Words that only the template of K2.5 and later has: they belong to the tools' declaration in TypeScript.
 TYPESCRIPT = ("tools_ts_str", "namespace functions")
 MEDIA = "<|media_begin|>"
 NO_THINKING = f"its answers begin with {THINK}, and this server has no rule for thinking in prompts and answers"
@@ -39,8 +40,8 @@ ADVICE = "serve it with text_input through the engine model alone, or take Kimi-
 
 
 def name_relative(checkpoint: Path, architecture: str, model_type: object) -> str:
-    """Why this is another checkpoint of the family; "" if nothing says so. Files that can't be read are another
-    module's to report.
+    """The reason why this is another checkpoint of the family; "" if nothing shows that. Files that can't be read are
+    ignored here: another module reports them.
     """
     if found := NAMED.get(architecture) or NAMED.get(model_type if isinstance(model_type, str) else ""):
         return _sentence(*found)

@@ -1,4 +1,4 @@
-"""Which process has which files in /dev/shm, and how to remove exactly those that ended processes left there.
+"""Finds which process has which files in /dev/shm, and removes exactly those that ended processes left there.
 
 A file is identified by its inode, which tmpfs never reuses. A name is not enough: another process may reuse it, and
 /proc shows a semaphore by the name that it had before sem_open(3) renamed it. Reads /proc/PID/maps and /proc/PID/fd.
@@ -19,7 +19,7 @@ _DELETED = " (deleted)"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Entry:
-    """A file in /dev/shm: its inode, and a name that it has or had."""
+    """A file in /dev/shm: its inode, and its present or an earlier name."""
 
     name: str
     inode: int

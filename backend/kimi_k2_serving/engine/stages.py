@@ -22,6 +22,6 @@ def enter(stage: StartStage, *, log: TextIO | None = None) -> None:
 
 
 def latest(lines: Iterable[str]) -> StartStage | None:
-    """The last stage that a log names."""
+    """The last stage that these lines of a log name, or None."""
     known = {f"{_MARK}{stage.value}": stage for stage in StartStage}
     return next((known[line] for line in reversed([*lines]) if line in known), None)

@@ -1,11 +1,11 @@
-"""Decides whether the engine makes progress, from what its processes show. Pure: the clock is an argument.
+"""Decides whether the engine makes progress, from the signs that its processes give. Pure: the clock is an argument.
 
 Progress is an output, or a new state that the scheduler publishes while it has requests. If the scheduler reports no
-requests although some are in flight, that is no progress: their outputs are lost. It is a stall if requests are in
-flight and for `stall_seconds` there is no progress or a process stays stopped by a signal; the other processes may go
-on for a while beside a stopped one. A long prefill makes progress chunk by chunk. On a plain CPU one chunk may take
-longer than `stall_seconds`, so there CPU time is progress too. On an accelerator it is not: a scheduler that waits for
-a hung device spins.
+requests although some are in flight, that is no progress: their outputs are lost. The engine stalls if requests are in
+flight and for `stall_seconds` either there is no progress or a process stays stopped by a signal. A stopped process
+counts because the others may go on for a while without it. A long prefill makes progress chunk by chunk. On a plain CPU
+one chunk may take longer than `stall_seconds`, so there CPU time counts as progress, too. On an accelerator it does
+not, because a scheduler that waits for a hung device uses CPU time.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class StallDetector:
         return now - self._moved < seconds
 
     def stalled(self, now: float, *, in_flight: bool, stopped: bool) -> bool:
-        """Call it often: time counts only between calls with requests in flight. `stopped`: a process of the engine is
-        stopped by a signal.
+        """Call it often: time counts only between calls with requests in flight. `stopped`: whether a process of the
+        engine is stopped by a signal.
         """
         if not in_flight:
             self._moved = now
@@ -51,8 +51,9 @@ class StallDetector:
 
 
 class SilenceDetector:
-    """Finds requests that get no output for `seconds` while the engine moves for others. Time counts only while the
-    scheduler's queue is empty: a queued request gets no output, and SGLang does not say which requests are queued.
+    """Finds requests that get no output for `seconds` while the engine makes progress with others. Time counts only
+    while the scheduler's queue is empty: a queued request gets no output, and SGLang does not say which requests are
+    queued.
     """
 
     def __init__(self, seconds: float, now: float) -> None:

@@ -2,8 +2,8 @@
 
 When a process of the engine ends or its work stalls, all of them are killed, every generation in flight raises
 EngineLost once, new ones raise EngineUnavailable with a time to retry, and the host is started again with back-off.
-`suspects` decides which requests start and which deaths count. After too many of those, or too many failures to create
-a host process, the engine is given up. All state belongs to one event loop. Nothing here imports SGLang.
+`suspects` decides which requests start and which deaths count. After too many deaths that count, or too many failures
+to create a host process, the engine is given up. All state belongs to one event loop. Nothing here imports SGLang.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from kimi_k2_serving.engine.suspects import CRASHES, WINDOW, Suspects
 logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = (0.1, 1.0, 5.0, 15.0)
-# The interval between two checks whether the engine moves.
+# The interval between two checks whether the engine makes progress.
 WATCH_SECONDS = 0.25
 # Without an output or a new scheduler state for this long the engine may hang.
 MOVING_SECONDS = 5.0
-# How many times in a row creating a host process may fail (no process, descriptor or space): four minutes with
-# BACKOFF_SECONDS. A shortage of the machine is not the engine's fault and passes; deaths are counted separately.
+# Creating a host process may fail this often in a row for lack of processes, descriptors or space: four minutes with
+# BACKOFF_SECONDS. A shortage passes and is not the engine's fault; deaths are counted separately.
 SHORTAGES = 20
 
 Spawn = Callable[[], Awaitable[HostProcess]]
@@ -61,10 +61,10 @@ Spawn = Callable[[], Awaitable[HostProcess]]
 class SupervisedEngine:
     """`spawn` creates a host process. `start_timeout`: seconds per start. `stall_seconds`: the engine is killed when it
     makes no progress for this long with requests in flight. `steps_on_cpu`: the scheduler's CPU time counts as
-    progress. `silent_seconds`: a generation without output for this long ends alone, if the engine moves and its
-    queue is empty. `token_socket`: where the host listens for readers, if anywhere; removed by `stop`.
+    progress. `silent_seconds`: a generation without output for this long ends alone, if the engine makes progress and
+    its queue is empty. `token_socket`: the path at which the host listens for readers, if any; `stop` removes it.
     `reader_seconds`: a reader that reads nothing for this long is disconnected. `warm_up`: see wire.Start. `nodes`: the
-    other machines that the engine spans. `restart`: whether a death is final.
+    other machines that the engine spans. `restart`: what follows a death, see Restart.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class SupervisedEngine:
         self._settle()
 
     def _settle(self) -> None:
-        """Start or refuse the requests that `suspects` has decided on."""
+        """Start or refuse each request as `suspects` has decided."""
         now = self._clock()
         moving = self._progress.moved_within(MOVING_SECONDS, now)
         for decision in self._suspects.settle(self._served(), moving=moving):
@@ -261,7 +261,7 @@ class SupervisedEngine:
         )
 
     async def _supervise(self) -> None:
-        """Log a failure and set the state to FAILED: without the supervisor nothing starts the engine again."""
+        """Supervise the engine. Log a failure and set the state to FAILED: nothing else starts it again."""
         try:
             await self._keep()
         except Exception:
@@ -303,7 +303,7 @@ class SupervisedEngine:
                 pass
 
     def _heard(self, uid: str, *, output: bool) -> None:
-        """The engine has said something about this generation; `output`: it has produced some."""
+        """Note a message from the engine about this generation. `output`: whether it brought output."""
         self._progress.output(self._clock())
         self._silence.output(uid)
         if output and self._suspects.output(uid, self._served()):

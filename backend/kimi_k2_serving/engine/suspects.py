@@ -1,5 +1,5 @@
 """Finds the request that kills the engine. Decides which requests start, wait or are refused, and which deaths count.
-Pure: the clock is an argument, and stands still while the engine is down.
+Pure: the clock is an argument. It stands still while the engine is down.
 
 Each death is recorded with the requests that were in the engine. With at most one unexplained death and no killer in
 WINDOW seconds, every request starts at once. Otherwise requests start on trial, in order of arrival: GROUP at a time,
@@ -32,21 +32,24 @@ CRASHES = 5
 WINDOW = 600.0
 REFUSED_SECONDS = 600.0
 WAIT_SECONDS = 60.0
-# The longest first trial of a suspect, its longest later trial, and the age at which a stranger's output counts.
+# In seconds: the longest first trial of a suspect, its longest later trial, and the age from which a stranger's output
+# counts.
 SUSPECT_SECONDS, TRIAL_SECONDS, STRANGER_SECONDS = 5.0, 30.0, 0.2
 # A suspect's trial starts when every other request in the engine has run for this long or has passed a trial alone.
 SETTLED_SECONDS = 2.0
 # A suspect's trial lasts this much longer than the engine survived it before.
 MARGIN = 1.0
 GROUP = 8
-# Each entry needs a death of the engine, so entries normally expire before these bounds are reached.
+# Each entry is made by a death of the engine, so entries normally expire before these bounds are reached.
 DEATHS_KEPT, REFUSED_KEPT = 64, 1024
 # Parameters that a client may change in a retry, and those that this server sets depending on `stream`.
 RETRY_MAY_CHANGE = frozenset({"max_new_tokens", "sampling_seed", "stream_interval", "no_stop_trim"})
 
 
 def fingerprint(generation: Generation) -> str:
-    """A hash of the content. Uid, priority, cache salt and length are left out: they do not make a killer."""
+    """A hash of the content. It leaves out uid, priority, cache salt and length, because they do not make a request a
+    killer.
+    """
     kept = {name: value for name, value in generation.sampling.items() if name not in RETRY_MAY_CHANGE}
     made = hashlib.blake2b(array("q", generation.input_ids).tobytes(), digest_size=16)
     made.update(msgspec.json.encode([kept, generation.top_logprobs, generation.prompt_logprobs], order="sorted"))
@@ -56,7 +59,7 @@ def fingerprint(generation: Generation) -> str:
 class Stage(enum.Enum):
     WAITING = "waiting"
     TRIAL = "trial"
-    # Its trial took too long: others may start beside it, and it is neither proven nor a killer.
+    # The trial took too long. Others may start beside this request, which is neither proven harmless nor a killer.
     OVERDUE = "overdue"
     PROVEN = "proven"
 
@@ -64,8 +67,8 @@ class Stage(enum.Enum):
 @dataclass(slots=True)
 class Turn:
     """One request from arrival to end. `since`: when it arrived, then when it started. `needed`: the age in seconds
-    from which an output proves it. `alone`: on trial as a suspect. `brief`: `needed` is less than the engine survived
-    it before, so it may still be the killer.
+    from which an output proves it harmless. `alone`: whether it is on trial as a suspect. `brief`: whether `needed` is
+    shorter than the engine survived it before; then it may still be the killer.
     """
 
     generation: Generation
@@ -127,7 +130,8 @@ class Suspects:
 
     def settle(self, now: float, *, moving: bool = True) -> list[TrialDecision]:
         """The requests that start or are refused now. Call it after every event, and often while requests wait.
-        `moving`: the engine works. Only then does an overdue trial let others start: in a hung engine they would hang.
+        `moving`: whether the engine makes progress. Only then does an overdue trial let others start, because in a hung
+        engine they would hang, too.
         """
         self._expire(now)
         if moving:

@@ -51,7 +51,7 @@ def _render(template: Any, probe: dict[str, Any]) -> dict[str, str]:
             if length > MAX_CHARACTERS:
                 return {"error": "TooLong"}
     except Exception as error:
-        # Only the class: the template may make the message as long as it likes.
+        # Only the class is returned, because a template can make the message arbitrarily long.
         return {"error": type(error).__name__}
     return {"text": "".join(pieces)}
 
@@ -71,7 +71,8 @@ def make_sandbox() -> Any:
     )
     sandbox.filters["tojson"] = tojson
     sandbox.globals["raise_exception"] = raise_exception
-    # A template may print the date. Such a prompt is not K2's, and the returned format text makes it differ from ours.
+    # A template may print the date, which K2's prompt does not have. The format string returned here makes such a
+    # prompt differ from ours.
     sandbox.globals["strftime_now"] = lambda form: str(form)
     return sandbox
 

@@ -1,9 +1,9 @@
 """Finds and reads a checkpoint's chat template.
 
-It is chat_template.jinja, else the `chat_template` of tokenizer_config.json. A refusal quotes what a template makes, so
-a file outside the checkpoint is never taken for one: a link may only lead to a file inside the checkpoint, or from a
-snapshot of a Hugging Face cache to a blob of the same cache (`../../blobs/HASH`, as in downloads). A file that is
-there but can't be used is refused by its name; only a checkpoint that has none is without a template.
+It is chat_template.jinja, else the `chat_template` of tokenizer_config.json. A refusal quotes what a template renders,
+so a file outside the checkpoint is never read as a template. A link may lead only to a file inside the checkpoint, or
+from a snapshot of a Hugging Face cache to a blob of the same cache (`../../blobs/HASH`, as in downloads). A file that
+exists but can't be used is refused with its name, so that a checkpoint never seems to have no template.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HASH_CHARACTERS = (40, 64)
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """`source`: the name of the file that it stands in."""
+    """`source`: the name of the file that has it."""
 
     text: str
     source: str
@@ -64,7 +64,7 @@ def _from_settings(data: bytes) -> str | None:
 
 
 def _find(checkpoint: Path, name: str) -> Path | None:
-    """The regular file that the name leads to, all links followed; None if there is nothing of this name."""
+    """The regular file that the name leads to, with all links followed. None if nothing has this name."""
     try:
         os.lstat(checkpoint / name)
     except (FileNotFoundError, NotADirectoryError):

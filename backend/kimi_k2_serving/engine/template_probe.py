@@ -1,9 +1,9 @@
 """Compares a checkpoint's chat template with this server's prompt, on the conversations of `probe_conversations`.
 
-Runs at load, never for a request. A `Form` describes the differences that are known between checkpoints; `form_of`
-returns the one that agrees with the template. Any other difference refuses the checkpoint with a message that shows it,
-unless engine.yaml sets `strict_template: false`. A checkpoint without a template gets the form of K2-0905. The template
-runs in a child process that can be killed (`template_child`).
+It runs at load, never for a request. A `Form` describes one of the known ways in which checkpoints differ; `form_of`
+returns the form that agrees with the template. Any other difference refuses the checkpoint with a message that shows
+it, unless engine.yaml sets `strict_template: false`. A checkpoint without a template gets the form of K2-0905. The
+template runs in a child process that can be killed (`template_child`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def form_of(checkpoint: Path, *, sorts: bool, strict: bool = True, python: str =
 
 
 def ask_template(template: str, sorts: bool, python: str = sys.executable) -> list[dict[str, str]]:
-    """Render every probe with the template: {"text"} or {"error"} for each. Never raises for a template's fault."""
+    """Render every probe with the template. Returns {"text"} or {"error"} for each. Never raises because of the
+    template.
+    """
     probes = [{"messages": each.messages, "tools": _sorted(each.tools) if sorts else each.tools} for each in PROBES]
     command = [python, "-I", template_child.__file__]
     with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as answer:

@@ -1,7 +1,7 @@
-"""Text to ids for clients that send text to the engine model, and ids to text for their logprobs.
+"""Converts text to ids for clients that send text to the engine model, and ids to text for their logprobs.
 
-A K2 checkpoint uses core's vocabulary, any other its tokenizer.json. Control tokens in text stay plain text unless
-`parse_special` is set: the added tokens are removed from tokenizer.json before it is loaded.
+For a K2 checkpoint it uses core's vocabulary, for any other its tokenizer.json. Control tokens in text stay plain text
+unless `parse_special` is set: the added tokens are removed from tokenizer.json before it is loaded.
 """
 
 from __future__ import annotations

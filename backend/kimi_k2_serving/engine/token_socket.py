@@ -1,9 +1,9 @@
-"""Sends token ids to the frontends on this machine, over a unix socket of the host's.
+"""Sends token ids to the frontends on this machine, over a unix socket that the host owns.
 
 Only processes of this user can connect: the socket lies in a private directory, and the peer's user id is checked. A
-reader first gets a Claim, a secret that can't be guessed. A request that names it has its ids written to that
-connection and to no other, and its reader may abort it. A reader never delays the host: what it does not read is
-buffered, and a reader that reads nothing for `patience` seconds, or lags behind by more than BACKLOG_BYTES, is
+reader first gets a Claim, a secret that can't be guessed. The ids of a request that names the claim are written to that
+connection and to no other. Its reader may abort the request. A reader never delays the host: data that it does not read
+is buffered, and a reader that reads nothing for `patience` seconds, or lags behind by more than BACKLOG_BYTES, is
 disconnected.
 """
 
@@ -89,7 +89,7 @@ class ReaderConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._frames = wire.FrameReader(wire.Abort)
         self._written = 0
-        # The bytes that the kernel has taken, and when it last took some or had taken all.
+        # The number of bytes that the kernel has taken, and the last time when it took some or had taken all.
         self._taken = 0
         self._moved = owner.clock()
 

@@ -70,7 +70,9 @@ def convert_ranks(files: VocabularyFiles, config: Mapping[str, Any]) -> bytes:
 
 
 def _added_tokens(controls: Mapping[str, int], config: Mapping[str, Any]) -> list[dict[str, object]]:
-    """All control tokens in id order. One that the configuration does not name is `special`, so decoders hide it."""
+    """All control tokens in id order. A token that the configuration does not name gets the flag `special`, so that
+    decoders hide it.
+    """
     declared = {entry["content"]: entry for entry in config.get("added_tokens_decoder", {}).values()}
     return [
         {

@@ -1,7 +1,7 @@
-"""What the engine has done in all: finished requests, their tokens and their times, for SGLang's own metric names.
+"""Totals of the engine's work, under SGLang's own metric names: finished requests, their tokens and their times.
 
 The host sends one FinishedRequest for each request that ended, and the number of tokens since its last beat; nothing is
-measured for a token. Totals only grow, over restarts too. The bounds are those of SGLang 0.5.23's histograms.
+measured per token. Totals only grow, over restarts too. The bounds are those of SGLang 0.5.23's histograms.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 
 
 class FinishedRequest(msgspec.Struct, array_like=True, frozen=True):
-    """A request that ended: its tokens, of the prompt's how many were `cached`, and the seconds from its arrival in the
-    host to its `first` token and to its end.
+    """A request that ended: its tokens, the number of prompt tokens that were `cached`, and the seconds from its
+    arrival in the host to its `first` token and to its end.
     """
 
     prompt: int
@@ -54,8 +54,8 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counts of requests and tokens, and the seconds to the first token, to the end, and between two tokens. The last
-    are a request's average, counted once for each of its tokens.
+    """Counts of requests and tokens, and the seconds to the first token, to the end, and between two tokens. The time
+    between two tokens is a request's average, counted once for each of its tokens.
     """
 
     requests: int = 0
@@ -90,8 +90,8 @@ class Totals:
 
 @dataclass(slots=True)
 class Rates:
-    """Tokens a second, and the share of prompt tokens that were cached, since the last look at least a second ago that
-    had any. With nothing to divide by, the throughput is 0 and the share stays as it was.
+    """Tokens per second, and the share of prompt tokens that were cached. Both are measured between two calls of `look`
+    that are at least a second apart. If no prompt was computed meanwhile, the share stays as it was.
     """
 
     throughput: float = 0.0

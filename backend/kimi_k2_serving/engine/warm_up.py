@@ -1,8 +1,10 @@
-"""Work before the first request, so that kernels are compiled and caches filled when the engine is reported as started.
+"""Does work before the first request, so that kernels are compiled and caches filled when the engine is reported as
+started.
 
 SGLang warms up only behind its own HTTP server, and capturing graphs covers only decoding. So each data-parallel group
-computes a prompt longer than a chunk, and then one that begins like it, for the path with a cached prefix, with a
-grammar and with sampling. Nobody watches for stalls yet: what compiles here takes minutes on a new machine.
+computes a prompt longer than a chunk. Then it computes one that begins like the first, with a grammar and with
+sampling, for the path with a cached prefix. Stalls are not watched for yet, because compiling takes minutes on a new
+machine.
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-# The tokens after the first chunk, and after the cached prefix; and those that are generated.
+# The number of tokens after the first chunk, after the cached prefix, and in the answer.
 REST = 64
 GENERATED = 4
-# A chunk's length if SGLang's chunking is off, and the largest id, which is a plain token in any vocabulary.
+# The length of a chunk if SGLang's chunking is off, and the largest id used, which is a plain token in any vocabulary.
 UNCHUNKED = 8_192
 IDS = 32_000
 SAMPLING = {"max_new_tokens": GENERATED, "temperature": 0.6, "top_p": 0.9, "top_k": 20}
@@ -33,7 +35,7 @@ class WarmUp:
     def of_engine(cls, engine: Any) -> WarmUp:
         manager = engine.tokenizer_manager
         resolved = manager.server_args.resolved_dict()
-        # On a CPU nothing is compiled for a size, and 2,048 tokens take 6 s: there a short prompt does the rest.
+        # On a CPU nothing is compiled for a size, and 2,048 tokens take 6 s, so a short prompt is enough there.
         chunk = int(resolved["chunked_prefill_size"] or 0) if resolved["device"] != "cpu" else REST
         longest = int(engine._scheduler_init_result.scheduler_infos[0]["max_req_input_len"])
         return cls(
@@ -55,7 +57,9 @@ class WarmUp:
 
 
 async def warm_up(engine: Any, request_id: str) -> None:
-    """`request_id` begins the ids of these requests. Raises what the engine raises: then it can't serve either."""
+    """Run the warm-up. `request_id` begins the ids of its requests. An error of the engine is raised, because then it
+    could not serve either.
+    """
     plan = WarmUp.of_engine(engine)
     await asyncio.gather(*(_warm_group(engine, plan, group, f"{request_id}-{group}") for group in range(plan.groups)))
 

@@ -4,8 +4,8 @@ A frame is a 4-byte big-endian length and a msgpack array (msgspec, no pickle): 
 order. The stub sends Start first, then Submit and Abort at any time. The host answers Started once, then for each
 Submit any number of Outputs that end with one last Output or one Failed, and a Beat every BEAT_SECONDS while it has
 work (less often without: `pace`). When the stream ends in either direction, the other side is gone. A message that
-can't be sent or read ends only the request that it names: the length prefix still finds the next frame, and the uid is
-the first field. A reader of `token_socket` gets a Claim, then Outputs.
+can't be sent or read ends only the request that it names, because the length prefix still leads to the next frame, and
+the uid is the first field. A reader of `token_socket` gets a Claim and then Outputs.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Logprobs = tuple[float, int, list[tuple[float, int]]]
 
 class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """`server_args` are SGLang's ServerArgs by name. `token_socket`: the path for the readers' socket, "" for none.
-    `reader_seconds`: a reader that reads nothing for this long is disconnected. `warm_up`: whether to compile and cache
-    before Started what the first requests would.
+    `reader_seconds`: a reader that reads nothing for this long is disconnected. `warm_up`: whether to compile and
+    cache, before Started, what the first requests need.
     """
 
     server_args: dict[str, Any]
@@ -47,8 +47,8 @@ class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none.
-    `prompt_logprobs`: whether the first Output has those of the prompt.
-    `trace`: a W3C traceparent, "" for none. `adapter`: the LoRA adapter's name, "" for none.
+    `prompt_logprobs`: whether the first Output has the log-probabilities of the prompt. `trace`: a W3C traceparent, ""
+    for none. `adapter`: the LoRA adapter's name, "" for none.
     """
 
     uid: str
@@ -130,7 +130,9 @@ class Claim(msgspec.Struct, tag=True, array_like=True, frozen=True):
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """Not sent: stands for a frame that is no valid message. `uid` is the uid in the frame, "" if there is none."""
+    """Stands for a received frame that is no valid message. It is never sent. `uid` is the uid in the frame, "" if
+    there is none.
+    """
 
     uid: str
     problem: str

@@ -1,4 +1,5 @@
-"""Background work: a pool of threads, and tasks on an event loop whose failures are logged, once or repeated for ever.
+"""Runs background work: a pool of threads, and tasks on an event loop, run once or repeated for ever. Failures are
+logged.
 
 A failure does not end a repeating task: it is logged, and the next turn comes after the usual pause. Each task logs at
 most once in LOG_SECONDS, with the number of failures that were not logged.
@@ -65,7 +66,9 @@ class Background:
         return task
 
     def forever(self, turn: Callable[[], Awaitable[None]], what: str, pause: float, pace: Pace | None = None) -> None:
-        """Repeat `turn`, `pause` seconds after its end; with `pace`, a turn that succeeded also waits for its rest."""
+        """Repeat `turn`, `pause` seconds after its end. With `pace`, the next turn after a success also waits for
+        `pace.rest`.
+        """
         self.once(self._turns(turn, what, pause, pace), what)
 
     def cancel(self) -> None:

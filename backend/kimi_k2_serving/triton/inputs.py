@@ -42,7 +42,7 @@ class Given:
 
     @property
     def size(self) -> int:
-        """Bytes of all strings: the measure of how long reading takes."""
+        """The bytes of all strings, which tell how long reading takes."""
         strings = (each for values in self.rest.values() for each in values if isinstance(each, bytes))
         return len(self.parameters) + sum(map(len, self.texts.values())) + sum(map(len, strings))
 
@@ -66,7 +66,7 @@ class Given:
 
 
 def value(given: Inputs, name: str) -> Any:
-    """The first element as a Python str, int, float or bool, or None."""
+    """The first element of an input as a Python str, int, float or bool; None without one."""
     found = given.first(name)
     return decode_text(found, name) if isinstance(found, bytes | str) else found
 
@@ -148,13 +148,13 @@ def parameters(given: Inputs) -> dict[str, Any]:
     return found
 
 
-# W3C's trace context, as a client's or a forwarded header's request parameter.
+# The names of W3C's trace context. They arrive as request parameters, from the client or from a forwarded header.
 TRACE = ("traceparent", "tracestate")
 _TRACE_LENGTHS = [2, 32, 16, 2]
 
 
 def read_traceparent(given: Inputs) -> str:
-    """The request parameter `traceparent`; "" without one, or for one that is none: a trace never fails a request."""
+    """The request parameter `traceparent`; "" if it is absent or malformed: a trace never makes a request fail."""
     if TRACE[0] not in given.parameters:
         return ""
     found = parameters(given).get(TRACE[0])
@@ -165,8 +165,8 @@ def read_traceparent(given: Inputs) -> str:
 
 
 def refuse_parameters(given: Inputs, known: Iterable[str], *, taken: Container[str] = ()) -> None:
-    """Raise UnknownField for a request parameter that is neither Triton's own, a trace's, nor `taken`: a JSON key that
-    names no tensor is one.
+    """Raise UnknownField for a request parameter that is neither Triton's own, nor a trace's, nor in `taken`. Triton
+    also makes a request parameter of each JSON key that names no tensor.
     """
     for name in parameters(given):
         if not name.startswith(("triton_", "sequence_")) and name not in TRACE and name not in taken:

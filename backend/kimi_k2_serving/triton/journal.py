@@ -1,4 +1,4 @@
-"""What Triton's Python processes log: lines of Triton's log, or JSON lines of their own (`logs`)."""
+"""The log of Triton's Python processes: lines in Triton's log, or JSON lines of their own (`logs`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def info(message: str) -> None:
 
 
 def error(message: str, *, request: str = "") -> None:
-    """`request`: the uid of the run that it is about."""
+    """Log an error. `request`: the uid of the run that it concerns."""
     if _json:
         logger.error("%s", message, extra={"request": request})
     else:

@@ -1,7 +1,7 @@
 """One model's series on Triton's own /metrics page.
 
-Each change of a series crosses to Triton's process, so a value that has not changed stays here. A server that runs
-without metrics is served all the same: then no series exists. Raises what Triton raises. Thread-safe.
+Each write to a series is a message to Triton's process, so a value that has not changed is not written. If the server
+runs without metrics, no series exists and nothing else changes. Raises what Triton raises. Thread-safe.
 """
 
 from __future__ import annotations

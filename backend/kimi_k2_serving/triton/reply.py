@@ -1,8 +1,8 @@
 """Ends a request with its last response, even if sending fails.
 
-The sender is released with it: one that the garbage collector or the interpreter's exit frees crashes the stub. If
-Triton accepts neither the response nor an error instead, the final flag alone ends the request, so that the client does
-not wait for ever.
+The sender is released with that response, because a sender that the garbage collector or the interpreter's exit frees
+crashes the stub. If Triton accepts neither the response nor an error in its place, only the final flag is sent. It ends
+the request, so that the client does not wait for ever.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Detects that this stub's Triton server is stopping, or has ended: Triton does not tell its backends.
+"""Detects that this stub's Triton server is stopping or has ended, because Triton does not tell its backends.
 
 On SIGTERM Triton 24.10 waits up to --exit-timeout-secs for open HTTP connections, while its models go on as before.
-Then it exits without notice, even with requests in flight. But from the signal on it closes every new HTTP connection
+Then it exits without notice, even with requests in flight. But after the signal it closes every new HTTP connection
 without an answer. This module probes for that, and reads the exit timeout from Triton's command line.
 """
 
@@ -20,7 +20,7 @@ from kimi_k2_serving.engine import linux, shared_memory
 from kimi_k2_serving.engine.pace import Pace
 
 POLL_SECONDS = 0.25
-# The interval of connections that are answered: each takes the stub and Triton a millisecond.
+# The interval of connections while they are answered. Each takes the stub and Triton a millisecond.
 ANSWERED_SECONDS = 0.5
 ANSWER_SECONDS = 2.0
 REQUEST = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -65,7 +65,7 @@ class TritonServer:
 
     async def stopping(self, pace: Pace) -> None:
         """Return once the server has answered, and then closed two new connections in a row without an answer. While it
-        answers, the next connection waits until the rest of `pace` is over, too: without requests no hurry is needed.
+        answers, the next connection also waits for `pace.rest`, because without requests there is no hurry.
         """
         seen, closed = False, 0
         while True:
@@ -106,7 +106,7 @@ async def stop_with_parent(parent: int, stop: Callable[[], Awaitable[None]]) -> 
     await until_ended(parent)
     end_soon()
     try:
-        # This comes first, because the stub may also exit by itself within a second.
+        # This comes first, because the stub may exit by itself within a second.
         remove_shared_memory()
         with contextlib.suppress(Exception):
             async with asyncio.timeout(ORPHAN_SECONDS):
@@ -116,7 +116,7 @@ async def stop_with_parent(parent: int, stop: Callable[[], Awaitable[None]]) -> 
 
 
 def end_with_parent(parent: int) -> None:
-    """The same for a process without an event loop and without work to stop: a thread waits for the parent's end."""
+    """Do the same in a process without an event loop and without work to stop. A thread waits for the parent's end."""
 
     def watch() -> None:
         linux.wait_for_end(parent)
@@ -135,7 +135,7 @@ def end_soon() -> None:
 
 
 def remove_shared_memory() -> None:
-    """Remove the shared memory between Triton and this process: no other process is left to do it."""
+    """Remove the shared memory between Triton and this process, because no other process is left to do it."""
     held = shared_memory.mapped_entries(os.getpid())
     shared_memory.unlink(entry for entry in held if entry.name.startswith("triton_") and REGION in entry.name)
 

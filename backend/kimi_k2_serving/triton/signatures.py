@@ -1,4 +1,4 @@
-"""The one table of all tensors of all models. `auto_complete_config` uses it; tests compare docs/tensors.md and the
+"""The table of all tensors of all models. `auto_complete_config` uses it, and tests compare docs/tensors.md and the
 config.pbtxt files with it.
 
 Types have config.pbtxt's names; a dim is a fixed size, or -1 for any. Nothing here imports Triton.
@@ -56,7 +56,8 @@ SAMPLING: tuple[TensorSpec, ...] = (
 CHOICES = scalar("n", "INT32", "number of answers, 1 (default) to 8; also a key of `sampling_parameters`")
 INDEX = series("index", "INT32", "with `n` above 1: the number of the answer, from 0, that each element is of")
 
-# How a request is served, not what is sampled. The names must differ from Triton's own `priority` and `timeout`.
+# Tensors that say how a request is served, not what is sampled. The names must differ from Triton's own `priority` and
+# `timeout`.
 SERVING: tuple[TensorSpec, ...] = (
     scalar("request_priority", "INT32", "-100 to 100, higher first, default 0: the order of waiting requests"),
     scalar("timeout_ms", "INT32", "time limit of the whole request, which then fails with deadline_exceeded"),

@@ -1,10 +1,10 @@
-"""The ensemble's last step: the engine's ids in; content, tool calls, finish reason, usage and notices out.
+"""The ensemble's last step. It turns the engine's ids into content, tool calls, finish reason, usage and notices.
 
-Triton calls an ensemble step once per engine response, so the state of a request's parsers, one for each of its
-choices, is kept here from the first response to the last. State whose last response never comes (the client left, the
-engine died) is dropped after `IDLE_SECONDS`. Any client may call this step, so a context opens state only once and only
-if this server made it (`context`). Open state is bounded in number and in bytes; over a bound, the answer that has
-waited longest is dropped. Only one instance may run: several would mix up the order of a stream.
+Triton calls an ensemble step once per engine response. So the state of a request is kept here from the first response
+to the last: one parser for each of its choices. If the last response never comes (the client left, the engine died),
+the state is dropped after `IDLE_SECONDS`. Any client may call this step, so a context opens state only once and only if
+this server made it (`context`). Open state is bounded in number and in bytes. Over a bound, the answer that has waited
+longest is dropped. Only one instance may run: several would mix up the order of a stream.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from kimi_k2_serving.triton.chat.seal import Seal
 # A live request never pauses this long between two responses: the supervisor ends it, or the engine, earlier
 # (`silent_seconds`, `stall_seconds`).
 IDLE_SECONDS = 900.0
-# The interval of asking whether an answer's client is gone.
+# The interval at which Triton is asked whether the client of an answer is gone.
 ASK_SECONDS = 0.25
-# So many ids are parsed in well under a millisecond.
+# Parsing this many ids takes well under a millisecond.
 FEW_IDS = 64
 
 
@@ -51,19 +51,19 @@ class OpenAnswer:
 
     @property
     def over(self) -> bool:
-        """Whether every choice has got its ending."""
+        """Whether every choice has ended."""
         return not self._open
 
     def stopped(self, choice: int) -> bool:
         return choice in self._open and self._open[choice].stopped
 
     def feed(self, part: Part) -> Outputs:
-        """Raises InvalidValue for a part that no run of this request can have made."""
+        """The outputs for one part. Raises InvalidValue for a part that no run of this request can have made."""
         outputs = together([{"text_output": ""} if self._beats(part) else self._choice(part).feed(part.ids, None)])
         return outputs if self.context.choices == 1 else [*outputs, (OUTPUTS["index"], [part.choice])]
 
     def end(self, parts: Sequence[Part], prompt_tokens: int, cached_tokens: int, now: float) -> Ending:
-        """Raises as `feed` does. The ending owns the state of the choices that it ends."""
+        """The ending of the choices that these parts end. It takes over their state. Raises what `feed` raises."""
         choices = [self._choice(part) for part in parts]
         for part in parts:
             if self._open.pop(part.choice, None) is None:
@@ -71,7 +71,9 @@ class OpenAnswer:
         return Ending(self._totals, choices, parts, prompt_tokens, cached_tokens, now)
 
     def _beats(self, part: Part) -> bool:
-        """Whether the part is a heartbeat, which comes as one of the first choice, even if that has ended."""
+        """Whether the part is a heartbeat. A heartbeat comes with the number of the first choice, even if that has
+        ended.
+        """
         return part.choice == 0 and part.choice not in self._open and not part.ids
 
     def _choice(self, part: Part) -> OpenChoice:
@@ -82,8 +84,8 @@ class OpenAnswer:
 
 
 class RequestTotals:
-    """What a request's choices have in common. Their endings may be made on several threads: hold `order` from `end` to
-    the end of sending, so that the response with the totals is the last one.
+    """The totals over a request's choices. Endings may be made on several threads. Hold `order` from `end` until the
+    response is sent, so that the response with the totals is the last one.
     """
 
     def __init__(self, context: RequestContext) -> None:
@@ -94,7 +96,9 @@ class RequestTotals:
         self._cached = 0
 
     def end(self, parts: Sequence[Part], completion: int, prompt_tokens: int, cached_tokens: int) -> Outputs:
-        """The outputs that come once, with the request's last response. The prompt counts once."""
+        """The outputs that cover several choices. The totals come only with the request's last response; the prompt
+        counts once.
+        """
         self._left -= len(parts)
         self._completion += completion
         if parts[0].choice == 0:
@@ -118,8 +122,9 @@ class RequestTotals:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The last response of one choice, or of all, not made yet. It uses no other answer's state, so any thread may make
-    it: first `values`, then `inspectors`; then `outputs` and the sending under `totals.order`.
+    """The last response of one choice or of all choices, before it is made. It uses no other answer's state, so any
+    thread may make it. Call `values` first, then `inspectors`; then call `outputs` and send the response while holding
+    `totals.order`.
     """
 
     totals: RequestTotals
@@ -138,7 +143,7 @@ class Ending:
         return [choice.feed(part.ids, part.finish) for choice, part in zip(self.choices, self.parts, strict=True)]
 
     def inspectors(self) -> list[Inspector]:
-        """One for each choice, or none if a grammar enforced every schema completely."""
+        """The inspectors, one for each choice; none if a grammar enforced every schema completely."""
         pairs = zip(self.choices, self.parts, strict=True)
         return [found for choice, part in pairs if (found := choice.inspector(part.finish or ""))]
 
@@ -154,7 +159,7 @@ def reported(values: Values, report: Report) -> Values:
 
 class Streams:
     """All answers in flight; use it on one thread. It calls `abort(uid)` to end a run in the engine, and `inspecting()`
-    when it opens an answer that will have to be inspected.
+    when it opens an answer that must be inspected at its end.
     """
 
     def __init__(
@@ -171,21 +176,21 @@ class Streams:
         self._abort = abort
         self._clock = clock
         self._inspecting = inspecting
-        # By the first line of the context, least recently touched first.
+        # By the first line of the context; the least recently used comes first.
         self._streams: OrderedDict[str, OpenAnswer] = OrderedDict()
         self._size = 0
-        # The uids of the responses since the last `taken`, but for last ones.
+        # The uids of the responses since the last `taken`, except last responses.
         self._taken: list[str] = []
-        # The last uids that have opened state, oldest first; the values are not used.
+        # The uids that opened state most recently, oldest first; the values are not used.
         self._spent: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._streams)
 
     def feed(self, context: str, parts: Sequence[Part], *, prompt_tokens: int, cached_tokens: int) -> Outputs | Ending:
-        """`parts`: of one response, all of them endings or one that is none. Raises InvalidValue for a context that
-        this server did not make or that has opened state before, EngineLost for one whose state was dropped. Neither
-        error affects another answer.
+        """`parts`: those of one response; either all are endings, or it is a single part that is no ending. Raises
+        InvalidValue for a context that this server did not make or that has opened state before, EngineLost for one
+        whose state was dropped. Neither error affects another answer.
         """
         line = address_of(context)
         now = self._clock()
@@ -217,7 +222,7 @@ class Streams:
         return context.uid if context.choices == 1 else uid_of(context.uid, choice)
 
     def taken(self) -> list[str]:
-        """The uids of the engine's responses, but for last ones, that were fed since the last call."""
+        """The uids of the engine's responses that were fed since the last call, except last responses."""
         found, self._taken = self._taken, []
         return found
 
@@ -270,7 +275,7 @@ class Streams:
             self._size -= stream.size
 
     def _bound(self) -> None:
-        """Drop the least recently touched answers over a bound, but never the last one."""
+        """Drop the least recently used answers while a bound is exceeded, but never the only answer left."""
         while len(self._streams) > 1 and (
             len(self._streams) > OPEN_CONTEXTS.value or self._size > OPEN_CONTEXT_BYTES.value
         ):

@@ -1,4 +1,4 @@
-"""One of a request's answers in the ensemble's last step: its ids in; content, tool calls and its ending out."""
+"""One of a request's answers in the ensemble's last step: turns its ids into content, tool calls and an ending."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Values = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one of the engine's responses has of one answer. `finish`: None before the answer's last part."""
+    """The part of one answer that one of the engine's responses has. `finish`: None before the answer's last part."""
 
     choice: int
     ids: Sequence[int]
@@ -36,14 +36,14 @@ class Part:
 def parts_of(
     ids: Sequence[int], choices: Sequence[int] | None, counts: Sequence[int] | None, finishes: Sequence[str] | None
 ) -> list[Part]:
-    """From the engine's `output_ids`, `index`, `num_output_tokens` and `finish_reason`; None for those that are absent.
-    Raises InvalidValue if they do not fit together.
+    """The parts of a response, from the engine's `output_ids`, `index`, `num_output_tokens` and `finish_reason`; None
+    for an output that is absent. Raises InvalidValue if they contradict each other.
     """
     choices = choices or [0]
     finishes = finishes or [""] * len(choices)
     if len(choices) == 1 and len(finishes) == 1:
         return [Part(choices[0], ids, finishes[0] or None)]
-    # Only the one response of a request that does not stream has several answers.
+    # A response has several answers only if the request does not stream. It is then the only response.
     if not len(choices) == len(counts or ()) == len(finishes) or not all(finishes) or sum(counts or ()) != len(ids):
         raise InvalidValue("not a response of the engine model; call kimi_k2 instead", field="index")
     parts, start = [], 0
@@ -85,7 +85,7 @@ class OpenChoice:
 
     def inspector(self, finish: str) -> Inspector | None:
         """The inspector of the whole answer; None if a grammar enforced every schema completely. Call it after the last
-        `feed`, with the same `finish`.
+        `feed`, with the same `finish` as there.
         """
         if self._context.relaxed is None:
             return None
@@ -106,12 +106,14 @@ def parser(context: RequestContext, vocabulary: Vocabulary) -> ToolCallParser:
 
 
 def reason(finish: str) -> FinishReason:
-    """An abort counts as STOP: only this step aborts, and then a stop string has matched or the client is gone."""
+    """The finish reason for the engine's `finish`. An abort counts as STOP: only this step aborts, and it does so only
+    after a stop string has matched or when the client is gone.
+    """
     return FinishReason.LENGTH if finish == "length" else FinishReason.STOP
 
 
 def streamed(events: Sequence[Event]) -> Values:
-    """One response's deltas. It always has text_output, so that no response is empty."""
+    """The deltas of one response. They always include text_output, so that no response is empty."""
     values = {"text_output": "".join(event.text for event in events if isinstance(event, TextDelta))}
     calls = [call for event in events if (part := delta(event)) for call in part.get("tool_calls") or ()]  # type: ignore[union-attr]
     if calls:
@@ -135,6 +137,6 @@ def whole_answer(events: Sequence[Event]) -> Values:
 
 
 def together(columns: Sequence[Values]) -> Outputs:
-    """One element for each answer; empty where only others have a value."""
+    """Outputs with one element for each answer. The element is empty if an answer has no value but others have one."""
     names = dict.fromkeys(name for values in columns for name in values)
     return [(OUTPUTS[name], [values.get(name, "") for values in columns]) for name in names]

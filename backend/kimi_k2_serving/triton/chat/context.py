@@ -19,9 +19,9 @@ from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.core.limits import CONTEXT_BYTES, REQUEST_ID_BYTES
 from kimi_k2_serving.triton.chat.seal import TAG_CHARACTERS, Seal
 
-# As long as the longest `timeout_ms`: without streaming, the first response comes at the end of the request.
+# This equals the longest `timeout_ms`: without streaming, the first response comes at the end of the request.
 LIFE_SECONDS = 24 * 3600.0
-# Characters of the longest first line: the longest uid of an engine model, a space, a tag.
+# The longest first line, in characters: the longest uid of an engine model, a space, a tag.
 MAX_ADDRESS = REQUEST_ID_BYTES.value + 1 + TAG_CHARACTERS
 FIELD = "request_context"
 
@@ -36,7 +36,7 @@ class RequestContext:
     first_index: int
     parallel: bool
     stops: tuple[str, ...]
-    # `Relaxed` as JSON text: the decoded object takes several times the memory.
+    # `Relaxed` as JSON text, because the decoded object takes several times the memory.
     relaxed: str | None = None
     # The value of the output `notices`.
     notices: str | None = None
@@ -46,7 +46,9 @@ class RequestContext:
         return len(self.relaxed or "") + len(self.notices or "")
 
     def encode(self, seal: Seal, now: float) -> str:
-        """`now` is the machine's monotonic clock. Raises LimitExceeded, which only large schemas cause."""
+        """Encode the context. `now` is the machine's monotonic clock. Raises LimitExceeded, which only large schemas
+        cause.
+        """
         rest: dict[str, Any] = {
             each.name: getattr(self, each.name) for each in dataclasses.fields(self) if each.name != "uid"
         }

@@ -1,4 +1,6 @@
-"""Metrics of schemas that grammars enforce only in part, on Triton's /metrics page; no-ops if it has no metrics."""
+"""Metrics of schemas that grammars enforce only in part, on Triton's /metrics page. They do nothing if Triton has no
+metrics.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """Runs the ensemble's last step: one response for each engine response, in order. `execute` never raises.
 
-After each call it confirms to the engine model which responses it has taken, so that the engine sends an answer's next
-tokens together while this step has much to do.
+After each call it confirms to the engine model which responses it has taken. So the engine sends an answer's next
+tokens together while this step is busy.
 
-An answer's last response may take long: it parses a whole answer, or validates it against the parts of schemas that no
-grammar enforced. Then it is made on another thread. All earlier responses are already sent, so the order is kept.
+An answer's last response may take long to make: a whole answer is parsed, or validated against the parts of schemas
+that no grammar enforced. Such a response is made on another thread. All earlier responses are already sent, so the
+order is kept.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from kimi_k2_serving.triton.chat.seal import Seal
 from kimi_k2_serving.triton.reply import Reply, failed
 from kimi_k2_serving.triton.repository import engine_config
 
-# Threads of each of two pools: one makes responses, the other waits for the grammar worker and so never delays them.
+# The number of threads in each of two pools. One pool makes responses. The other waits for the grammar worker, so that
+# the first never waits for it.
 THREADS = 4
-# Python's thread switch interval: Triton's thread waits for the GIL of the other threads no longer than this.
+# Python's thread switch interval. Triton's thread waits no longer than this for another thread to release the GIL.
 SWITCH_SECONDS = 0.0005
 
 

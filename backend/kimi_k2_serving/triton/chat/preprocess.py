@@ -1,9 +1,9 @@
 """Runs the ensemble's first step: one response per request, in no fixed order.
 
-Large requests are read in separate processes (`reading`), small ones on threads here: a thread that decodes megabytes
-would hold the GIL against all others. A request that is read elsewhere, or that waits until its schema is compiled,
-occupies no thread. So a compile never delays requests with a cached schema or without one.
-Inside an ensemble Triton 24.10 does not tell this step that a client has left. If Triton does, the step stops working.
+Large requests are read in separate processes (`reading`), small ones on threads here, because a thread that decodes
+megabytes would keep the GIL from all others. A request that is read elsewhere, or that waits until its schema is
+compiled, occupies no thread. So a compile never delays requests with a cached schema or without one. Inside an ensemble
+Triton 24.10 does not tell this step that a client has left. If Triton tells it, the step stops work on the request.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from kimi_k2_serving.triton.reply import Reply, failed
 from kimi_k2_serving.triton.repository import engine_config
 from kimi_k2_serving.triton.signatures import ENSEMBLE_INPUTS
 
-# The threads share one GIL for reading and encoding; four are enough while some wait for Triton's process.
+# The threads share one GIL for reading and encoding. Four are enough, even while some wait for Triton's process.
 THREADS = 4
 READER = "kimi_k2_serving.triton.chat.reader"
 

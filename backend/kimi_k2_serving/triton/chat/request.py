@@ -1,7 +1,7 @@
-"""The ensemble's first step: one chat request in; token ids, sampling parameters and grammar out.
+"""The ensemble's first step. It turns one chat request into token ids, sampling parameters and a grammar.
 
 All invalid input is refused here, with the name of the field, before the request reaches the engine. Stop strings go to
-postprocess in `request_context`: if tools are declared, they are matched on content alone. Nothing here imports Triton,
+postprocess in `request_context`. If tools are declared, they are matched on content alone. Nothing here imports Triton,
 because a large request is read in another process.
 """
 
@@ -106,7 +106,7 @@ def read_chat_inputs(given: Inputs, model: ChatModel) -> Reading:
 
 
 def read_sampling(parameters: dict[str, Any]) -> dict[str, Any]:
-    """`parameters`: under the client's names, tensors included."""
+    """Check the sampling parameters. `parameters` has them under the client's names, including tensors."""
     sampling = core_sampling.read_parameters(parameters)
     for name in core_sampling.GRAMMARS:
         if name in sampling:
@@ -137,7 +137,7 @@ def read_chat(given: Inputs, notices: Notices) -> Conversation:
 
 
 def read_tool_choice(given: Inputs) -> Any:
-    """The tool choice: a bare word, as in OpenAI's string form, or parsed JSON."""
+    """The tool choice: a word as in OpenAI's string form, without quotes, or parsed JSON."""
     text = inputs.value(given, "tool_choice")
     if text is None or text.lstrip()[:1] in ("{", '"', "["):
         return inputs.json_value(given, "tool_choice")

@@ -39,7 +39,8 @@ class Seal:
             while True:
                 make_key(path)
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                # The shared lock is held as long as this step runs: `close` removes the key only if nobody holds one.
+                # This step holds the shared lock as long as it runs. `close` removes the key only if no other step
+                # holds the lock.
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
                 status = os.fstat(descriptor)
                 if status.st_nlink:

@@ -1,1 +1,1 @@
-"""The engine model: requests into the engine, and the engine's chunks out as responses."""
+"""The engine model: passes requests to the engine, and the engine's chunks to Triton as responses."""

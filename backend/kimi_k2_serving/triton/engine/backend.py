@@ -1,6 +1,7 @@
 """The `sglang` backend's model: starts an `EngineService` for a model directory, and completes its config.pbtxt.
 
-`start` blocks until the engine serves, so a loaded model can answer, and a failed start is a failed load.
+`start` blocks until the engine serves. So a model that Triton has loaded can answer, and if the engine can't start, the
+load fails.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from kimi_k2_serving.triton.engine.serving import Serving
 from kimi_k2_serving.triton.server_watch import TritonServer
 from kimi_k2_serving.triton.signatures import ENGINE_INPUTS, ENGINE_OUTPUTS, TensorSpec
 
-# Python's thread switch interval. Triton's thread waits for the GIL once per request, up to this long: with Python's
+# Python's thread switch interval. Triton's thread waits for the GIL once per request, up to this long. With Python's
 # default of 5 ms, a hundred refusals in a row would take half a second.
 SWITCH_SECONDS = 0.0005
 
 
 def complete_config(config: Any) -> Any:
-    """Add the tensors that config.pbtxt does not list, from `signatures`: a model directory need not list any."""
+    """Add the tensors of `signatures` that config.pbtxt does not list. So a model directory need not list any."""
     described = config.as_dict()
     have = {each["name"] for each in [*described["input"], *described["output"]]}
     for tensor in ENGINE_INPUTS:

@@ -13,10 +13,10 @@ from kimi_k2_serving.triton import journal
 from kimi_k2_serving.triton.engine.outbox import Outbox
 from kimi_k2_serving.triton.engine.request import Job
 
-# The number of running requests that one turn of the poll asks Triton about at most.
+# One turn of the poll asks Triton about at most this many running requests.
 ASKS = 10
-# Questions about running requests take place at this rate per second, unless one would then wait longer than the first
-# of these times; the second is for requests whose frontend reads the ids itself.
+# Triton is asked about running requests at this rate per second. The rate is higher if a request would otherwise wait
+# longer than the first of these times. A request whose frontend reads the ids itself always waits for the second.
 ASK_RATE = 60
 RUNNING_SECONDS, READER_SECONDS = 0.25, 1.0
 
@@ -51,10 +51,11 @@ class RequestInFlight:
 
 
 def due(flights: Iterable[RequestInFlight], now: float) -> list[RequestInFlight]:
-    """The requests to ask Triton about now: all that wait, and at most ASKS of those that run, in turn.
+    """The requests to ask Triton about now: all waiting ones, and at most ASKS of the running ones, in turn.
 
-    Each asking takes both processes about 0.1 ms from the tokens. While others wait for their places, those that run
-    are asked about as often as possible. A frontend that reads the ids itself also says when its client leaves.
+    Each question takes both processes about 0.1 ms, in which they handle no tokens. While requests wait for admission,
+    Triton is asked about the running ones as often as possible. A frontend that reads the ids itself also reports when
+    its client leaves.
     """
     live = [flight for flight in flights if flight.live and flight.outbox.stalled_seconds() < 1]
     found = [flight for flight in live if flight.lifecycle.phase is Phase.WAITING]

@@ -1,4 +1,5 @@
-"""The engine model's metrics on Triton's /metrics page: the scheduler's state under SGLang's names, ends and refusals.
+"""The engine model's metrics on Triton's /metrics page: the scheduler's state under SGLang's names, endings and
+refusals.
 
 Values are collected here, and `flush` writes them to the page.
 """
@@ -34,7 +35,7 @@ WITH_EVERY_TOKEN = ("sglang:num_used_tokens", "sglang:gen_throughput", "sglang:c
 ENDED = "sglang_backend:requests"
 RESTARTS = "sglang_backend:engine_restarts"
 REFUSALS = "sglang_backend:refusal_seconds"
-# SGLang's names for what the engine has done in all, and its histograms.
+# SGLang's names for the engine's totals and histograms.
 TOTALS = {
     "sglang:prompt_tokens_total": "Prompt tokens of requests that ended",
     "sglang:cached_tokens_total": "Of those, tokens that were cached",
@@ -59,7 +60,8 @@ COUNTERS = {
     f"{REFUSALS}_sum": "Sum of the seconds from arrival to error of requests refused on arrival",
     f"{REFUSALS}_count": "Requests refused on arrival",
 }
-# While requests run, what changes with every token is written so often: each write is a message to Triton's process.
+# While requests run, values that change with every token are written at this interval, because each write is a message
+# to Triton's process.
 TOTALS_SECONDS = 1.0
 REFUSAL_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, math.inf)
 

@@ -1,12 +1,11 @@
-"""Sends one request's responses to Triton: in order, on one worker thread at a time, the final flag once.
+"""Sends one request's responses to Triton: in order, on one worker thread at a time, with the final flag exactly once.
 
-Chunks that arrive during a send go out together as the next response, so a slow reader gets fewer, larger responses.
-So do those that arrive before the next step of an ensemble has taken the last response, if it says so (`confirm`):
-otherwise its backlog would be in Triton, where every token stays a response of its own.
-`put` and `fail` never block; an error replaces the chunks that are not sent yet. Two rules keep the stub alive:
-- The sender is released with the final response: one that the garbage collector or the interpreter's exit frees crashes
-  the stub.
-- `is_cancelled()` must not overlap the final `send()`: Triton 24.10 then reads memory that it has freed, and crashes.
+Chunks that arrive during a send go out together as the next response, so a slow reader gets fewer, larger responses. If
+the next step of an ensemble confirms responses (`confirm`), chunks that arrive before it has taken the last one also go
+out together. Otherwise its backlog would be in Triton, where every token stays a response of its own. `put` and `fail`
+never block; an error replaces the chunks that are not sent yet. Two rules keep the stub alive: - The sender is released
+with the final response: one that the garbage collector or the interpreter's exit frees crashes the stub. -
+`is_cancelled()` must not overlap the final `send()`: Triton 24.10 then reads memory that it has freed, and crashes.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from kimi_k2_serving.triton import journal, tensors
 from kimi_k2_serving.triton.engine.response import ResponseWriter
 from kimi_k2_serving.triton.reply import end, internal
 
-# So many responses of one request may wait for the next step of an ensemble. With two, first tokens wait twice as long.
+# At most this many responses of one request wait for the next step of an ensemble. With two, first tokens wait twice as
+# long.
 AHEAD = 1
 
 
@@ -65,7 +65,7 @@ class Outbox:
             self._wake()
 
     def confirm(self) -> float:
-        """The next step has taken a response. Returns when the last one was sent."""
+        """Note that the next step has taken a response. Returns the time at which the last response was sent."""
         with self._lock:
             self._confirms = True
             self._untaken = max(self._untaken - 1, 0)
@@ -73,7 +73,7 @@ class Outbox:
             return self._sent
 
     def hasten(self, moment: float) -> None:
-        """Wait no longer for a response that was sent before `moment`: its receipt is lost."""
+        """Stop waiting for the receipt of a response that was sent before `moment`: it is lost."""
         with self._lock:
             if self._untaken and self._sent < moment:
                 self._untaken = 0

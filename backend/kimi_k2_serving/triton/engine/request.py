@@ -24,7 +24,7 @@ PRIORITIES = (-100, 100)
 DAY_MS = 86_400_000
 # Triton and the client have to handle each heartbeat as a response.
 SHORTEST_HEARTBEAT_MS = 100
-# So much of an unknown adapter's name is repeated.
+# An error repeats this many characters of an unknown adapter's name.
 ADAPTER_SHOWN = 64
 # Request parameters that may be sampling parameters.
 TAKEN = frozenset({*core_sampling.FIELDS, *core_sampling.ALIASES, *core_sampling.USUAL, "n", "logprobs", "lora_name"})
@@ -56,7 +56,7 @@ class Job:
 def read_job(
     request: Any, encoder: TextEncoder, *, room: Room, new_uid: Callable[[], str], adapters: Collection[str] = ()
 ) -> Job:
-    """`adapters`: the names of the engine's. Raises subclasses of InvalidRequest that name the tensor or key."""
+    """`adapters`: names of the engine's adapters. Raises subclasses of InvalidRequest that name the tensor or key."""
     given = tensors.Arrived(request)
     inputs.refuse_parameters(given, (tensor.name for tensor in ENGINE_INPUTS), taken=TAKEN)
     stream = inputs.flag(given, "stream", False)
@@ -106,15 +106,15 @@ def read_job(
 
 
 def ways(stream: bool) -> dict[str, Any]:
-    """How SGLang is to answer, in its own parameters. It only ends the run at a stop string: ResponseWriter cuts the
-    text, because it also holds back text that may still become a stop string.
+    """SGLang's parameters for the form of its output. SGLang only ends the run at a stop string. ResponseWriter cuts
+    the text, because it also holds back text that may still become a stop string.
     """
     return {"no_stop_trim": True} | ({} if stream else {"stream_interval": WHOLE_ANSWER_INTERVAL})
 
 
 def read_sampling(given: Inputs) -> dict[str, Any]:
-    """Under the client's names. Clients of Triton's vLLM backend send them as request parameters, too, which count only
-    without `sampling_parameters` there.
+    """Sampling parameters under the client's names. Clients of Triton's vLLM backend also send them as request
+    parameters. As in that backend, those count only without `sampling_parameters`.
     """
     own = inputs.sampling(given)
     if inputs.value(given, "sampling_parameters") is None:
@@ -140,7 +140,7 @@ def read_prompt(given: Inputs, encoder: TextEncoder) -> tuple[str | None, list[i
 
 
 def read_choices(given: Inputs, key: Any) -> int:
-    """`n`; the tensor overrides the key of `sampling_parameters`."""
+    """The number of answers, `n`. The tensor overrides the key of `sampling_parameters`."""
     found = inputs.choices(given, key)
     if found > 1 and inputs.value(given, "token_reader"):
         raise InvalidValue("must be 1 with token_reader", field="n")
@@ -219,7 +219,7 @@ def read_integer(given: Inputs, name: str, minimum: int, maximum: int) -> int | 
 
 
 def read_salt(given: Inputs) -> str | None:
-    """None if absent or empty: SGLang treats an empty salt as none, too."""
+    """The cache salt; None if it is absent or empty. SGLang also treats an empty salt as none."""
     salt = inputs.value(given, "cache_salt")
     if salt is not None:
         limits.CACHE_SALT_BYTES.check(len(salt.encode()), field="cache_salt")

@@ -1,4 +1,4 @@
-"""Writes one request's responses: the engine's chunks in, the tensors of each response out."""
+"""Writes one request's responses: turns the engine's chunks into the tensors of each response."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ChoiceWriter:
         self._encoder = encoder
         self._stops = StopText(job.stops)
         self._cumulative = 0.0
-        # Whether a response has had ids. A heartbeat has none.
+        # Whether some response has had ids. A heartbeat has none.
         self._begun = False
 
     def values(self, chunk: Chunk) -> dict[str, Any]:
@@ -72,8 +72,8 @@ class ChoiceWriter:
         return values
 
     def _described(self, logprob: TokenLogprob) -> dict[str, dict[str, Any]]:
-        """The shape of Triton's vLLM backend: {token_id: {logprob, rank, decoded_token}}. The rank of the chosen id is
-        null if it is not among the top alternatives.
+        """One log-probability in the form of Triton's vLLM backend: {token_id: {logprob, rank, decoded_token}}. The
+        rank of the chosen id is null if it is not among the top alternatives.
         """
         ranked = {token_id: rank for rank, (token_id, _) in enumerate(logprob.top, 1)}
         entries = {logprob.token_id: logprob.logprob, **dict(logprob.top)}
@@ -97,7 +97,7 @@ class ResponseWriter:
         self._context = job.context
 
     def feed(self, chunk: Chunk) -> tuple[Outputs, bool]:
-        """`chunk` is of one choice."""
+        """The tensors for a chunk, which belongs to one choice, and whether they are the final ones."""
         if self._job.stream:
             return self._outputs([chunk]), chunk.last
         self._waiting.append(chunk)
@@ -106,7 +106,7 @@ class ResponseWriter:
         return self._outputs(sorted(merge_choices(self._waiting), key=lambda each: each.choice)), True
 
     def _outputs(self, chunks: Sequence[Chunk]) -> Outputs:
-        """One element for each chunk; the ids of all, one after the other."""
+        """Outputs with one element for each chunk. `output_ids` has the ids of all chunks, one after the other."""
         columns = [self._choices[chunk.choice].values(chunk) for chunk in chunks]
         names = dict.fromkeys(name for values in columns for name in values)
         found: dict[str, Sequence[Any]] = {name: [values.get(name, "") for values in columns] for name in names}

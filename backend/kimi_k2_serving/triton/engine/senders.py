@@ -1,4 +1,6 @@
-"""Threads that send responses to Triton. A queue without futures: handing a response over is a part of every token."""
+"""Threads that send responses to Triton. Their queue has no futures, because every token pays for handing its response
+over.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine model's service: requests in, decoupled responses out, on its own event loop.
+"""The engine model's service: takes requests and sends decoupled responses, on its own event loop.
 
 Each request is a `RequestInFlight`. Its lifecycle decides which actions to take, and this module takes them: admission,
 the engine's run, responses, cancellation, deadlines, heartbeats and the drain at a stop. Worker threads read tensors,
@@ -50,15 +50,15 @@ from kimi_k2_serving.triton.server_watch import TritonServer, stop_with_parent
 
 # Triton's process serves sends and polls from a pool of 32 threads.
 SENDERS, READERS = 4, 2
-# The intervals of periodic work; without requests, a second more.
+# The intervals of periodic work. Without requests they are a second longer.
 POLL_SECONDS, METRICS_SECONDS = 0.05, 0.15
 STOP_SECONDS = 20.0
-# A receipt is lost if a response that was sent this much later has got its own: postprocess takes all in order. Or if
-# it has not come after the second time.
+# A receipt is lost in two cases: a response that was sent this much later has got its receipt, because postprocess
+# takes all in order; or it has not come within the second time.
 OVERTAKEN_SECONDS, LOST_SECONDS = 0.25, 5.0
 # How long a stop waits until the last responses are sent.
 FLUSH_SECONDS = 2.0
-# The part of Triton's exit timeout that it needs to close connections and unload models after the last request.
+# Triton needs this part of its exit timeout to close connections and unload models after the last request.
 UNLOAD_SECONDS = 3.0
 
 
@@ -268,7 +268,7 @@ class EngineService:
             self._perform(flight, flight.lifecycle.lose(error))
         except Exception as error:
             journal.error(f"a run failed: {type(error).__name__}: {error}", request=flight.job.generation.uid)
-        # No effect if the run has ended properly: the lifecycle then ignores this.
+        # This has no effect if the run has ended properly, because the lifecycle then ignores it.
         self._perform(flight, flight.lifecycle.lose(Internal("an internal error; see the server's log")))
 
     def _interrupt(self, flight: RequestInFlight, error: ServingError) -> None:
@@ -312,7 +312,7 @@ class EngineService:
             self._interrupt(flight, Internal("an internal error; see the server's log"))
 
     def _abort(self, uid: str) -> None:
-        """Postprocess aborts this uid, a request's or a choice's: end its run early, or refuse it if it still waits."""
+        """End the run of this uid, a request's or a choice's, for postprocess. Refuse the request if it still waits."""
         flight = self._by_uid.get(uid.partition(" ")[0])
         if flight is None:
             return
@@ -324,7 +324,7 @@ class EngineService:
             self._interrupt(flight, Cancelled("cancelled before it began"))
 
     def _taken(self, uid: str) -> None:
-        """Postprocess has taken a response of this uid."""
+        """Note that postprocess has taken a response of this uid."""
         if (flight := self._by_uid.get(uid)) is not None:
             self._taken_until = max(self._taken_until, flight.outbox.confirm())
 

@@ -1,4 +1,4 @@
-"""What the engine model's service needs to know of its place: names, directories, limits, the Triton around it."""
+"""The surroundings that the engine model's service needs to know: names, directories, limits, and its Triton server."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kimi_k2_serving.triton.server_watch import TritonServer
 @dataclass(frozen=True, slots=True)
 class Serving:
     """`runtime`: the directory of the abort channel. `server`: the Triton of this stub. `parent`: its process id.
-    None: there is none to watch. `ends_server`: a death of the engine ends it. `adapters`: the names that requests may
-    use.
+    Either is None if there is none to watch. `ends_server`: whether a death of the engine ends Triton. `adapters`: the
+    names that requests may use.
     """
 
     model: str
