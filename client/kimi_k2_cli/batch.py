@@ -1,9 +1,9 @@
-"""`kimi-k2 batch IN OUT`: OpenAI batch requests, one JSON object a line, to any OpenAI-compatible server.
+"""`kimi-k2 batch IN OUT`: sends OpenAI batch requests, one JSON object per line, to any OpenAI-compatible server.
 
-Each line is `{"custom_id", "method", "url", "body"}`; each answer `{"custom_id", "response": {"status_code", "body"},
-"error"}`, in the order in which they end. OUT is appended to: a request that has an answer with status 200 in it is not
-sent again, so a batch that was stopped goes on where it was. Requests that are refused for now (429, 503, no
-connection) are sent again, with growing pauses.
+Each line is `{"custom_id", "method", "url", "body"}`. Each answer is `{"custom_id", "response": {"status_code",
+"body"}, "error"}`; answers are in the order in which they end. They are appended to OUT. A request that has an answer
+with status 200 there is not sent again, so a batch that was stopped goes on where it was. Requests that are refused for
+now (429, 503, no connection) are sent again, with growing pauses.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _request(line: str, number: int) -> BatchLine:
 
 
 def finished(path: Path) -> set[str]:
-    """The ids that have an answer with status 200. A last line without an end is cut off."""
+    """The ids that have an answer with status 200. An incomplete last line is removed from the file."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -142,7 +142,7 @@ def answers(
     retries: int,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[dict[str, Any]]:
-    """The answers as they come. Leaving the loop waits only for the requests that are under way."""
+    """Yield the answers as they come. When the loop is left early, only the requests under way are awaited."""
     leaving = threading.Event()
     waiting = iter(requests)
     with ThreadPoolExecutor(concurrency, "batch") as pool:
@@ -170,7 +170,7 @@ def _answer(
         try:
             response = server.post(request.path, request.body)
         except httpx.HTTPError as error:
-            # Only what was certainly not begun is sent again.
+            # A request is sent again only if it certainly did not begin.
             if is_last or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
                 return _line(request, None, {"code": "connection", "message": type(error).__name__})
         else:

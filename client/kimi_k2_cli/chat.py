@@ -68,7 +68,7 @@ def converse(
     ask: Ask | None = None,
     banner: str = "",
 ) -> int:
-    """One answer, or, without a prompt on a terminal, answers until the input ends. Returns the exit code."""
+    """Get one answer. Without a prompt on a terminal, get answers until the input ends. Returns the exit code."""
     screen = JsonLines(sys.stdout) if as_json else Screen.on(sys.stdout, sys.stderr)
     session = ChatSession(client, screen, options)
     if system is not None:

@@ -24,7 +24,9 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def resolve(given: Path | None, *, repository: Path = REPOSITORY, environment: Mapping[str, str] | None = None) -> Path:
-    """The given directory, else the environment's, else the demo's if it was built, else MissingField is raised."""
+    """The given directory, else the environment's, else the demo's if it was built. Raises MissingField if there is
+    none.
+    """
     if given is not None:
         return given
     if (named := Settings.read(environment).checkpoint) is not None:

@@ -1,7 +1,7 @@
-"""Whether a checkpoint's files are all there and whole, by the index and the headers; by their sums if those are given.
+"""Checks whether a checkpoint's files are complete, by the index and the headers, and by checksums if they are given.
 
-A safetensors file begins with the length of its header, and the header says where the last tensor ends: a file that was
-cut off is found without reading it.
+A safetensors file begins with the length of its header, and the header says where the last tensor ends. So a truncated
+file is found without reading all of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LARGEST_HEADER = 100 * 2**20  # bytes; safetensors' own bound
 
 
 def incomplete_files(directory: Path) -> list[str]:
-    """One line for each weight file that is missing or cut off."""
+    """One line for each weight file that is missing or truncated."""
     try:
         names = sorted(set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""`kimi-k2 complete`: the engine's continuation of a text, without the chat's template, on standard output."""
+"""`kimi-k2 complete`: writes the engine's continuation of a text, without a chat template, to standard output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kimi-k2 detokenize`: a JSON list of token ids on standard input, their text on standard output."""
+"""`kimi-k2 detokenize`: reads a JSON list of token ids from standard input and writes their text to standard output."""
 
 from __future__ import annotations
 

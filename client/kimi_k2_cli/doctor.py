@@ -1,6 +1,6 @@
-"""`kimi-k2 doctor`: named checks of this machine, each with what was found and how to mend it.
+"""`kimi-k2 doctor`: named checks of this machine. Each says what was found and how to mend it.
 
-Exit code 1: a check found a problem. Checks of what this machine has no use for, as NCCL without a GPU, are skipped.
+Exit code 1: a check found a problem. Checks that do not apply to this machine, such as NCCL without a GPU, are skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Status = Literal["ok", "warning", "problem", "skipped"]
 GIB = 2**30
 # Triton 24.10 with the stubs of nvidia-pytriton 0.7.0, and the SGLang that the backend is written for.
 PAIR = {"sglang": "0.5.23", "nvidia-pytriton": "0.7.0"}
-# SGLang and NCCL exchange tensors between processes here: 1 GiB for a CPU, 16 for eight GPUs.
+# SGLang and NCCL exchange tensors between processes in shared memory: 1 GiB for a CPU, 16 GiB for eight GPUs.
 SHM_BYTES = {False: GIB, True: 16 * GIB}
 OPEN_FILES = 65_536
 PORTS = {"HTTP": 8000, "gRPC": 8001, "metrics": 8002, "frontend": 9000}
@@ -99,7 +99,7 @@ def judged(name: str, good: bool, found: str, fix: str, *, otherwise: Status = "
 
 
 def pair(host: Host) -> Diagnosis:
-    """SGLang and Triton, as a pair that was tested together."""
+    """Whether SGLang and Triton have the versions that were tested together."""
     versions = {name: host.versions.get(name) for name in PAIR}
     told = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
     if not any(versions.values()):
@@ -146,7 +146,7 @@ def gpus(host: Host, nodes: int) -> Iterator[Diagnosis]:
 
 
 def checkpoint_checks(path: Path, checksums: Path | None) -> list[Diagnosis]:
-    """The files, their sums, and whether the chat template is one that this server renders."""
+    """The checks of a checkpoint: its files, their checksums, and whether this server renders its chat template."""
     from kimi_k2_serving.core.tokens import Vocabulary
     from kimi_k2_serving.engine.checkpoint import inspect_checkpoint, require_k2
     from kimi_k2_serving.engine.template_probe import form_of

@@ -1,4 +1,4 @@
-"""Answers drawn at random from a compiled grammar: every token is a uniform choice among those that it allows."""
+"""Draws answers at random from a compiled grammar: each token is a uniform choice among the allowed ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Drawn:
 
 
 def draw(grammar: xgrammar.CompiledGrammar, stop_ids: frozenset[int], dice: Random, *, limit: int) -> Drawn:
-    """One answer of at most `limit` tokens. Raises ValueError where the grammar allows no token at all."""
+    """Draw one answer of at most `limit` tokens. Raises ValueError if the grammar allows no token at some place."""
     import numpy
     import xgrammar
 

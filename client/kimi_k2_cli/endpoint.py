@@ -41,8 +41,8 @@ class OpenAIEndpoint:
     http: httpx.Client
 
     def at(self, path: str) -> str:
-        """The URL of a path that begins with `/v1`, as those of a batch do. Some services have another version in their
-        URL, or one in its midst.
+        """The URL of a path that begins with `/v1`, as the paths of a batch do. Some services have another version in
+        their URL, or have the version in the middle of it.
         """
         base = self.url.rstrip("/")
         parts = base.partition("://")[2].split("/")[1:]
@@ -55,7 +55,7 @@ class OpenAIEndpoint:
 
 @contextmanager
 def open_endpoint(url: str, key: str | None, *, http: httpx.Client | None = None) -> Iterator[OpenAIEndpoint]:
-    """Raises InvalidValue for a URL that is none."""
+    """Open the endpoint. Raises InvalidValue for an invalid URL."""
     if "://" not in url:
         url = f"http://{url}"
     if not url.startswith(("http://", "https://")):

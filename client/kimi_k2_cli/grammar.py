@@ -1,4 +1,5 @@
-"""`kimi-k2 grammar`: an OpenAI chat request on standard input, the constraint of its answer on standard output.
+"""`kimi-k2 grammar`: reads an OpenAI chat request from standard input and writes the constraint of its answer to
+standard output.
 
 The output is a JSON object: `schemas`, each as it was read (2020-12 vocabulary); `grammar`, the rules as text;
 `structural_tag`, the engine's input; `relaxed`, what the grammar does not enforce and the server checks afterwards.

@@ -1,4 +1,6 @@
-"""What `doctor` looks at on this machine: the launcher's facts, and those that matter for GPUs and many connections."""
+"""The facts about this machine that `doctor` checks: the launcher's, and those that matter for GPUs and many
+connections.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,7 @@ def _size(path: Path) -> int:
 
 
 def _limit(which: int) -> int:
-    """The hard limit: a process may raise its own to that. Negative for none."""
+    """The hard limit, to which a process may raise its own limit. Negative for none."""
     _, hard = resource.getrlimit(which)
     if hard == resource.RLIM_INFINITY:
         return -1 if which == resource.RLIMIT_MEMLOCK else 2**31

@@ -62,7 +62,9 @@ def command_completer(commands: Sequence[str]) -> Completer:
 
 
 def _history(path: Path | None) -> History:
-    """In a file that only its owner reads; in memory if there is none or it can't be made."""
+    """The history, in a file that only its owner can read. Without a path, or if the file can't be made, it is in
+    memory.
+    """
     if path is None:
         return InMemoryHistory()
     try:

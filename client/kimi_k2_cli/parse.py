@@ -1,4 +1,5 @@
-"""`kimi-k2 parse`: an answer on standard input, the OpenAI deltas that clients would get on standard output.
+"""`kimi-k2 parse`: reads an answer from standard input and writes the OpenAI deltas that clients would get to standard
+output.
 
 The input is one JSON object: `output_ids`, or the `text` of an answer recorded without ids; `tools` (OpenAI's, or
 names); `chunk`, the number of ids or characters per step, 0 for all at once; and optional `first_index`, `stop`,

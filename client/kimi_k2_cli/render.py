@@ -1,4 +1,5 @@
-"""`kimi-k2 render`: an OpenAI chat request on standard input, the K2 prompt it becomes on standard output.
+"""`kimi-k2 render`: reads an OpenAI chat request from standard input and writes the K2 prompt that it becomes to
+standard output.
 
 The output is a JSON object: `prompt` for people, `input_ids` for the engine, and `segments`, which distinguishes
 control tokens (`{"control": name}`) from text that may only look like them (`{"text": text}`).

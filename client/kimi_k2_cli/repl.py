@@ -1,7 +1,8 @@
 """The conversation in a terminal: turns, commands, and the results of tool calls.
 
-A turn that is cancelled or fails is taken out of the conversation, and kept for `/retry`. A result is typed or pasted;
-`!COMMAND` runs a command of yours on this machine, with the call's arguments as JSON on its standard input.
+A turn that is cancelled or fails is removed from the conversation and kept for `/retry`. The user types or pastes the
+result of a call; `!COMMAND` runs a command of the user on this machine, with the call's arguments as JSON on its
+standard input.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Repl:
             self.session.screen.say(text)
 
     def turn(self, added: list[dict[str, Any]]) -> None:
-        """Append the messages, and answer until no tool is called."""
+        """Append the messages, and get answers until one calls no tool."""
         messages = self.session.messages
         start = len(messages)
         self.last_turn = added
@@ -89,7 +90,7 @@ class Repl:
         self.say(f"{why}; this turn is not in the conversation, /retry sends it again", is_wrong=True)
 
     def result(self, call: ToolCall) -> str:
-        """What the tool returned, as typed, pasted, or printed by a command."""
+        """The result of the call, as the user typed or pasted it or a command printed it."""
         while True:
             text = self.ask(f"{call.name} returned (paste it, or !COMMAND)> ")
             if not text.startswith("!"):

@@ -1,4 +1,4 @@
-"""An OpenAI chat request on standard input, for the commands that take one."""
+"""Reads an OpenAI chat request from standard input, for the commands that take one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from kimi_k2_serving.core.typed_json import as_flag, as_object
 
 
 def from_stdin() -> Conversation:
-    """Raises leaves of InvalidRequest that name the field. Fields that do not affect the prompt are ignored."""
+    """Read the request. Fields that do not affect the prompt are ignored. Raises leaves of InvalidRequest that name the
+    field.
+    """
     request = as_object(strict_json.loads(sys.stdin.buffer.read(), field="stdin"), "stdin")
     return read_conversation(
         messages=request.get("messages"),

@@ -1,4 +1,5 @@
-"""What `kimi-k2 chat` shows: content on standard output, everything else on standard error, or JSON lines instead.
+"""Shows the answers of `kimi-k2 chat`: content on standard output, everything else on standard error, or JSON lines
+instead.
 
 On a terminal control characters in the model's text appear as U+FFFD, so an answer can't move the cursor or set the
 title. Tool calls are shown as they arrive.
@@ -101,7 +102,7 @@ class Screen:
             self.note(f"notice: {line}", colour=WARNING)
 
     def end_line(self) -> None:
-        """After an answer, complete or not, move the cursor to the beginning of a line."""
+        """Move the cursor to the beginning of a line after an answer, even an incomplete one."""
         if self.open_call is not None:
             self._piece(")")
             self.notes.write("\n")
@@ -113,7 +114,7 @@ class Screen:
             self.at_line_start = True
 
     def note(self, text: str, *, colour: str) -> None:
-        """A line about the answer, in brackets."""
+        """Write a line about the answer, in brackets."""
         self.say(f"[{text}]", colour=colour)
 
     def say(self, text: str, *, colour: str = QUIET) -> None:
@@ -159,7 +160,7 @@ class JsonLines:
 
 
 def printable(text: str) -> str:
-    """The text with U+FFFD for all C0 and C1 control characters but line feed and tab."""
+    """The text with U+FFFD for all C0 and C1 control characters except line feed and tab."""
     return "".join(character if _is_harmless(character) else "\ufffd" for character in text)
 
 

@@ -1,4 +1,4 @@
-"""`kimi-k2 serve`: scripts/serve of the checkout, with all its flags."""
+"""`kimi-k2 serve`: runs scripts/serve of the checkout, with all its flags."""
 
 from __future__ import annotations
 

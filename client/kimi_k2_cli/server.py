@@ -1,4 +1,4 @@
-"""Which server a command talks to: the one that is named, else this checkout's running one, else the default ports."""
+"""Finds the server that a command talks to: the named one, else this checkout's running one, else the default ports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kimi_k2_serving.launch.running import RunningServer, servers
 
 HTTP_URL = "http://127.0.0.1:8000"
 GRPC_URL = "grpc://127.0.0.1:8001"
-DEMO_TOKENS = 256  # the demo model often goes on until it is stopped
+DEMO_TOKENS = 256  # the demo model often does not end by itself
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

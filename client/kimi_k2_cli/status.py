@@ -1,4 +1,4 @@
-"""`kimi-k2 status`: whether a server is up, its models, what it has counted, and the engine's load."""
+"""`kimi-k2 status`: shows whether a server is up, its models, its counts of requests, and the engine's load."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine(client: Client, url: str, own: RunningServer | None) -> dict[str, Any]:
-    """What can be learnt of a server. Raises WrongPort."""
+    """All that can be learnt about a server. Raises WrongPort."""
     health = client.health()
     found: dict[str, Any] = {"url": url, "health": asdict(health), "models": [], "stats": None, "load": {}}
     if own is not None:

@@ -1,4 +1,4 @@
-"""`kimi-k2 tokenize`: text on standard input, a JSON list of token ids on standard output."""
+"""`kimi-k2 tokenize`: reads text from standard input and writes a JSON list of token ids to standard output."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def tool_choice(given: str | None) -> Any:
 
 
 def read_tools(path: Path | None) -> Any:
-    """The file's JSON list, or InvalidValue. The server checks the tools in it."""
+    """The file's JSON list. Raises InvalidValue if it is none. The server checks the tools in it."""
     if path is None:
         return None
     try:

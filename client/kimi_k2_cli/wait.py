@@ -1,4 +1,4 @@
-"""`kimi-k2 wait`: return as soon as the model takes requests, or with 1 after the time limit."""
+"""`kimi-k2 wait`: ends as soon as the model takes requests, or with exit code 1 after the time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kimi-k2 worker --preset h200-16 --node-rank 1`: a further node of an engine that spans several machines.
+"""`kimi-k2 worker --preset h200-16 --node-rank 1`: runs a further node of an engine that spans several machines.
 
 Rank 0's node runs Triton and announces each start; this node then runs its ranks, with rank 0's arguments.
 `GET /health` answers 200 while it serves, and 503 with the reason otherwise.
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         checkpoint = inspect_checkpoint(resolve(args.checkpoint))
     except NotFound as error:
-        # Exit code 1 is for the end of a start.
+        # Exit code 1 is reserved for the end of a start.
         raise InvalidValue(error.detail, field="--checkpoint") from None
     config = engine_of_preset(checkpoint.path, args.preset, environ)
     with worker_directory(settings.runtime_base()) as runtime:

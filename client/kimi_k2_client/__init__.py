@@ -95,7 +95,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """AsyncClient, when it is first used: it needs asyncio, whose import takes as long as all of the rest."""
+    """Load AsyncClient when it is first used. It needs asyncio, whose import takes as long as that of the rest."""
     if name != "AsyncClient":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from kimi_k2_client.async_client import AsyncClient

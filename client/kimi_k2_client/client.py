@@ -55,7 +55,7 @@ class Client:
     timeout: the longest silence before a response, in seconds; `deadline` of a request limits its whole duration
     retry: which failed requests are sent again, and when
     model, engine_model: the names of the models in Triton's repository
-    transport: one of your own, such as HttpTransport with an httpx client; then `url` and `timeout` are not used
+    transport: a transport of your own, such as HttpTransport with an httpx client; then `url` and `timeout` are unused
     sleep, clock, chance: the time and the random numbers in [0, 1), for tests
     """
 
@@ -112,8 +112,8 @@ class Client:
 
         The tools' schemas come from their signatures and docstrings (see `functions`). Calls of one answer run one
         after the other. `ToolError` in a function becomes the call's result; any other exception ends the run.
-        `tool_choice` applies to the first answer only: a required call would be required for ever. `on_answer` gets
-        every answer. Raises TooManyRounds after `max_rounds` answers with calls.
+        `tool_choice` applies only to the first answer; otherwise a required call would be required for ever.
+        `on_answer` gets every answer. Raises TooManyRounds after `max_rounds` answers with calls.
         """
         known = tools_of(tools, asynchronous=False)
         loop = ToolLoop.begin(messages, known, max_rounds)
@@ -140,7 +140,7 @@ class Client:
         return collect_tokens(Stream(self._responses(request), TokensDecoder()))
 
     def generate_stream(self, prompt: str | Sequence[int], **options: Unpack[SamplingOptions]) -> Stream[TokensEvent]:
-        """The same continuation as events, TokensDelta and at the end Finished."""
+        """The same continuation as events: TokensDelta, and Finished at the end."""
         request = generate_request(prompt, model=self._engine_model, stream=True, **options)
         return Stream(self._responses(request), TokensDecoder())
 
@@ -172,7 +172,7 @@ class Client:
             return unhealthy(error)
 
     def stats(self, model: str | None = None) -> Stats:
-        """What Triton has counted for a model, by default the chat model."""
+        """The counts that Triton has for a model, by default the chat model."""
         return self._transport.stats(model or self._model)
 
     def models(self) -> list[Model]:

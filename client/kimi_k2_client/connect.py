@@ -1,4 +1,4 @@
-"""From a URL to the transport that serves it. Only that transport is imported."""
+"""Opens the transport for a URL. Only that transport is imported."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def unhealthy(error: KimiError) -> ServerHealth:
-    """The health of a server that could not be asked. A wrong port is the caller's mistake, and is raised."""
+    """The health of a server that could not be asked. Raises WrongPort: that is the caller's mistake."""
     if isinstance(error, WrongPort):
         raise error
     return ServerHealth(live=False, ready=False, model_ready=False, detail=error.detail)

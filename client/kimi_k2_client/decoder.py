@@ -180,7 +180,7 @@ def _lines(text: str) -> tuple[str, ...]:
 
 
 def _cached_tokens(usage: Mapping[Any, Any]) -> int:
-    """The count beside the others, or the one in OpenAI's `prompt_tokens_details`."""
+    """The count of cached tokens: the one next to the other counts, or that in OpenAI's `prompt_tokens_details`."""
     match usage:
         case {"cached_tokens": int(cached)} | {"prompt_tokens_details": {"cached_tokens": int(cached)}}:
             return cached

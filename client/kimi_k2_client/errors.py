@@ -14,7 +14,7 @@
     |- TooManyRounds      `run_tools` ended before the model did (code `too_many_rounds`)
     `- ServerFault        a defect of the server
 
-The codes are those of `kimi_k2_serving.core.errors` and the five above. A refusal is the same error over every
+The codes are those of `kimi_k2_serving.core.errors` and the five named above. A refusal is the same error over every
 transport: `status` is the HTTP status that belongs to the code, even if the transport used another one.
 """
 
@@ -92,14 +92,14 @@ class ConnectionLost(KimiError):
 
 
 class UnexpectedAnswer(KimiError):
-    """The server's answer does not follow this protocol, or not the asked-for form."""
+    """The server's answer does not follow this protocol, or does not have the requested form."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("unexpected_answer", detail)
 
 
 class TooManyRounds(KimiError):
-    """`messages` is the conversation so far, ending with the results of the last calls: go on with them, or stop."""
+    """`messages` is the conversation so far, ending with the results of the last calls. The caller may continue it."""
 
     def __init__(self, rounds: int, messages: list[dict[str, Any]]) -> None:
         super().__init__("too_many_rounds", f"the model still calls tools after {rounds} rounds; raise max_rounds")
@@ -120,7 +120,7 @@ def refusal(message: str, *, status: int | None = None, retry_after: float | Non
     if found is not None:
         kind, field, detail = found
         return _error(kind.code, detail, field, kind.http, retry_after)
-    # Triton's status for its own errors differs between HTTP and gRPC; its words do not.
+    # Triton's status for its own errors differs between HTTP and gRPC, but its text does not.
     status = next((known for words, known in _TRITONS_WORDS if words in message), status or 500)
     code = _CODE_OF_STATUS.get(status, "invalid_request" if 400 <= status < 500 else "internal")
     return _error(code, message.strip() or "the server gave no reason", "", status, retry_after)

@@ -1,7 +1,7 @@
-"""Python functions as the model's tools: their schemas from signatures and docstrings, and their calls.
+"""Makes Python functions the model's tools: schemas from their signatures and docstrings, and calls of the functions.
 
 A parameter's type is its annotation: str, int, float, bool, None, Any, Literal, Enum, list, tuple, set, dict with str
-keys, unions, TypedDict, and pydantic models. A parameter with a default may be left out by the model. The docstring's
+keys, unions, TypedDict, and pydantic models. The model may leave out a parameter that has a default. The docstring's
 first paragraph describes the tool; lines `name: text` under `Args:` (or `:param name: text`) describe its parameters.
 """
 
@@ -49,7 +49,9 @@ class FunctionTool:
 
     @classmethod
     def of(cls, function: Function) -> FunctionTool:
-        """Raises TypeError for a signature or an annotation that has no schema, naming the parameter."""
+        """Declare a function. Raises TypeError that names the parameter for a signature or an annotation without a
+        schema.
+        """
         name = getattr(function, "__name__", type(function).__name__)
         summary, described = read_docstring(inspect.getdoc(function) or "")
         hints = typing.get_type_hints(function)
@@ -94,7 +96,7 @@ class FunctionTool:
 
 
 def tools_of(functions: Sequence[Function], *, asynchronous: bool) -> dict[str, FunctionTool]:
-    """The tools by name. Raises TypeError for two of one name, and for an `async` function in a blocking client."""
+    """The tools by name. Raises TypeError for equal names and for an `async` function in a blocking client."""
     tools: dict[str, FunctionTool] = {}
     for function in functions:
         tool = FunctionTool.of(function)
@@ -162,7 +164,9 @@ def schema_of(annotation: Any) -> dict[str, Any]:
 
 
 def _hoisted(schema: Any, definitions: dict[str, Any]) -> Any:
-    """The schema with its `$defs` moved to `definitions`: pydantic's references start at the root of the document."""
+    """The schema with its `$defs` moved to `definitions`, because pydantic's references start at the root of the
+    document.
+    """
     if isinstance(schema, list):
         return [_hoisted(each, definitions) for each in schema]
     if not isinstance(schema, dict):
@@ -199,7 +203,9 @@ def _schema_of_class(kind: type) -> dict[str, Any]:
 
 
 def _converted(annotation: Any, value: Any) -> Any:
-    """The value as the annotation's class where JSON has no such type: an enum's member, a model, a set, a tuple."""
+    """The value as an instance of the annotation's class if JSON has no such type: an enum's member, a model, a set, a
+    tuple.
+    """
     if get_origin(annotation) in (set, frozenset, tuple) and isinstance(value, list):
         return get_origin(annotation)(value)
     if not isinstance(annotation, type):

@@ -1,8 +1,9 @@
-"""Triton's gRPC through tritonclient. Every request has a bidirectional stream of its own, even for a whole answer (a
-decoupled model has no other call), so closing the stream cancels only that request.
+"""Triton's gRPC through tritonclient. Every request has a bidirectional stream of its own, so closing the stream
+cancels only that request. A whole answer also needs one, because a decoupled model has no other call.
 
-The blocking client sees the end of an answer by Triton's `triton_final_response` parameter, the asyncio client by the
-end of the stream, whose own half it closes after the request. A refusal is a response with a message but no status.
+The blocking client recognises the end of an answer by Triton's `triton_final_response` parameter. The asyncio client
+closes its half of the stream after the request and recognises the end of an answer by the end of the stream. A refusal
+is a response with a message but no status.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class AsyncGrpcTransport:
             raise await self._error(error) from None
 
     async def _error(self, error: InferenceServerException, *, has_begun: bool = False) -> KimiError:
-        """In a thread, because asking a port what it speaks may wait."""
+        """Find the error in a thread, because a probe of the port's protocol may wait."""
         return await asyncio.to_thread(_refused, error, self._address, self._timeout, has_begun=has_begun)
 
     async def close(self) -> None:
@@ -234,7 +235,7 @@ def _broken(status: str, message: str | None, address: str, timeout: float, has_
 
 
 def _answers_http(address: str) -> bool:
-    """Whether HTTP/1 is spoken there. gRPC's own words about such a peer differ from server to server."""
+    """Whether the server there speaks HTTP/1. gRPC's own error texts for such a peer differ from server to server."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=HTTP_TIMEOUT) as peer:

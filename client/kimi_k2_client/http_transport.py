@@ -189,7 +189,7 @@ def _address(url: str) -> str:
 
 
 def _refused(url: str, response: httpx.Response, body: bytes) -> KimiError:
-    """The error for a status other than 200. A body that is not Triton's (a proxy's page) is not shown."""
+    """The error for a status other than 200. A body that is not from Triton, such as a proxy's page, is not shown."""
     if response.status_code == 405:  # Triton's metrics port has no POST
         return is_not_triton(_address(url))
     retry_after = _seconds(response.headers.get("Retry-After", ""))

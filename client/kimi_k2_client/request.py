@@ -2,8 +2,8 @@
 
 A request is a model's name and a list of one-dimensional tensors. JSON values are sent as JSON text in a string tensor,
 because Triton's `generate` accepts no objects. Values that Triton would change silently (an int outside its tensor's
-range) or can't handle (NaN, a lone surrogate) are refused with InvalidRequest before anything is sent. In a JSON value,
-which may have a tool's text, a lone surrogate is sent escaped: the server reads it as U+FFFD.
+range) or can't handle (NaN, a lone surrogate) are refused with InvalidRequest before anything is sent. A JSON value may
+have a tool's text, so a lone surrogate in it is sent escaped. The server reads it as U+FFFD.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def chat_request(
 
 
 def generate_request(prompt: str | Sequence[int], *, model: str, stream: bool, **sampling: Any) -> Request:
-    """A request to the engine: text, or token ids. The answer leaves the prompt out. Raises InvalidRequest."""
+    """A request to the engine, with text or token ids. The answer does not repeat the prompt. Raises InvalidRequest."""
     if isinstance(prompt, str):
         source = _scalar("text_input", Datatype.BYTES, prompt)
     else:
@@ -197,7 +197,7 @@ def _sampling_tensors(
 
 
 def _milliseconds(seconds: float) -> int:
-    """At least 1: the server takes 0 for no deadline."""
+    """At least 1, because 0 means no deadline to the server."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise InvalidRequest("invalid_type", "must be a number of seconds", field="deadline", status=400)
     if not 0 < seconds <= _LONGEST_DEADLINE:

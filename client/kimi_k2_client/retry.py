@@ -1,8 +1,8 @@
 """The retry policy: which failed requests are sent again, and after how long.
 
-Only a request that certainly began no answer is sent again: it was refused with Unavailable (but not Quarantined, which
-is about this very request), or no connection was made. The caller uses the policy only before the first response. The
-policy has no clock and no random numbers: both are arguments.
+Only a request that certainly began no answer is sent again. Either it was refused with Unavailable, but not
+Quarantined, which concerns this very request. Or no connection was made. The caller uses the policy only before the
+first response. The policy has no clock and no random numbers: both are arguments.
 """
 
 from __future__ import annotations

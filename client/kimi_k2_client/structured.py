@@ -1,4 +1,4 @@
-"""Answers as instances of a pydantic model: its schema as the response format, its validation of the answer.
+"""Makes answers instances of a pydantic model. Its schema is the response format, and it validates the answer.
 
 pydantic is not imported here: any class with `model_json_schema` and `model_validate_json` will do.
 """
@@ -13,7 +13,7 @@ from kimi_k2_serving.core.events import FinishReason
 
 
 class PydanticModel(Protocol):
-    """What a pydantic model's class offers."""
+    """The methods of a pydantic model's class that are used here."""
 
     @classmethod
     def model_json_schema(cls) -> dict[str, Any]: ...
@@ -26,13 +26,13 @@ Parsed = TypeVar("Parsed", bound=PydanticModel)
 
 
 def format_of(kind: type[PydanticModel]) -> dict[str, Any]:
-    """The response format that holds the answer to the model's schema."""
+    """The response format that makes the server enforce the model's schema."""
     schema = {"name": kind.__name__, "schema": kind.model_json_schema(), "strict": True}
     return {"type": "json_schema", "json_schema": schema}
 
 
 def parsed(kind: type[Parsed], answer: ChatAnswer) -> Parsed:
-    """Raises UnexpectedAnswer if the answer ended early or is not valid."""
+    """The answer as an instance of `kind`. Raises UnexpectedAnswer if the answer ended early or is not valid."""
     if answer.finish_reason is FinishReason.LENGTH:
         raise UnexpectedAnswer(f"the answer ended before the {kind.__name__} was complete; raise max_tokens")
     try:

@@ -1,4 +1,4 @@
-"""The conversation of `run_tools`, without the sending: what both clients do between two answers."""
+"""The conversation of `run_tools`, without sending: the work of both clients between two answers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from kimi_k2_client.request import Messages, ToolChoice
 
 @dataclass(frozen=True, slots=True)
 class ToolRun:
-    """The last answer, which calls no tool, the whole conversation that led to it, itself included, and the number of
-    answers that called tools.
+    """The last answer, which calls no tool; the whole conversation, including that answer; and the number of answers
+    that called tools.
     """
 
     answer: ChatAnswer

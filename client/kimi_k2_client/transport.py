@@ -31,8 +31,8 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class ServerHealth:
-    """`live`: Triton answers. `ready`: all its models are loaded. `model_ready`: the chat model takes requests; while
-    the engine is started again, it does not. `detail` says why, "" if all is well.
+    """`live`: Triton answers. `ready`: all its models are loaded. `model_ready`: the chat model takes requests, which
+    it does not while the engine restarts. `detail` gives the reason, "" if all is well.
     """
 
     live: bool
@@ -43,8 +43,8 @@ class ServerHealth:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What Triton has counted for one model since its start. Times are means in seconds over the requests that
-    succeeded: `queue_seconds` before the model got it, `seconds` in all; 0 if there were none.
+    """The counts of Triton for one model since its start. Times are means in seconds over the requests that succeeded:
+    `queue_seconds` before the model got the request, `seconds` in total. They are 0 if no request succeeded.
     """
 
     model: str

@@ -1,5 +1,5 @@
-"""Draws runs as an SVG: a panel for each kind of time, a bar for each statistic. Bars need no library for plots, which
-would be the client's largest dependency, and every browser shows an SVG.
+"""Draws runs as an SVG: a panel for each kind of time, a bar for each statistic. Every browser shows an SVG, and bars
+need no plot library, which would be the client's largest dependency.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TITLE, HEADING = 24, 30
 
 
 def draw(runs: Sequence[tuple[str, BenchRun]]) -> str:
-    """One run, or two side by side, each with a label. A run without figures has no bars."""
+    """Draw one run, or two side by side, each with a label. A run without figures has no bars."""
     shapes: list[str] = []
     y = TITLE
     for (label, run), colour in zip(runs, COLOURS, strict=False):
@@ -46,7 +46,7 @@ def _told(run: BenchRun) -> str:
 
 
 def _panel(name: str, index: int, figures: Sequence[BenchFigures], y: int) -> tuple[list[str], int]:
-    """The shapes of a panel and the place below it; nothing where no run measured this time."""
+    """The shapes of a panel and the position below it. There are no shapes if no run measured this time."""
     spreads = [each.spreads[index][1] for each in figures]
     longest = max((getattr(spread, each) for spread in spreads if spread for each in STATISTICS), default=0.0)
     if not longest:

@@ -1,7 +1,7 @@
-"""`kimi-k2 bench`: runs aiperf, guidellm or perf_analyzer, whichever is installed, and shows the exact command.
+"""`kimi-k2 bench`: runs the installed one of aiperf, guidellm and perf_analyzer, and shows the exact command.
 
-It measures nothing itself. It keeps the program's figures in `bench.json` and draws them in `bench.svg`.
-`kimi-k2 bench compare A B` holds two runs of one program side by side.
+It measures nothing itself. It writes the program's figures to `bench.json` and draws them in `bench.svg`. `kimi-k2
+bench compare A B` compares two runs of one program.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def keep(tool: BenchTool, command: str, code: int, load: BenchLoad, args: argparse.Namespace) -> int:
-    """Writes bench.json and bench.svg; the exit code of the command."""
+    """Write bench.json and bench.svg. Returns the exit code of the command."""
     problem, figures = None, None
     try:
         figures = read_result(tool, args.output)

@@ -1,4 +1,4 @@
-"""Compares two runs of one program: figure by figure, which is better, and whether one got worse."""
+"""Compares two runs of one program figure by figure: which run is better, and whether a figure got worse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Verdict = Literal["better", "same", "worse", ""]
 
 @dataclass(frozen=True, slots=True)
 class ComparedFigure:
-    """`ratio` is after / before, None if before is 0. `verdict` is "" for a figure that decides nothing: a mean or a
+    """`ratio` is after / before, None if before is 0. `verdict` is "" for a figure without significance: a mean or a
     high percentile of a few requests differs by chance.
     """
 
@@ -43,7 +43,7 @@ def read_run(path: Path) -> BenchRun:
 
 
 def differences(before: BenchRun, after: BenchRun) -> list[str]:
-    """In what the loads differ, the endpoint and the tokenizer left out. Raises InvalidValue for two programs."""
+    """The differences between the loads, except endpoint and tokenizer. Raises InvalidValue for different programs."""
     if before.tool != after.tool:
         raise InvalidValue(
             f"{before.tool} and {after.tool} measure differently; compare runs of one program", field="compare"
@@ -57,7 +57,7 @@ def differences(before: BenchRun, after: BenchRun) -> list[str]:
 
 
 def compared(before: BenchFigures, after: BenchFigures, tolerance: float) -> list[ComparedFigure]:
-    """`tolerance`: the share by which a figure may differ and still be the same."""
+    """`tolerance`: the share by which a figure may differ and still count as the same."""
     olds, news = dict(_numbers(before)), dict(_numbers(after))
     return [_compared(name, old, news[name], tolerance) for name, old in olds.items() if name in news]
 
@@ -79,7 +79,7 @@ def _compared(name: str, before: float, after: float, tolerance: float) -> Compa
     if name == "failed requests":
         verdict = "same" if before == after else "worse" if after > before else "better"
     elif ratio is not None and ("/s" in name or "p50" in name):
-        # By how much it is better: above 1 for a higher rate, and for a shorter time.
+        # The factor of the improvement: above 1 for a higher rate, and for a shorter time.
         gain = ratio if "/s" in name else (before / after if after else float("inf"))
         verdict = "worse" if gain < 1 / (1 + tolerance) else "better" if gain > 1 + tolerance else "same"
     return ComparedFigure(name, before, after, ratio, verdict)

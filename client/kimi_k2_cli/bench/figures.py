@@ -12,7 +12,7 @@ STATISTICS = ("mean", "p50", "p90", "p99")
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Milliseconds."""
+    """The statistics of one kind of time, in milliseconds."""
 
     mean: float
     p50: float
@@ -21,7 +21,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self | None:
-        """The nearest ranks of measured values; None if there are none."""
+        """The statistics of measured values, with percentiles by nearest rank; None if there are no values."""
         if not values:
             return None
         ranked = sorted(values)
@@ -30,13 +30,15 @@ class Spread:
 
     @classmethod
     def read(cls, document: Any) -> Self | None:
-        """None for None. Raises KeyError, TypeError or ValueError."""
+        """Read from JSON; None for null. Raises KeyError, TypeError or ValueError."""
         return None if document is None else cls(*(float(document[name]) for name in STATISTICS))
 
 
 @dataclass(frozen=True, slots=True)
 class BenchFigures:
-    """None: the program did not measure it. `between_tokens` is each answer's mean."""
+    """The figures of one run. None: the program did not measure it. `between_tokens` is computed from each answer's
+    mean.
+    """
 
     requests: int
     failed: int
@@ -61,7 +63,7 @@ class BenchFigures:
 
     @property
     def spreads(self) -> tuple[tuple[str, Spread | None], ...]:
-        """With a name that a reader understands."""
+        """Each kind of time with its name for people."""
         return (
             ("time to the first token", self.first_token_ms),
             ("time between tokens", self.between_tokens_ms),

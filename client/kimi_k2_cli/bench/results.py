@@ -15,7 +15,7 @@ NANOSECONDS = 1e6  # in a millisecond
 
 
 def read_result(tool: BenchTool, folder: Path) -> BenchFigures:
-    """Raises InvalidValue if there is no result, or one of another form."""
+    """Read the result in `folder`. Raises InvalidValue if there is none or it has another form."""
     path = folder / tool.result
     try:
         # perf_analyzer copies tensors of bytes into its JSON as they are.
@@ -55,7 +55,9 @@ def _spread(row: Any, *, mean: str = "mean", scale: float = 1.0) -> Spread | Non
 
 
 def perf_analyzer(document: Any) -> BenchFigures:
-    """It keeps when each response came. It counts no tokens, and leaves requests that failed out."""
+    """The figures of perf_analyzer, which records the time of each response. It counts no tokens and leaves out failed
+    requests.
+    """
     (experiment, *_) = document["experiments"]
     requests = [(row["timestamp"], row["response_timestamps"]) for row in experiment["requests"]]
     answered = [(begin, times) for begin, times in requests if times]
@@ -77,7 +79,9 @@ def perf_analyzer(document: Any) -> BenchFigures:
 
 
 def guidellm(document: Any) -> BenchFigures:
-    """Of the one benchmark that was asked for. Its own rates are means over moments, which idle ends distort."""
+    """The figures of the one benchmark that was requested. guidellm's own rates are means over moments, which idle time
+    at the ends distorts.
+    """
     (benchmark, *_) = document["benchmarks"]
     metrics = benchmark["metrics"]
     totals, seconds = metrics["request_totals"], float(benchmark["duration"])

@@ -16,7 +16,7 @@ HELP_SECONDS = 60
 
 
 class BenchTool(enum.StrEnum):
-    """In the order of preference."""
+    """The benchmark programs, in order of preference."""
 
     AIPERF = "aiperf"
     GUIDELLM = "guidellm"
@@ -24,7 +24,7 @@ class BenchTool(enum.StrEnum):
 
     @property
     def package(self) -> str:
-        """Its name for pip."""
+        """The name of its package for pip."""
         return self.value.replace("_", "-")
 
     @property
@@ -107,7 +107,7 @@ def _count(requests: int) -> list[str]:
 
 
 def _has_request_count() -> bool:
-    """What is not installed is taken for a new one."""
+    """Whether perf_analyzer has this option. If it is not installed, it counts as a new version."""
     if shutil.which(BenchTool.PERF_ANALYZER) is None:
         return True
     try:
@@ -118,7 +118,7 @@ def _has_request_count() -> bool:
 
 
 def _root(url: str) -> str:
-    """Both programs add /v1 to a URL."""
+    """The URL without /v1, because both programs add it."""
     return url.rstrip("/").removesuffix("/v1")
 
 
@@ -127,8 +127,8 @@ def _address(url: str) -> str:
 
 
 def prepare(tool: BenchTool, load: BenchLoad, folder: Path) -> None:
-    """The folder, without an earlier result, and perf_analyzer's input: a prompt of about as many tokens as words, and
-    an answer of a fixed length.
+    """Make the folder, without an earlier result, and the input of perf_analyzer: a prompt with about as many tokens as
+    words, and an answer of a fixed length.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / tool.result).unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""`kimi-k2 verify`: holds any OpenAI-compatible K2 endpoint to what K2 promises."""
+"""`kimi-k2 verify`: checks whether an OpenAI-compatible K2 endpoint keeps the promises of K2."""

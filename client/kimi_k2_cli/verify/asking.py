@@ -1,4 +1,4 @@
-"""Asks an endpoint, whole and streamed, with patience while it is busy and until the time is over."""
+"""Asks an endpoint for whole and streamed answers. It retries while the endpoint is busy, until the time is over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kimi_k2_cli.endpoint import OpenAIEndpoint
 from kimi_k2_serving.demo.openai_answer import BadAnswer, EndpointAnswer, StreamedAnswer, read_whole
 
 PATH = "/v1/chat/completions"
-# What an endpoint may do without: OpenAI's own models and services differ in these.
+# Fields that an endpoint need not support: OpenAI's own models and services differ in them.
 OPTIONAL = ("tool_choice", "response_format", "stop", "stream_options")
 REFUSALS = (400, 422, 501)
 BUSY = (429, 503)

@@ -1,4 +1,6 @@
-"""The checks of `verify`. Those of the server hold for any model; those of the model need one that understands."""
+"""The checks of `verify`. Checks of the server hold for any model. Checks of the model need one that understands its
+prompt.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ class Result:
 
 @dataclass(slots=True)
 class Verification:
-    """`seen` are all answers, for the search for control tokens. `sentences` is the length of the long prompt."""
+    """`seen`: all answers, which are searched for control tokens. `sentences`: the length of the long prompt."""
 
     ask: Asker
     concurrency: int = 4
@@ -82,7 +84,7 @@ class Verification:
             return answer
 
     def prompt_tokens(self, messages: list[dict[str, Any]], **options: Any) -> int:
-        """Raises NotShown if the endpoint counts none."""
+        """The number of prompt tokens. Raises NotShown if the endpoint reports none."""
         tokens = self.ask.whole(messages, max_tokens=1, **options).usage.get("prompt_tokens")
         if not isinstance(tokens, int):
             raise NotShown("the endpoint tells no prompt_tokens, which show the prompt")
@@ -94,7 +96,7 @@ def user(text: str) -> list[dict[str, Any]]:
 
 
 def triggers(run: Verification) -> str:
-    """Right calls and no others."""
+    """The model calls the right tools and no others."""
 
     def one(case: conversations.TriggerCase) -> tuple[bool, bool]:
         answer = run.whole(case.messages(), tools=case.tools, max_tokens=TOKENS)
@@ -110,11 +112,13 @@ def triggers(run: Verification) -> str:
 
 
 def schema_accuracy(run: Verification) -> str:
-    """Calls that are required are declared and valid, and end with tool_calls."""
+    """Required calls are declared and valid, and end with the finish reason tool_calls."""
     cases = [case for case in TRIGGERS if case.expects]
 
     def one(case: conversations.TriggerCase) -> str | NotShown | None:
-        """What is wrong, "" if nothing, None if the answer was cut off before it showed."""
+        """The problem of one answer, "" if there is none; None if the answer was cut off before that was clear;
+        NotShown if there was no call to judge.
+        """
         try:
             answer = run.calling(case.messages(), case.tools)
         except NotShown as reason:
@@ -144,7 +148,7 @@ def schema_accuracy(run: Verification) -> str:
 
 
 def stream_equals_whole(run: Verification) -> str:
-    """Text, calls, reason and counts are the same in pieces."""
+    """A streamed answer has the same text, calls, finish reason and counts as the whole one."""
     asked: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
         (user("Count from one to ten in words."), {"max_tokens": 24}),
         (user("What is the weather in Lisbon now, in celsius?"), _required([WEATHER])),
@@ -180,7 +184,9 @@ def _difference(whole: EndpointAnswer, streamed: EndpointAnswer) -> str:
 
 
 def _told(answer: EndpointAnswer) -> list[tuple[str, str, bool]]:
-    """The calls. A foreign endpoint may draw their ids: there must be one, and "call ids" looks at it."""
+    """The calls, for a comparison. Another server may choose ids at random. So only the presence of an id is compared
+    here; the check "call ids" examines the id.
+    """
     return [(call.name, call.arguments, bool(call.id)) for call in answer.calls]
 
 
@@ -190,7 +196,7 @@ def _short(value: object) -> str:
 
 
 def usage_truth(run: Verification) -> str:
-    """Counts add up, and grow with what they count."""
+    """The token counts add up, and grow with the text that they count."""
     answer = run.whole(user("Tell me a long story about a fox."), max_tokens=7)
     usage = answer.usage
     if not usage:
@@ -236,7 +242,7 @@ def default_system(run: Verification) -> str:
 
 
 def history_counts(run: Verification) -> str:
-    """Every turn costs the same wherever it is, and results of tools are in the prompt."""
+    """A turn has the same number of tokens at every position, and results of tools are in the prompt."""
     pair = [{"role": "assistant", "content": "Yes, it is."}, {"role": "user", "content": "Is it so?"}]
     counts = [run.prompt_tokens([*user("Is it so?"), *pair * turns]) for turns in range(4)]
     steps = [after - before for before, after in pairwise(counts)]
@@ -256,7 +262,9 @@ def history_counts(run: Verification) -> str:
 
 
 def tools_as_sent(run: Verification) -> str:
-    """The prompt declares the tools as the request has them: as compact JSON, or spaced in an earlier template."""
+    """The prompt declares the tools as the request has them: as compact JSON, or as spaced JSON with an earlier
+    template.
+    """
     sent = (ALL[:1], ALL)
     one, all_of_them = (run.prompt_tokens(user("Hello"), tools=tools) for tools in sent)
     spelled = []
@@ -281,7 +289,7 @@ def control_text(run: Verification) -> str:
 
 
 def json_schema(run: Verification) -> str:
-    """A response_format with a schema holds."""
+    """The content obeys the schema of a response_format."""
     schema = conversations.FORMAT["json_schema"]["schema"]
     declared = [{"function": {"name": "ticket", "parameters": schema}}]
     for ask in (run.whole, run.streamed):

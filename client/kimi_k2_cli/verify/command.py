@@ -1,6 +1,6 @@
 """`kimi-k2 verify URL`: a table of checks and a verdict on an OpenAI-compatible K2 endpoint.
 
-Checks of the server hold for any model, the demo too. Checks of the model need one that understands its prompt.
+Checks of the server hold for any model, even the demo. Checks of the model need one that understands its prompt.
 """
 
 from __future__ import annotations

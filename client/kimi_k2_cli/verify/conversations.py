@@ -1,4 +1,4 @@
-"""The conversations that `verify` asks: with the answer that a sound model and server give."""
+"""The conversations that `verify` sends, with the answer that a correct model and server give."""
 
 from __future__ import annotations
 

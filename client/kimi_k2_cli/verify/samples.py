@@ -1,7 +1,7 @@
-"""`--samples FILE`: the vendor's requests, or your own, one JSON object a line.
+"""`--samples FILE`: the vendor's requests, or your own, one JSON object per line.
 
-A line is a chat request (`messages`, `tools`, ...), or `{"request": {...}}`; `finish_reason` beside it says how the
-reference answered, which the trigger F1 needs.
+A line is a chat request (`messages`, `tools`, ...), or `{"request": {...}}`; `finish_reason` next to it is that of the
+reference answer, which the trigger F1 needs.
 """
 
 from __future__ import annotations

@@ -2,10 +2,13 @@
 
 Chunks that arrive during a send go out together as the next response, so a slow reader gets fewer, larger responses. If
 the next step of an ensemble confirms responses (`confirm`), chunks that arrive before it has taken the last one also go
-out together. Otherwise its backlog would be in Triton, where every token stays a response of its own. `put` and `fail`
-never block; an error replaces the chunks that are not sent yet. Two rules keep the stub alive: - The sender is released
-with the final response: one that the garbage collector or the interpreter's exit frees crashes the stub. -
-`is_cancelled()` must not overlap the final `send()`: Triton 24.10 then reads memory that it has freed, and crashes.
+out together. Otherwise its backlog would be in Triton, where every token stays a response of its own.
+
+`put` and `fail` never block; an error replaces the chunks that are not sent yet. Two rules keep the stub alive:
+
+- The sender is released with the final response: one that the garbage collector or the interpreter's exit frees crashes
+  the stub.
+- `is_cancelled()` must not overlap the final `send()`: Triton 24.10 then reads memory that it has freed, and crashes.
 """
 
 from __future__ import annotations
