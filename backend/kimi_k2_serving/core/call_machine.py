@@ -5,9 +5,10 @@
     ARGUMENTS  after argument_begin: a JSON object, emitted as it arrives
     FINISHED   after the end: further input yields no events
 
-Promises: events depend only on the text and the markers, not on how the text was split; only the text that rules A6,
-A15 and A17 of docs/kimi_k2_format.md name is lost; only `{}` for empty arguments is added. Linear, size unbounded.
-Does not know where markers come from: they are single tokens, but in replayed text they also have a spelling.
+Promises: events depend only on the text and the markers, not on how the text was split. Text is lost only by rules A6,
+A15 and A17 of docs/kimi_k2_format.md. Text is added only for empty arguments, which become `{}`. Linear; size
+unbounded. It does not know where markers come from: they are single tokens, but in replayed text they also have a
+spelling.
 """
 
 from __future__ import annotations
@@ -74,12 +75,12 @@ class CallMachine:
 
     @property
     def stopped(self) -> bool:
-        """A stop string has matched or the answer is finished: further text and markers yield no events."""
+        """Whether a stop string has matched or the answer is finished. Then further input yields no events."""
         return self._content.stop is not None or self._state is _State.FINISHED
 
     @property
     def in_string(self) -> bool:
-        """The text so far ends inside a string of a call's JSON: a marker's spelling is data there."""
+        """Whether the text so far ends inside a string of a call's JSON, where a marker's spelling is data."""
         return self._state is _State.ARGUMENTS and self._object.in_string
 
     def text(self, text: str) -> Sequence[Event]:

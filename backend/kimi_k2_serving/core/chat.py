@@ -2,8 +2,8 @@
 
 Promises: the result is complete and checked; an error names the path with the fault, such as
 `messages[2].content[0].type`, and never repeats the client's text. Keys of a message that have no place in K2's prompt
-(`reasoning_content`, `refusal`, `cache_control`) are ignored; keys that would change its meaning are refused. Knows no
-token ids and does not rewrite ids of calls. Linear. Rules P13 to P20 of docs/kimi_k2_format.md.
+(`reasoning_content`, `refusal`, `cache_control`) are ignored; keys that would change its meaning are refused. It knows
+no token ids and does not rewrite ids of calls. Linear. Rules P13 to P20 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ _ROLES = {
     "assistant": Role.ASSISTANT,
     "tool": Role.TOOL,
 }
-# Keys of a message that ask for what K2-0905 or this server can't do. They are refused unless null, false or empty.
+# Keys of a message that request something that K2-0905 or this server can't do. They are refused unless null, false or
+# empty.
 _REFUSED_KEYS = {
     "function_call": "is OpenAI's deprecated form; send tool_calls",
     "audio": "is not text; this model reads text only",
 }
-# The keys by which a last message says that it is the beginning of the answer: Moonshot's, and DeepSeek's.
+# With these keys a last message says that it is the beginning of the answer. The first is Moonshot's, the second
+# DeepSeek's.
 CONTINUES = ("partial", "prefix")
 
 
@@ -132,7 +134,7 @@ def _message(value: Json, path: str, *, from_tools: bool) -> Message:
 
 
 def _name(value: Json, path: str) -> str | None:
-    """Null and "" mean no name."""
+    """The name of a message. Null and "" mean no name."""
     name = _id(value, path)
     if name is not None:
         NAME_BYTES.check(len(name.encode("utf-8", "replace")), field=path)
@@ -140,12 +142,16 @@ def _name(value: Json, path: str) -> str | None:
 
 
 def _id(value: Json, path: str) -> str | None:
-    """Null and "" mean no id. Its length is not bounded: ids are only looked up and never shown."""
+    """The id of a call. Null and "" mean no id. Its length is not bounded, because ids are only looked up and never
+    shown.
+    """
     return (as_string(value, path) or None) if value is not None else None
 
 
 def _content(value: Json, path: str, role: Role, *, from_tools: bool) -> str:
-    """Assistant messages and tool results are history, so no kind of content is refused there."""
+    """The content of a message as text. Assistant messages and tool results are history, so no kind of content is
+    refused there.
+    """
     if role is Role.TOOL:
         return result_text(value)
     if role is Role.ASSISTANT or (from_tools and role is Role.USER):
@@ -195,7 +201,7 @@ def _tool_call(value: Json, path: str) -> ToolCall:
 
 
 def _custom_call(source: Object, path: str) -> ToolCall:
-    """A custom tool's call, whose input is plain text. It becomes a call of a function with one string."""
+    """Read a custom tool's call, whose input is plain text. It becomes a call of a function with one string."""
     custom = as_object(required(source, "custom", path), f"{path}.custom")
     name = _name(required(custom, "name", f"{path}.custom"), f"{path}.custom.name")
     if name is None:
@@ -205,7 +211,9 @@ def _custom_call(source: Object, path: str) -> ToolCall:
 
 
 def _arguments(function: Object, path: str) -> str:
-    """A string is the model's own JSON text and stays unchanged; an object is serialised as the template would."""
+    """The arguments of a call. A string is the model's own JSON text and stays unchanged. An object is serialised as
+    the template would do it.
+    """
     match function.get("arguments"):
         case None:
             return "{}"

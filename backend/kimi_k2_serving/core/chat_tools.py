@@ -38,7 +38,7 @@ def read_tools(value: Json, *, name_characters: int = NAME_CHARACTERS) -> tuple[
 
 
 def read_tool_choice(value: Json, tools: tuple[Tool, ...]) -> ToolChoice:
-    """`"auto"`, `"none"`, `"required"`, one of these as `{"type": ...}`, or the object that names a function.
+    """Read `"auto"`, `"none"`, `"required"`, one of these as `{"type": ...}`, or the object that names a function.
 
     Raises MissingField for `tools` if a call is required and no tool is declared, InvalidValue for an undeclared name.
     """
@@ -61,7 +61,7 @@ def read_tool_choice(value: Json, tools: tuple[Tool, ...]) -> ToolChoice:
 
 
 def _named(choice: Object, tools: tuple[Tool, ...]) -> ToolChoice:
-    """The chat API nests the name under `function`; the Responses API puts it beside `type`."""
+    """The choice of one function. Chat nests the name under `function`; the Responses API puts it next to `type`."""
     _need(tools)
     path = "tool_choice" if "function" not in choice and "name" in choice else "tool_choice.function"
     holder = choice if path == "tool_choice" else as_object(required(choice, "function", "tool_choice"), path)
@@ -72,7 +72,9 @@ def _named(choice: Object, tools: tuple[Tool, ...]) -> ToolChoice:
 
 
 def _allowed(choice: Object, tools: tuple[Tool, ...]) -> ToolChoice:
-    """The chat API nests mode and tools under `allowed_tools`; the Responses API puts them beside `type`."""
+    """The choice of allowed tools. Chat nests mode and tools under `allowed_tools`; the Responses API puts them next to
+    `type`.
+    """
     _need(tools)
     path = "tool_choice.allowed_tools" if "allowed_tools" in choice else "tool_choice"
     holder = as_object(choice["allowed_tools"], path) if "allowed_tools" in choice else choice
@@ -120,6 +122,6 @@ def _tool(value: Json, path: str, name_characters: int) -> Tool:
     if parameters is not None and not isinstance(parameters, dict | bool):
         if insists:
             raise InvalidType("must be a JSON Schema: an object, true or false", field=f"{path}.parameters")
-        # The grammar can't read this type either, and reports that; see grammar/constraint.
+        # The grammar can't read this type either and reports that (see grammar/constraint).
         parameters = {"type": "unreadable"}
     return Tool(name=name, declaration=declaration, parameters=parameters, strict=strict, insists=insists)

@@ -1,4 +1,5 @@
-"""Decodes token ids to text as they arrive. A character that is split over tokens is held back until it is complete.
+"""Decodes token ids to text as they arrive. A character that is split over several tokens is held back until it is
+complete.
 
 Control ids have no text and are skipped. Bytes that are not UTF-8 become U+FFFD, as in every decoder of this model. The
 texts of all calls, joined, equal the text of all ids decoded at once. Linear.

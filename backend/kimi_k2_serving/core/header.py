@@ -1,7 +1,8 @@
 """Finds the declared tool that a call's header names.
 
 The model writes `functions.{name}:{n}`. This module also covers every other form that the model has been seen to write.
-The counter n is ignored: ids are issued anew. Knows names, no schemas. Rules A12 and A13 of docs/kimi_k2_format.md.
+The counter n is ignored, because ids are issued anew. It knows names, but no schemas. Rules A12 and A13 of
+docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from kimi_k2_serving.core.events import Rejection
 _PREFIX = "functions."
 # Some clients rewrite `functions.{name}:{n}` this way in the history, and the model copies it.
 _PREFIX_REWRITTEN = "functions_"
-# The ends of a namespace before a name that is declared without it. `_` and `-` are parts of names.
+# The characters that end a namespace before a name that is declared without it. `_` and `-` are parts of names.
 _NAMESPACE_ENDS = (".", ":", "/")
 
 
 def resolve_header(header: str, tools: Collection[str]) -> str | Rejection:
-    """The declared name, or MALFORMED_HEADER if the header has not the form of a call, else UNDECLARED_NAME."""
+    """The declared name, MALFORMED_HEADER if the header does not have the form of a call, else UNDECLARED_NAME."""
     header = header.strip()
     for reading in _readings(header):
         if reading in tools:

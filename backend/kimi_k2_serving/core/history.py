@@ -53,11 +53,12 @@ def _rewrite(message: Message, position: int, calls: _Calls) -> Message:
 
 
 class _Calls:
-    """The calls made so far, and which of them have no result yet."""
+    """The calls made so far, and those of them that have no result yet."""
 
     def __init__(self) -> None:
         self.count = 0
-        # The client's id -> our ids, in order, of the calls in the last message that used it: it hides earlier calls.
+        # The client's id -> our ids, in order, of the calls in the last message that used it. That message hides
+        # earlier calls.
         self._by_id: dict[str, Iterator[str]] = {}
         # Our id -> name, in order, of the calls without a result in the last message with calls.
         self._open: dict[str, str] = {}
@@ -87,7 +88,9 @@ class _Calls:
         return ours
 
     def _by_its_id(self, theirs: str) -> str | None:
-        """The first unanswered call with this id. The iterator drops the calls it skips: they are answered for good."""
+        """The first unanswered call with this id. The iterator drops the calls that it skips, because they stay
+        answered.
+        """
         return next((ours for ours in self._by_id.get(theirs, ()) if ours not in self._answered), None)
 
     def _by_order(self, name: str | None) -> str | None:

@@ -1,6 +1,6 @@
 """Finds the end of a JSON object in text that arrives in pieces, and says whether the object is valid.
 
-Promises: strict JSON (RFC 8259), the same result however the text is split, linear time. Strings are scanned with
+Promises: strict JSON (RFC 8259); the same result however the text is split; linear time. Strings are scanned with
 `str.find`, everything else one character at a time with one table. Only open brackets are stored: size and depth are
 unbounded. After a fault inside a string (a raw control character, an unknown escape) the object is invalid, but its end
 is still found. After any other fault all text belongs to the invalid object. Knows nothing of markers or schemas.
@@ -72,7 +72,8 @@ _TABLE: Final = _table()
 class ObjectScanner:
     """Scans one JSON object. The first character fed must be the object's: the caller strips whitespace before it.
 
-    started: a character was seen; closed: the last bracket was; valid: no fault so far; in_string: inside a string.
+    started: a character was seen; closed: the last bracket was seen; valid: no fault so far; in_string: inside a
+    string.
     """
 
     __slots__ = ("_broken", "_escape", "_open", "_state", "closed", "in_string", "started", "valid")
@@ -148,7 +149,7 @@ class ObjectScanner:
             if self._escape != _NO_ESCAPE:
                 position += self._in_escape(text[position])
                 continue
-            # Search only behind the last quote found: searching at every escape would take quadratic time.
+            # Search only behind the last quote found. Searching at every escape would take quadratic time.
             if quote < position:
                 quote = text.find('"', position)
                 quote = end if quote < 0 else quote

@@ -1,4 +1,4 @@
-"""One table of all bounds on the size and the duration of a request: value, unit, and what breaks without the bound.
+"""The table of all bounds on the size and the duration of a request: value, unit, and what breaks without the bound.
 
 A bound is checked before any work is done; a value above it is a `LimitExceeded` that names the row. A bound in seconds
 is a deadline; after it the request or the connection ends. The context length is not in the table: it belongs to the

@@ -41,7 +41,7 @@ class MarkerTextParser:
 
     @property
     def stopped(self) -> bool:
-        """A stop string has matched or the answer is finished: further text yields no events."""
+        """Whether a stop string has matched or the answer is finished. Then further text yields no events."""
         return self._machine.stopped
 
     def feed(self, text: str) -> list[Event]:

@@ -1,4 +1,4 @@
-"""A conversation as the model sees it: frozen, checked, and independent of the API that it came by.
+"""A conversation as the model sees it: frozen, checked, and independent of the API through which it came.
 
 K2-0905 reads text only, so content is one string: the readers of each API join text parts and refuse other content.
 """
@@ -46,7 +46,7 @@ class Tool:
     """`declaration` is the object that the client sent, with its order of keys; the prompt shows it.
 
     `parameters` is None for a tool without parameters. `strict` is true unless the client sent false. `insists` is true
-    only if it sent true: then a schema that can't be enforced is refused.
+    only if the client sent true; then a schema that can't be enforced is refused.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Content of tool results and other history, as text. The client can't take it back, so no kind of content is refused.
 
-Raises no error. The text of every known kind of part is used as it is; a part without text becomes one sentence. What
-is no part stays JSON text, but the parts beside it do not: an image as JSON text is a prompt of 100,000 tokens. Knows
-the parts of all dialects, because gateways mix them. Linear. Rule P14 of docs/kimi_k2_format.md.
+Raises no error. The text of every known kind of part is used as it is; a part without text becomes one sentence. Other
+JSON stays JSON text, but parts next to it do not: an image as JSON text is a prompt of 100,000 tokens. It knows the
+parts of all dialects, because gateways mix them. Linear. Rule P14 of docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NAMES = {
 
 # All types of parts. An object of any other type is not a part but a tool's result in JSON.
 KNOWN = frozenset({*TEXTS, *_NAMES, "search_result", "resource", "resource_link"})
-# Keys of an MCP server's result beside its `content`: for the client, or a second copy of a text in the content.
+# Keys of an MCP server's result next to its `content`. They are meant for the client, or repeat a text of the content.
 _HIDDEN = ("_meta",)
 _COPY = "structuredContent"
 
@@ -58,7 +58,9 @@ def result_text(value: Json) -> str:
 
 
 def content_text(value: Json) -> str:
-    """Content of history: a string, null, parts, one part, or an MCP server's result; others as JSON text."""
+    """Content of history as text: a string, null, parts, one part, or an MCP server's result. Other values become JSON
+    text.
+    """
     if isinstance(value, list):
         return joined(map(_item_text, value))
     if isinstance(value, dict) and not _has_parts(value):
@@ -80,7 +82,7 @@ def part_text(part: Json) -> tuple[str, bool]:
 
 
 def is_known(value: Json) -> bool:
-    """Whether `value` is a part for sure, and not a tool's JSON that has a `type`, too."""
+    """Whether `value` is certainly a part, and not a tool's JSON that happens to have a `type`."""
     return isinstance(value, dict) and isinstance(kind := value.get("type"), str) and kind in KNOWN
 
 
@@ -99,7 +101,7 @@ def _has_parts(value: Json) -> bool:
 
 
 def _item_text(value: Json) -> tuple[str, bool]:
-    """A part, or an MCP server's result. What such a result has beside its content follows as JSON text."""
+    """The text of a part or of an MCP server's result. A result's other keys follow its content as JSON text."""
     content = known_parts(value)
     if not content or not isinstance(value, dict):
         return part_text(value)

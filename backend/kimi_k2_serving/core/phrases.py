@@ -1,8 +1,8 @@
 """Finds the first of several phrases in text that arrives in pieces, with an Aho-Corasick automaton.
 
 Promises: the same match however the text is split; text is held back only while it may still become a phrase; the
-number of steps per character is bounded, whatever the phrases are. The match is the one that ends first; of several
-that end together, the longest. Does not know what a match means.
+number of steps per character is bounded, whatever the phrases are. The match is the phrase that ends first; of several
+that end together, it is the longest. It does not know what a match means.
 """
 
 from __future__ import annotations

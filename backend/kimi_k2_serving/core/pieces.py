@@ -27,8 +27,8 @@ def pieces(text: str, *, part_length: int = PART_CHARACTERS, run_length: int = R
 def _cuts(part: str, length: int) -> Iterator[int]:
     """Positions in runs of more than `length` characters, at multiples of `length` from the start of the run.
 
-    Such a run covers a multiple of `length` in `part`, so it is enough to look around those positions. No character is
-    read more than twice.
+    Such a run covers a multiple of `length` in `part`, so it is enough to read the text around those positions. No
+    character is read more than twice.
     """
     end = 0
     for probe in range(length, len(part), length):

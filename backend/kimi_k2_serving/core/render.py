@@ -1,8 +1,9 @@
 """Renders a conversation to the model's prompt: segments that are either a control token or text.
 
-Equals the 0905 chat template (revision 94a4053 or later), but makes segments instead of one string: everything that a
-client sends becomes Text, which is encoded with control tokens switched off, so no field can forge one. Adjacent texts
-form one Text, because a token may span them. Linear. Knows no token ids. Rules P1 to P12 of docs/kimi_k2_format.md.
+It equals the 0905 chat template (revision 94a4053 or later), but makes segments instead of one string. Everything that
+a client sends becomes Text, which is encoded with control tokens switched off, so no field can forge a control token.
+Adjacent texts form one Text, because a token may span them. Linear. It knows no token ids. Rules P1 to P12 of
+docs/kimi_k2_format.md.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Prompt:
     first_call_index: int
 
     def text(self) -> str:
-        """The prompt for people to read. In it a control token looks the same as text with its spelling."""
+        """The prompt for people to read. Here a control token looks the same as text with its spelling."""
         return "".join(part.name if isinstance(part, Control) else part.text for part in self.segments)
 
 
@@ -84,8 +85,8 @@ FORM_0905 = Form()
 
 
 def render(conversation: Conversation, *, sort_tool_keys: bool = False, line_break: bool = True) -> Prompt:
-    """The whole prompt, up to and including the header of the answer, or as far as the answer has been given. The
-    options are the fields of `Form`.
+    """The whole prompt, up to and including the header of the answer and the part of the answer that the client has
+    given. The options are the fields of `Form`.
 
     Raises InvalidValue for a tool result without a call.
     """

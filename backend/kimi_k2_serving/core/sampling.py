@@ -2,7 +2,7 @@
 
 `read_parameters` checks the parameters of a client (a JSON object, or tensors) and returns SGLang's sampling
 parameters; an unknown name is an error. `fit_to_engine` then checks them against one engine's vocabulary and context.
-SGLang does not refuse a number beyond those: its scheduler dies, and with it every request. Only `max_tokens` is
+SGLang does not refuse a number beyond those. Its scheduler dies, and every request with it. Only `max_tokens` is
 clamped, to the part of the context that the prompt leaves.
 """
 
@@ -26,7 +26,7 @@ TOKENS_MAXIMUM = 2**31 - 1
 MIN_REPETITION_PENALTY = 0.01
 # Token ids have at most 10 digits. Longer keys are refused here, because int() raises its own error above 4,300 digits.
 ID_DIGITS = 10
-# SGLang keeps one token of the context for itself and five more of a prompt, and a prompt must be shorter than the rest
+# SGLang reserves one token of the context, and five more of a prompt. A prompt must be shorter than the rest
 # (managers/tp_worker.py, managers/utils.py:validate_input_length in 0.5.23).
 RESERVED_TOKENS = 7
 
@@ -44,8 +44,8 @@ class Kind(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Room:
     """The bounds of one engine: token ids are below `vocab_size`, a prompt has at most `prompt_tokens`, and prompt plus
-    answer at most `context_length` tokens. `min_p`: whether requests may set it; with enable_deterministic_inference it
-    makes the scheduler of SGLang 0.5.23 die of an assertion (layers/sampler.py).
+    answer at most `context_length` tokens. `min_p`: whether requests may set this parameter. With
+    enable_deterministic_inference it makes the scheduler of SGLang 0.5.23 die of an assertion (layers/sampler.py).
     """
 
     vocab_size: int
@@ -55,7 +55,9 @@ class Room:
 
     @classmethod
     def of_context(cls, vocab_size: int, context_length: int) -> Room:
-        """The bounds by the context alone, for use without an engine. A small KV pool lowers the engine's own."""
+        """The bounds that follow from the context alone, for use without an engine. A small KV pool lowers the engine's
+        own bounds.
+        """
         return cls(vocab_size, context_length, max(1, context_length - RESERVED_TOKENS))
 
 
@@ -102,7 +104,7 @@ ALIASES: Mapping[str, str] = {
     "random_seed": "seed",
     "stop_words": "stop",
 }
-# Sampling parameters of vLLM that this server does not have, with the only value that it can serve.
+# Sampling parameters of vLLM that this server does not have, each with the only value that it can serve.
 USUAL: Mapping[str, Any] = {
     "best_of": 1,
     "detokenize": True,
@@ -145,8 +147,9 @@ def read_parameters(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, 
 
 
 def spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with numbers and flags instead of texts of them, which clients of Triton's vLLM backend send, and
-    without those of vLLM that ask for what happens anyway. What can't be read so stays as it is.
+    """The parameters with values converted from text, because clients of Triton's vLLM backend send numbers and flags
+    as text. Parameters of vLLM that only ask for the usual behaviour are left out. A value that can't be converted
+    stays as it is.
     """
     return {
         name: _spelled_out(value, FIELDS.get(ALIASES.get(name, name)))

@@ -37,7 +37,7 @@ class Content:
         return self._emit(text)
 
     def marker(self) -> list[TextDelta]:
-        """A marker ends the run: drop it if it is only whitespace, else release the text held back."""
+        """A marker ends the run. Drop the run if it is only whitespace, else release the text held back."""
         self._blank.clear()
         self._open = False
         self._after_marker = True

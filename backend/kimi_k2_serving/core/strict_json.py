@@ -1,9 +1,10 @@
 """Decodes JSON from a client, or raises one error that names its field.
 
 Promises: bounds on bytes, depth and number of values are checked before anything is decoded. The result has no NaN, no
-infinity, no integer beyond 64 bits and no lone surrogate; a repeated key in an object is refused. A tool's output may
-have such an integer or surrogate, and no client can take it back, so these are read as JavaScript reads them: as the
-nearest double, and as U+FFFD. Linear in the document. Does not know what the document means.
+infinity, no integer beyond 64 bits and no lone surrogate; a repeated key in an object is refused. In the text such an
+integer or surrogate may occur, because a tool's output may have one and no client can take it back. They are read as
+JavaScript reads them: as the nearest double, and as U+FFFD. Linear in the document. Does not know what the document
+means.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def _check_shape(data: bytes, field: str) -> None:
     A value is what follows an opening bracket or a comma, so an empty container counts as two. The counts may be wrong
     from a syntax error on, but the decoder stops there.
     """
-    # Without escapes, every quote begins or ends a string. Pairs of backslashes are removed first; a backslash that is
-    # left after that escapes the quote behind it.
+    # Without escapes, every quote begins or ends a string. So pairs of backslashes are removed first. A backslash that
+    # is left then escapes the quote behind it.
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     # A value has at most two strings: its key and itself. With more quotes the split below could take much memory.

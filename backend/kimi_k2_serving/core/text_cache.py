@@ -1,8 +1,8 @@
 """A least-recently-used cache of the ids of texts, bounded in bytes, thread-safe.
 
 Every turn sends the whole conversation again; each of its old texts costs one hash. Ids are stored as packed 32-bit
-integers, so that joining a long prompt makes no Python object per id. Knows only that tokens are integers. The encoder
-runs outside the lock, so two threads may encode the same new text; both get the same ids.
+integers, so that joining a long prompt makes no Python object per id. It knows only that tokens are integers. The
+encoder runs outside the lock, so two threads may encode the same new text; both get the same ids.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from threading import Lock
 
-# Memory of an entry beside its text and ids, in 64-bit CPython: its slot, link and index in the ordered dictionary, the
-# tuple, and the integer in it.
+# The memory of an entry in addition to its text and ids, in 64-bit CPython: its slot, link and index in the ordered
+# dictionary, the tuple, and the integer in it.
 ENTRY_BYTES = 384
 
 

@@ -73,7 +73,7 @@ class Vocabulary:
         self._cache = TextCache(self.encode, cache_bytes)
 
     def _adopt(self, files: VocabularyFiles, token_bytes: tuple[bytes, ...]) -> None:
-        """Everything but the encoder."""
+        """Set everything except the encoder."""
         self._controls = _Controls(files.controls)
         self.controls: Mapping[str, int] = MappingProxyType(self._controls)
         self.control_ids = frozenset(files.controls.values())
@@ -94,7 +94,7 @@ class Vocabulary:
         return self._controls[name]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; a control token's name in it is text, too. Lone surrogates become U+FFFD. Not cached."""
+        """The ids of plain text. A control token's name is text, too. Lone surrogates become U+FFFD. Not cached."""
         if len(text) <= RUN_CHARACTERS:
             return self._encoding.encode_ordinary(text)
         ids: list[int] = []

@@ -73,7 +73,9 @@ class ToolCallParser:
 
     @property
     def stopped(self) -> bool:
-        """A stop string has matched or the answer is finished. The caller aborts the engine; more ids yield nothing."""
+        """Whether a stop string has matched or the answer is finished. Then the caller aborts the engine; more ids
+        yield no events.
+        """
         return self._machine.stopped
 
     def feed(self, ids: Sequence[int]) -> list[Event]:

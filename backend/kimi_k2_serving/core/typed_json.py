@@ -44,8 +44,8 @@ def as_flag(value: Json, path: str, *, default: bool) -> bool:
 
 
 def is_whole(value: Json) -> bool:
-    """Whether `value` is an integer. One beyond 64 bits counts, which `strict_json` reads as a double: so the range of
-    its field refuses it, and not its type.
+    """Whether `value` is an integer. An integer beyond 64 bits, which `strict_json` reads as a double, counts as one.
+    So it is refused because of its field's range, not because of its type.
     """
     return type(value) is int or (type(value) is float and abs(value) >= _BEYOND)
 

@@ -1,7 +1,7 @@
-"""The answers to one request as core events, for every dialect: `n` generations, read as their chunks arrive.
+"""Reads the answers to one request as core events, for every dialect. It reads `n` generations as their chunks arrive.
 
-The last step of each choice contains its Finish. Usage counts every generated id. However the iterator ends (finished,
-closed, cancelled or failed), all its generations end with it. This module knows nothing of HTTP.
+The last step of each choice contains its Finish. Usage counts every generated id. When the iterator ends in any way
+(finished, closed, cancelled or failed), all its generations end with it. This module knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from kimi_k2_serving.enforcer.inspection import Inspector, Report
 from kimi_k2_serving.engine.port import Chunk, EndReason, Generation, TokenLogprob, TokenUsage
 from kimi_k2_serving.frontend.port import EngineClient
 
-# Ids that are parsed before the event loop serves other requests, without and with log-probabilities, which also have
-# to be encoded. Either takes at most 2 ms. A whole answer of 250,000 ids is one chunk, which took 120 ms at once. The
-# choices of one request share these numbers.
+# The number of ids that are parsed before the event loop serves other requests, without and with log-probabilities,
+# which also have to be encoded. Either number takes at most 2 ms. A whole answer of 250,000 ids is one chunk, which
+# took 120 ms at once. The choices of one request share these numbers.
 IDS_AT_ONCE = 256
 LOGPROBS_AT_ONCE = 24
 # Steps buffered for a slow client. When the buffer is full, gRPC's flow control slows the generation.
@@ -31,9 +31,9 @@ WAITING_STEPS = 64
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """New output of one choice. `usage` counts that choice so far. `last` is true exactly if `events` ends with Finish;
-    then `report` covers what the grammar did not enforce, and is None if it enforced everything. Those of the prompt
-    come first, in steps without anything else.
+    """New output of one choice. `usage` counts that choice so far. `last` is true exactly if `events` ends with Finish.
+    Then `report` says what the grammar did not enforce; it is None if the grammar enforced everything.
+    `prompt_logprobs` come first, in steps without anything else.
     """
 
     choice: int
@@ -62,7 +62,9 @@ class Question:
         return len(self.prompts) * self.n
 
     def usage(self, steps: dict[int, Step]) -> TokenUsage:
-        """Each prompt counts once, as it is billed; each choice's completion counts. `steps`: each choice's latest."""
+        """The usage of all choices. Each prompt counts once, as it is billed; each choice's completion counts. `steps`:
+        the latest step of each choice.
+        """
         return TokenUsage(
             prompt=sum(len(prompt.ids) for prompt in self.prompts),
             completion=sum(step.usage.completion for step in steps.values()),
@@ -72,7 +74,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Whole answers. All fields but `usage` have one entry per choice. Only `events` keeps text and calls in order."""
+    """Whole answers. All fields except `usage` have one entry per choice. Only `events` keeps the order of text and
+    calls.
+    """
 
     events: tuple[tuple[Event, ...], ...]
     answers: tuple[Answer, ...]
@@ -83,7 +87,9 @@ class Whole:
 def steps(
     model: ChatModel, engine: EngineClient, question: Question, *, new_uid: Callable[[], str]
 ) -> AsyncIterator[Step]:
-    """Closing the iterator ends the generations. Raises the errors of `EngineClient.generate`."""
+    """Yield the steps of all choices. Closing the iterator ends the generations. Raises the errors of
+    `EngineClient.generate`.
+    """
     runs = [_run(question, choice, new_uid()) for choice in range(question.choices)]
     each = [
         _choice(model, engine, question.prompts[choice // question.n], run, choice, len(runs))
@@ -156,8 +162,8 @@ def _run(question: Question, choice: int, uid: str) -> Generation:
         uid=uid,
         input_ids=prompt.ids,
         sampling=sampling,
-        # Stop strings that the engine does not get must be found while it still generates. The log-probabilities of
-        # a whole answer would be one message of hundreds of megabytes.
+        # The engine streams in two more cases. Stop strings that it does not get must be found while it still
+        # generates. And the log-probabilities of a whole answer would be one message of hundreds of megabytes.
         stream=question.stream or question.top_logprobs is not None or (bool(prompt.stops) and "stop" not in sampling),
         top_logprobs=question.top_logprobs,
         priority=question.priority,
@@ -224,7 +230,8 @@ async def _together(sources: list[AsyncIterator[Step]]) -> AsyncIterator[Step]:
     over = False
 
     async def pump(source: AsyncIterator[Step]) -> None:
-        # Also reported if the source itself is cancelled, as by a channel that closes: else the reader waits for ever.
+        # This error is also reported if the source itself is cancelled, for example by a channel that closes. Otherwise
+        # the reader would wait for ever.
         ending: BaseException | None = EngineLost("the answer broke off before its end; send the request again")
         try:
             async with aclosing(source):  # type: ignore[type-var]

@@ -1,7 +1,7 @@
 """The routes, and the ASGI application that contains them.
 
-Every route is an `Endpoint`, even for unknown paths, so that keys, limits, envelopes and the log work the same for all.
-No CORS header is ever sent, so a web page of another origin can't read an answer.
+Every route is an `Endpoint`, even that for unknown paths, so that keys, limits, envelopes and the log work the same for
+all. No CORS header is ever sent, so a web page of another origin can't read an answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def live(service: Service, call: Call) -> Reply:
-    """This process answers."""
+    """Answer 200: this process works."""
     return JsonDocument({"status": "live"})
 
 
@@ -87,7 +87,7 @@ ROUTES: tuple[tuple[str, Envelope, str, Operation], ...] = (
 )
 
 
-# Paths that have a form of Anthropic's, too. All its clients send the header VERSION, which selects it.
+# Paths that also have a form of Anthropic's. All of Anthropic's clients send the header VERSION, which selects it.
 ANTHROPICS: dict[str, Operation] = {"/v1/models": messages.list_models, "/v1/models/{id:path}": messages.show_model}
 VERSION = b"anthropic-version"
 

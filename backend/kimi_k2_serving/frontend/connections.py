@@ -1,7 +1,8 @@
 """Limits on connections: a request's head has a deadline, and clients without a key can't use up the descriptors.
 
-A connection is proven once a request on it had a valid API key. The number of unproven connections is bounded: another
-one closes the oldest that waits for a request. If the machine runs out of descriptors, the log says so once a minute.
+A connection is proven once a request on it had a valid API key. The number of unproven connections is bounded. Over the
+bound, a new one closes the oldest that waits for a request. If the machine runs out of descriptors, the log says so
+once a minute.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kimi_k2_serving.core.limits import HEAD_SECONDS
 
 logger = logging.getLogger(__name__)
 
-# Descriptors for everything but client connections: the engine, the readers, the grammar worker, files.
+# Descriptors kept free for everything except client connections: the engine, the readers, the grammar worker, files.
 RESERVED = 64
 FEWEST = 8
 LOG_SECONDS = 60.0
@@ -86,7 +87,9 @@ class Connection(H11Protocol):
         return self.conn.their_state is h11.IDLE
 
     def _shortened(self, scope: Scope, send: Send) -> Send:
-        """`send`, but the pieces of a stream go to the socket as chunks of HTTP/1.1 without h11, which checks each."""
+        """A faster `send`: it writes the pieces of a stream to the socket as chunks of HTTP/1.1, without h11, which
+        would check each piece.
+        """
         chunked = False
 
         async def shortened(message: Message) -> None:
@@ -94,7 +97,7 @@ class Connection(H11Protocol):
             if chunked and message.get("more_body"):
                 if self.flow.write_paused:
                     await self.flow.drain()
-                # A keep-alive frame may have waited until after the stream's end, behind which it would spoil the
+                # A keep-alive frame may have waited until after the stream's end. Sent then, it would corrupt the
                 # connection's next response.
                 if chunked and (body := message["body"]):
                     self._write_chunk(body)
@@ -152,7 +155,9 @@ _exhausted = OncePerMinute()
 
 
 def watch_accepts(loop: asyncio.AbstractEventLoop) -> None:
-    """asyncio reports each `accept` without a free descriptor and retries in a second: log that once a minute."""
+    """Log once a minute that descriptors run out. asyncio reports each `accept` without a free descriptor and retries
+    in a second.
+    """
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -54,9 +54,9 @@ class Misdirected(InvalidRequest):
     http = 421
 
 
-# Texts of Triton itself, which it sends instead of a model's message.
+# Texts that Triton itself sends instead of a model's message.
 _TRITONS = (("is not at ready state", core.EngineUnavailable), ("unknown model", core.EngineUnavailable))
-# The supervisor's messages while the engine starts end with this and the seconds.
+# While the engine starts, the supervisor's messages end with this text and the number of seconds.
 _RETRY = "retry in "
 
 
@@ -75,6 +75,6 @@ def from_engine(message: str) -> ServingError:
 
 
 def _retry_after(detail: str) -> float:
-    """The seconds that the message names, else 1."""
+    """The number of seconds that the message names, else 1."""
     number = detail.partition(_RETRY)[2].partition(" ")[0]
     return float(number) if number.isdecimal() else 1.0

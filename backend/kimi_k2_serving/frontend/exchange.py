@@ -1,4 +1,4 @@
-"""One HTTP request from its first byte to its last: the ASGI side of every route.
+"""Handles one HTTP request from its first byte to its last: the ASGI side of every route.
 
 If API keys are set, every route that is not public needs one. The size of a body is checked before it is decoded. Every
 request ends with one document, one complete stream, or one error in its dialect's envelope. If a client disconnects,
@@ -66,7 +66,7 @@ class LargeDocument:
 
 @dataclass(frozen=True, slots=True)
 class PlainText:
-    """A text of any media type; `headers` beside it."""
+    """A text of any media type, with additional `headers`."""
 
     body: bytes
     media_type: str
@@ -114,7 +114,7 @@ class Sender:
             self.beat = asyncio.ensure_future(self._keep_alive())
 
     async def _keep_alive(self) -> None:
-        # The stream may have ended since this was started.
+        # The stream may have ended since this task was started.
         if self.idle:
             await self.stream(self.idle)
 
@@ -210,7 +210,7 @@ class Endpoint:
                 self._gone(record)
                 return
             if not _cancelled():
-                # The work was cancelled, but by nobody here: gRPC cancels a call when its channel closes.
+                # The work was cancelled, but not by this process: gRPC cancels a call when its channel closes.
                 await self._refuse(sender, EngineLost("the answer broke off before its end; send the request again"))
                 return
             # The grace period is over: clients that still wait get this error.
@@ -247,7 +247,7 @@ class Endpoint:
                 sender.headers["connection"] = "close"
             await self._answer(handler, call, sender)
             return
-        # Admit before reading the body, so that a key has no more bodies in memory than requests in flight.
+        # Admit before the body is read, so that a key never has more bodies in memory than requests in flight.
         with service.admitted(call.key):
             _check_media_type(headers)
             body = await _body(headers, receive, service.policy.body_seconds)
@@ -361,7 +361,7 @@ def _bound(size: int) -> None:
 
 
 def _check_media_type(headers: Mapping[str, str]) -> None:
-    """Only JSON is accepted: browsers let any page send other types to any server without a CORS preflight."""
+    """Accept only JSON: browsers let any page send other types to any server without a CORS preflight."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise NotJson("send `content-type: application/json`", field="content-type")

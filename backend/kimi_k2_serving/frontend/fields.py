@@ -1,6 +1,6 @@
 """Checks and reads the top-level fields of a request.
 
-No field is dropped silently: it is read, documented as ignored, or refused with an error that names it.
+No field is dropped silently: each is read, documented as ignored, or refused with an error that names it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SAMPLING = (
 )
 
 
-# Refused fields that request something even as an empty object: the feature with its defaults.
+# Refused fields that request a feature even with an empty object, which stands for its defaults.
 SWITCHES = frozenset({"web_search_options", "audio", "moderation", "container", "prompt"})
 
 
@@ -45,7 +45,7 @@ def check_fields(body: Object, *, known: Collection[str], ignored: Collection[st
             if value not in (None, False, [], "") and (value != {} or name in SWITCHES):
                 raise Unsupported(refused[name], field=name)
         elif name not in known and name not in ignored:
-            # The name is the client's text: it is cut, and only this client gets it.
+            # The name is the client's text, so it is cut, and only this client gets it.
             raise UnknownField("is not a field of this request; remove it", field=name[:64])
 
 

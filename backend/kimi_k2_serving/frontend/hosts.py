@@ -1,7 +1,8 @@
 """Checks the Host header where the server listens on loopback alone and needs no API key.
 
-A web page can make its own domain resolve to this machine, and then a browser here lets it send requests as to its own
-origin (DNS rebinding). The browser still sends the page's domain as `Host`, so other machines' names are refused.
+A web page can make its own domain resolve to this machine. A browser here then lets the page send requests to this
+server as to its own origin (DNS rebinding). But the browser still sends the page's domain as `Host`, so names of other
+machines are refused.
 """
 
 from __future__ import annotations

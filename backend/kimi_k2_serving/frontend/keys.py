@@ -5,7 +5,7 @@ A key file has one key per line, followed by its options:
     KEY [name=NAME] [priority=N] [concurrency=N] [cache_salt=TEXT]
 
 `#` begins a comment line. `name` appears in the log. Requests with a higher `priority` go first. `concurrency` limits
-the requests in flight. Keys with different `cache_salt` share no prefix cache, so that none can learn from timing what
+the requests in flight. Keys with different `cache_salt` share no prefix cache, so no client can learn from timing what
 another has sent. Without a key file all clients share one anonymous key.
 """
 
@@ -43,7 +43,7 @@ ANONYMOUS = Key("anonymous")
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Empty means that no key is needed."""
+    """The keys of a server. Without any, no key is needed."""
 
     keys: tuple[Key, ...] = ()
 
@@ -68,7 +68,7 @@ class Keys:
         return cls(tuple(found))
 
     def owner(self, headers: Mapping[str, str]) -> Key:
-        """The key that the request has. Raises Unauthenticated. Takes equally long for right and wrong keys."""
+        """The key that the request has. Raises Unauthenticated. Takes the same time for right and wrong keys."""
         if not self.keys:
             return ANONYMOUS
         given = headers.get("x-api-key") or ""

@@ -1,4 +1,4 @@
-"""The frontend's socket and the lines about its start: one that says why it does not start, one that it listens."""
+"""The frontend's socket, and the lines about its start: either the reason why it does not start, or that it listens."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Maps the paths of a chat request to those of the client's request, and collects notices of parts without effect.
 
 Each dialect is translated to an OpenAI chat request. Errors and reports name its paths; `Origin` translates them back.
-Notices are lines `path: what`. An answer has them as `notices`, beside `enforcement`.
+Notices are lines `path: what`. An answer has them under `notices`, next to `enforcement`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Origin(Notices):
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Errors raised inside name the client's field."""
+        """Make errors that are raised inside the block name the client's field."""
         try:
             yield
         except ServingError as error:

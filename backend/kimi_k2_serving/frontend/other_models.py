@@ -1,7 +1,8 @@
 """The other engine models of Triton's model repository, which the frontend serves by their names.
 
 A model directory belongs to them if its config.pbtxt names the backend `sglang`. A K2 checkpoint is served with chats,
-any other with completions. One that can't be served is left out, and the log says why: the others must not suffer.
+any other with completions. A model that can't be served is left out and the log says why, so that the others are not
+affected.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ BACKEND = 'backend:"sglang"'
 def engine_directories(repository: Path) -> Iterator[Path]:
     """The directories of models with our backend, by name."""
     for path in sorted(repository.glob("*/config.pbtxt")):
-        # The field stands on a line of its own in every file that Triton or a person writes.
+        # The field has a line of its own in every file that Triton or a person writes.
         lines = path.read_text("utf-8", "replace").splitlines()
         if any("".join(line.partition("#")[0].split()) == BACKEND for line in lines):
             yield path.parent
 
 
 def other_configs(repository: Path, environ: Mapping[str, str], *, taken: Collection[str]) -> dict[str, EngineConfig]:
-    """By model name; without the models in `taken`, and without any whose engine.yaml can't be read."""
+    """The configurations by model name, without the models in `taken` and those whose engine.yaml can't be read."""
     found: dict[str, EngineConfig] = {}
     for directory in engine_directories(repository):
         if directory.name in taken:

@@ -14,7 +14,7 @@ from kimi_k2_serving.engine.port import Chunk, Generation
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`reason` tells people why the engine is not ready. It is "" if the engine is ready."""
+    """`reason` explains why the engine is not ready. It is "" if the engine is ready."""
 
     ready: bool
     reason: str = ""

@@ -37,7 +37,7 @@ READINGS: dict[str, Reading] = {
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The argument of this process: the served model, and the only setting that a reading needs."""
+    """The argument of this process: the served model, and the only setting that reading a body needs."""
 
     served: Served
     anthropic_temperature: float

@@ -45,11 +45,11 @@ class Read:
     origin: Origin = field(default_factory=Origin)
 
     def request(self, kind: type[T]) -> T:
-        """`asked` as a `kind`. If it comes from another process, it is a mapping."""
+        """`asked` as an instance of `kind`. If it comes from another process, `asked` is a mapping and is converted."""
         return msgspec.convert(self.asked, kind)
 
     def said(self, name: str) -> Any:
-        """A value of `echo`, as a part of a document."""
+        """A value of `echo`, for use in a document."""
         return sse.written(self.echo[name])
 
 

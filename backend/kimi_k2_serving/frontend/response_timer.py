@@ -1,4 +1,5 @@
-"""Keeps the responses of one process moving, with one timer for all of them instead of one for each piece.
+"""Keeps streams alive and abandons stalled responses, with one timer for all responses of a process instead of one for
+each piece.
 
 A stream that has sent nothing for `keep_alive` seconds sends its keep-alive frame. A response whose client has accepted
 nothing for `stalled` seconds is abandoned. The timer runs only while there are responses.
@@ -10,7 +11,7 @@ import asyncio
 import time
 from typing import Protocol
 
-# How late a keep-alive or an abandonment may be, as a part of its interval, and in seconds.
+# How late a keep-alive or an abandonment may be: a fraction of its interval, but at most this many seconds.
 LATE, LATEST = 0.1, 1.0
 
 

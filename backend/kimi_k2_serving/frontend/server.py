@@ -59,9 +59,9 @@ METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 @dataclass(frozen=True, slots=True)
 class FrontendOptions:
-    """The checked flags. `engine`: the engine model's configuration, as far as it is known here. `others`: those of the
-    other engine models in the repository, by name. `names`: the served
-    model ids, the model's own first. `grace`: seconds.
+    """The checked flags. `engine`: the engine model's configuration, as far as it is known here. `others`: the
+    configurations of the other engine models in the repository, by name. `names`: the served model ids, beginning with
+    the model's own. `grace`: seconds.
     """
 
     host: str
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def parse_flags(argv: Sequence[str], environ: Mapping[str, str]) -> FrontendOptions:
-    """For wrong flags, ends the process with code 2 and one line. For wrong files, raises ServingError."""
+    """Check the flags. Wrong flags end the process with code 2 and one line; wrong files raise ServingError."""
     parser = _parser()
     given = parser.parse_args(argv)
     inherited = settings.Settings.read(environ)
@@ -268,7 +268,7 @@ def configuration(options: FrontendOptions) -> uvicorn.Config:
 def serve(options: FrontendOptions) -> None:
     """Serve until a signal ends the process. Raises a ServingError if the checkpoint or the port can't be used."""
     raise_limit()
-    # Several workers would each fail over it, and be started again for ever.
+    # Otherwise each of several workers would fail because of the checkpoint, and be started again for ever.
     require_k2(inspect_checkpoint(options.engine.checkpoint))
     config = configuration(options)
     sockets = [bind(options.host, options.port)]

@@ -1,4 +1,4 @@
-"""What all routes share: the model, the engine, API keys, admission and metrics."""
+"""The parts that all routes share: the model, the engine, API keys, admission and metrics."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Record:
     completion_tokens: int = 0
     first_token: float | None = None
     error: str = ""
-    # The engine's uids of its answers, by which the logs of the other processes name them.
+    # The engine's uids of the answers. The logs of the other processes name the answers by them.
     generations: list[str] = field(default_factory=list)
     # Parts of the request that were left out, without any text of the client; also a header of the response.
     notices: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class Service:
     readers: Readers | None = None
     # None: the Host header is not checked.
     hosts: Hosts | None = None
-    # None: whether the engine is ready is known, but not its load.
+    # None: only whether the engine is ready is known, not its load.
     triton: TritonMetrics | None = None
     # The services of the other models under the same Triton, which share everything but the model and its engine.
     others: tuple[Service, ...] = ()
@@ -131,7 +131,7 @@ class Service:
         if self._running.total() >= self.policy.in_flight:
             raise Overloaded("too many requests in flight; retry in 1 s")
         if key.concurrency is not None:
-            # Workers know nothing of each other, so each allows an equal share, rounded up.
+            # Workers do not communicate, so each allows an equal share, rounded up.
             share = -(-key.concurrency // self.policy.workers)
             if self._running[key.name] >= share:
                 raise Overloaded("too many requests in flight for this API key; retry in 1 s")
@@ -151,7 +151,7 @@ class Service:
         return (self, *self.others)
 
     def of_model(self, name: object) -> Service:
-        """The service of that model; this one for a name that none has, which it then refuses."""
+        """The service of that model. For an unknown name it is this one, which then refuses the name."""
         return next((each for each in self.others if name in each.model.names), self)
 
     async def for_body(self, body: bytes) -> Service:
@@ -165,7 +165,9 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def read(self, reading: Reading, call: Call) -> Read:
-        """Decode, read, render and encode the body; a large one in another process. Raises the errors of `reading`."""
+        """Decode, read, render and encode the body. A large one is read in another process. Raises the errors of
+        `reading`.
+        """
         if self.readers is not None and len(call.body) > SMALL_BYTES:
             found = await self.readers.read(reading, call.body)
         else:
@@ -221,7 +223,7 @@ class Service:
         self.metrics.completion_tokens.inc(usage.completion)
 
     async def close(self) -> None:
-        """The server has cancelled the remaining requests. Let each send its error first, then close everything."""
+        """Close everything after the server has cancelled the remaining requests. Each may send its error first."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_SECONDS):
                 while len(self.timer):  # noqa: ASYNC110 - runs once in a process

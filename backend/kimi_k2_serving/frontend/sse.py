@@ -11,10 +11,11 @@ import msgspec
 
 from kimi_k2_serving.core.messages import Json
 
-# Characters of a text that are encoded at once.
+# The number of characters of a text that are encoded at once.
 PART = 2**16
 DONE = b"data: [DONE]\n\n"
-# Legal in JSON, but clients that split at Unicode's line breaks (httpx's iter_lines does) would cut an event there.
+# These are legal in JSON, but clients that split at Unicode's line breaks, as httpx's iter_lines does, would cut an
+# event there.
 BREAKS = tuple((each.encode(), f"\\u{ord(each):04x}".encode()) for each in "\x85\u2028\u2029")
 COMMENT = b": keep-alive\n\n"
 
@@ -125,5 +126,5 @@ async def gather_pieces(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 def large_event(name: str, value: Any) -> AsyncIterator[bytes]:
-    """`event` in pieces."""
+    """The frame of `event`, in pieces."""
     return gather_pieces((b"event: " + name.encode() + b"\ndata: ", *encode_pieces(value), b"\n\n"))

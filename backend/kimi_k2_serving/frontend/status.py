@@ -1,7 +1,7 @@
-"""What the engine does now, for the page: whether it accepts requests, how many run and wait, how full its cache is.
+"""The engine's present state, for the page: whether it accepts requests, how many run and wait, how full its cache is.
 
-The numbers are those of Triton's metrics page. If it can't be read they are unknown, and the answer still says whether
-the engine is ready. Any number of pages may ask: the engine is asked at most once in `FRESH_SECONDS`.
+The numbers are those of Triton's metrics page. If that can't be read, they are unknown, but the answer still says
+whether the engine is ready. Any number of pages may ask, because the engine is asked at most once in `FRESH_SECONDS`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class TritonMetrics:
 
 
 def read_load(page: str, model: str) -> EngineLoad:
-    """Raises ValueError if `page` is no Prometheus text. Its parser gives the names of counters a `_total`."""
+    """Read the load from a metrics page. Raises ValueError if `page` is no Prometheus text. Prometheus's parser appends
+    `_total` to the names of counters.
+    """
     values = {
         sample.name: sample.value
         for family in text_string_to_metric_families(page)
@@ -86,7 +88,7 @@ async def unknown() -> EngineLoad:
 
 
 class EngineWatch:
-    """Asks `health` and `load` together, and shares the answer among all who ask while it is fresh."""
+    """Asks for `health` and `load` together. All calls share the answer while it is fresh."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""Reads token ids from an engine on this machine, past Triton: the other end of `engine/token_socket`.
+"""Reads token ids directly from an engine on this machine, not through Triton: the other end of `engine/token_socket`.
 
-One connection for each frontend process. The engine's first message is a claim; a request that names it has its ids
-sent here. Without a connection (no engine yet, or a restart) there is no claim, and ids come through Triton.
+Each frontend process has one connection. The engine's first message is a claim. The ids of a request that names the
+claim are sent here. Without a connection (no engine yet, or a restart) there is no claim, and ids come through Triton.
 `Inbox` collects what has arrived for one generation, from here and from Triton, until its reader takes it.
 """
 
@@ -38,9 +38,9 @@ class Inbox:
         self._ids = array("i")
         self._logprobs: list[TokenLogprob] = []
         self._prompt_logprobs: tuple[TokenLogprob, ...] = ()
-        # Prompt tokens from the cache, as far as known.
+        # The number of prompt tokens from the cache, as far as known.
         self.cached = 0
-        # The number of ids that have arrived, and that there are in all, once that is known.
+        # The number of ids that have arrived, and the total number once it is known.
         self.arrived = 0
         self._total: int | None = None
         self._end: End | None = None
@@ -63,8 +63,8 @@ class Inbox:
         self._wake()
 
     def end(self, end: End, total: int) -> None:
-        """The generation has ended, with `total` ids. It fails if those that have not arrived yet do not come: if none
-        comes for `rest` seconds, or the connection ends.
+        """Note that the generation has ended, with `total` ids. It fails if the missing ids do not arrive: none comes
+        for `rest` seconds, or the connection ends.
         """
         self._end, self._total = end, total
         if not self._complete:
@@ -72,7 +72,7 @@ class Inbox:
         self._wake()
 
     def broken(self) -> None:
-        """The connection has ended: nothing more comes from there."""
+        """Note that the connection has ended: nothing more comes from it."""
         if self._total is not None and not self._complete:
             self.fail(EngineLost(LOST))
 
@@ -89,7 +89,7 @@ class Inbox:
         self._wake()
 
     async def take(self) -> Chunk:
-        """Wait for something new and return all of it. Raises the error of `fail` after everything that came before."""
+        """Wait for new output and return all of it. Raises the error of `fail` after all output that came before it."""
         while not (self._ids or self._complete):
             if self._error is not None:
                 raise self._error
@@ -172,7 +172,7 @@ class TokenReader:
         self._claim = token
 
     def received(self, output: wire.Output) -> None:
-        """An output for a request that is not expected any more is dropped."""
+        """Pass on an output. It is dropped if its request is not expected any more."""
         inbox = self._inboxes.get(output.uid)
         if inbox is not None:
             logprobs = token_logprobs(output.logprobs) if output.logprobs else ()

@@ -1,4 +1,4 @@
-"""Traces: one span for each HTTP request, with OpenTelemetry's own packages, and its context for the engine model.
+"""Traces each HTTP request as one span, with OpenTelemetry's own packages, and passes its context to the engine model.
 
 Off unless KIMI_K2_TRACE_ENDPOINT names a collector; then `Traced` wraps the application, and nothing else changes. A
 client's W3C `traceparent` is continued. `current` is the context that goes on to Triton, "" when tracing is off.
@@ -26,7 +26,7 @@ class Traced:
     """An ASGI application whose requests are spans. `endpoint`: an OTLP collector, host:port, over gRPC."""
 
     def __init__(self, app: ASGIApp, endpoint: str, exporter: Any = None) -> None:
-        """Raises Unsupported without OpenTelemetry's packages. `exporter`: instead of the one to `endpoint`."""
+        """`exporter`: replaces the one to `endpoint`. Raises Unsupported without OpenTelemetry's packages."""
         try:
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import SERVICE_NAME, Resource

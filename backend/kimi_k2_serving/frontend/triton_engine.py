@@ -1,8 +1,8 @@
 """Calls an engine model over Triton's gRPC, with one bidirectional stream for each generation.
 
-With an engine on this machine, ids come over its token socket, and only the end and errors through Triton. Closing the
-iterator cancels the call, and the engine model notices that in every phase. Error texts of gRPC and of
-Triton itself never reach a client. Tensors: docs/tensors.md.
+With an engine on this machine, ids come over its token socket, and only the end and errors come through Triton. Closing
+the iterator cancels the call, and the engine model notices that in every phase. Error texts of gRPC and of Triton
+itself never reach a client. Tensors: docs/tensors.md.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class TritonEngine:
                 self._tokens.forget(run.uid, ended=ended or inbox.failed)
 
     async def _listen(self, run: Generation, inbox: Inbox) -> None:
-        """Put everything that Triton says about this generation into `inbox`. Never raises but when it is cancelled."""
+        """Put everything that Triton says about this generation into `inbox`. Raises only when it is cancelled."""
         call = self._stub.ModelStreamInfer()
         silence = SilenceTimeout(call, self._beat * BEATS if run.stream else None)
         try:
@@ -151,7 +151,7 @@ class TritonEngine:
 
 
 class SilenceTimeout:
-    """Cancels a call that sends nothing for `seconds` while its reader waits. With None it never does."""
+    """Cancels a call that sends nothing for `seconds` while its reader waits. With None it never cancels."""
 
     def __init__(self, call: Any, seconds: float | None) -> None:
         self._call = call
@@ -247,7 +247,9 @@ def _bytes(data: bytes) -> bytes:
 
 
 def read_response(response: Any, inbox: Inbox) -> bool:
-    """Put one response's ids, and the end if it is the last, into `inbox`. Returns whether it is the last."""
+    """Put the ids of one response into `inbox`, and also the end if the response is the last. Returns whether it is the
+    last.
+    """
     raw = {each.name: data for each, data in zip(response.outputs, response.raw_output_contents, strict=True)}
     ids = array("i")
     ids.frombytes(raw.get("output_ids", b""))
@@ -282,7 +284,9 @@ def _logprobs(text: str | None, ids: array[int]) -> tuple[TokenLogprob, ...]:
 
 
 def _prompt_logprobs(text: str | None) -> tuple[TokenLogprob, ...]:
-    """The first key of each entry is the prompt's own token. The first entry is null."""
+    """The log-probabilities of the prompt. The first key of each entry is the prompt's own token. The first entry is
+    null.
+    """
     if not text:
         return ()
     return tuple(_entry(int(next(iter(entries))), entries) for entries in msgspec.json.decode(text) if entries)

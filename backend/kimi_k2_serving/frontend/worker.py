@@ -1,4 +1,4 @@
-"""uvicorn's server, less its polling: it wakes once per second, for the Date header, and at once for a signal."""
+"""uvicorn's server without its polling. It wakes once per second for the Date header, and at once for a signal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TICK_SECONDS = 1.0
 
 
 class FrontendWorker(uvicorn.Server):
-    """uvicorn looks ten times per second whether a signal has come."""
+    """A server that a signal wakes. uvicorn itself checks for signals ten times per second."""
 
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None] = lambda: None) -> None:
         super().__init__(config)
@@ -28,7 +28,7 @@ class FrontendWorker(uvicorn.Server):
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()
-        # The counter 0 has uvicorn renew the header at each tick.
+        # The counter 0 makes uvicorn renew the header at each tick.
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):

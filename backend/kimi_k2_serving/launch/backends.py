@@ -1,8 +1,8 @@
 """The backend directory that Triton loads from: `python/` from the nvidia-pytriton wheel, `sglang/` from this checkout.
 
 A Python-based backend is a `model.py` in a directory with the backend's name. Triton runs it with the library and the
-stub of the python backend, so both directories lie side by side. Files are copied, not linked, if their content
-differs, and put in place by a rename: a running server keeps the file that it has open.
+stub of the python backend, so both directories lie side by side. Files are copied, not linked, and only if their
+content differs. A rename puts each in place, so a running server keeps the file that it has open.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kimi_k2_serving.launch.refusal import Failure
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """Where the nvidia-pytriton wheel put its Triton."""
+    """The paths of Triton in the installed nvidia-pytriton wheel."""
 
     triton: Path
     libraries: Path

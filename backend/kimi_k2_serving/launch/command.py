@@ -1,9 +1,9 @@
 """The `tritonserver` command line and its environment, as values. Pure; hardened by default.
 
-Closed are: loading and unloading models, the SageMaker and Vertex endpoints, and the shared-memory, trace and logging
-interfaces. Through these three a client could map this host's memory or write its files. Triton can't switch them off,
-but it can demand a header. No request can carry the header demanded here, so it need not be secret: `ps` shows this
-command line to every local user.
+These are closed: loading and unloading models, the SageMaker and Vertex endpoints, and the shared-memory, trace and
+logging interfaces. Through the last three a client could map this host's memory or write its files. Triton can't switch
+them off, but it can demand a header. No request can have the header demanded here, so it need not be secret: `ps` shows
+this command line to every local user.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UNLOAD_SECONDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`argv`, the variables that it needs in addition to the inherited ones, and the inherited ones to `unset`."""
+    """`argv`; the variables that it needs in addition to the inherited ones; and the inherited ones to `unset`."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -82,7 +82,7 @@ def triton_environment(
 ) -> dict[str, str]:
     """`path` is the inherited PATH; the virtual environment goes in front of it."""
     variables = {
-        # The running Python's library must come first: with another one the stub fails to import `_ssl`.
+        # The running Python's library must come first, because with another one the stub fails to import `_ssl`.
         "LD_LIBRARY_PATH": f"{libpython.parent}:{wheel.libraries}",
         # The stub takes its packages from the first python3 on PATH.
         "PATH": f"{venv / 'bin'}:{path}",

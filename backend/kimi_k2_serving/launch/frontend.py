@@ -1,6 +1,7 @@
-"""The process of the OpenAI and Anthropic frontend: started beside Triton, and again whenever it has died.
+"""The process of the OpenAI and Anthropic frontend. It is started next to Triton, and again whenever it has died.
 
-It is a descendant of `serve`, so TritonProcess.stop ends it and cleans up after it as for Triton's own processes.
+It is a descendant of `serve`, so TritonProcess.stop ends it and cleans up after it, as it does for Triton's own
+processes.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ _NO_TORCH = "No matching distribution found for torch"
 
 @dataclass(frozen=True, slots=True)
 class Torch:
-    """Where PyTorch may come from: pip's configured index, then `index` if given; or the registry's CUDA wheel."""
+    """The sources of PyTorch: pip's configured index, then `index` if given; or the registry's CUDA wheel."""
 
     index: str | None = None
     plain: bool = False
@@ -66,7 +66,7 @@ def _pins(layout: Layout, name: str) -> tuple[lock.Pin, ...]:
 
 
 def _steps(layout: Layout, torch: Torch, *, tests: bool) -> list[_Step]:
-    """PyTorch comes first: if no index has it, the user learns so after a second."""
+    """The steps in order. PyTorch comes first, so that the user learns after a second if no index has it."""
     stack = _pins(layout, "serve-cpu")
     cpu_torch = tuple(pin for pin in stack if pin.name == "torch")
     plain = _pins(layout, "torch-plain")

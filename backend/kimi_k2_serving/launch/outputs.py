@@ -15,8 +15,8 @@ from kimi_k2_serving.engine import linux
 def start_logged(
     command: Sequence[str], environment: Mapping[str, str], log: Path, *, name: str, in_child: Callable[[], None]
 ) -> tuple[subprocess.Popen[bytes], threading.Thread | None]:
-    """The process, in a session of its own, and the thread that wraps its lines, which ends after the last process that
-    writes them. Raises OSError.
+    """Start the process in a session of its own. Returns it and the thread that wraps its lines. The thread ends after
+    the last process that writes lines. Raises OSError.
     """
 
     def started(output: int) -> subprocess.Popen[bytes]:

@@ -140,7 +140,9 @@ def _check_key_file(path: Path) -> None:
 
 
 def _check_gpu(options: Options, machine: Machine) -> list[str]:
-    """The notice for a demo beside a GPU. Raise Refusal for a checkpoint that the CPU stack would serve by mistake."""
+    """The notice for a demo on a machine with a GPU. Raise Refusal for a checkpoint that the CPU stack would serve by
+    mistake.
+    """
     if not machine.nvidia or options.cpu:
         return []
     if options.checkpoint is None:
@@ -166,7 +168,7 @@ def fitting_preset(gpus: Sequence[Gpu]) -> tuple[str, str]:
         for preset, accelerator, count, machines in GPU_PRESETS
         if len(gpus) >= count and memory >= LEAST_MEMORY * find_accelerator(accelerator).memory_bytes
     ]
-    # A larger GPU holds a smaller one's presets too, but they were made for that one.
+    # A larger GPU has room for a smaller one's presets, too, but those were made for the smaller one.
     own = [(preset, says) for preset, says, accelerator in fitting if accelerator == fitting[0][2]]
     if own:
         return f"{seen}: preset {', '.join(says for _, says in own)}", own[0][0]

@@ -17,7 +17,9 @@ _ERRORS, _CLOSING, _WIDTH = 8, 6, 400  # error lines, last lines, characters of 
 
 
 class Progress:
-    """Writes to `stream`. `clock` is monotonic, in seconds; `age` is the time that had passed before, in seconds."""
+    """Writes to `stream`. `clock` is monotonic, in seconds; `age` is the time that had passed before this object was
+    made, in seconds.
+    """
 
     def __init__(self, stream: TextIO, *, age: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream

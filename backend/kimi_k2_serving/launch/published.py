@@ -1,4 +1,6 @@
-"""The published name of a checkpoint, judged by its config.json. Clients of that model find it by its own id."""
+"""The published name of a checkpoint, judged by its config.json. With it clients of that model find the model by its
+own id.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from pathlib import Path
 from kimi_k2_serving.plan.shape import K2
 
 K2_0905 = "moonshotai/Kimi-K2-Instruct-0905"
-# What tells 0905 from its predecessor (half the context), from other quantizations and from the demo (other sizes).
+# These values distinguish 0905 from its predecessor (half the context), from other quantizations and from the demo
+# (other sizes).
 SIZES = {
     "hidden_size": K2.hidden,
     "num_hidden_layers": K2.layers,

@@ -13,7 +13,7 @@ from kimi_k2_serving.logs import text_of
 
 MODEL = "kimi_k2"
 _ENGINE = "kimi_k2_engine"
-# Of the demo, on two cores with nothing else running.
+# The usual times of the demo, on two cores with nothing else running.
 _USUAL = {
     StartStage.IMPORTING: "usually 12 s",
     StartStage.WEIGHTS: "usually 1 s",
@@ -46,7 +46,7 @@ def is_ready(host: str, port: int, model: str) -> bool:
 
 def phase(log: Path, *, demo: bool = False) -> str:
     """Say what Triton is doing, judged by its log: the models that have begun to load and have not finished, and the
-    stage of the engine, with its usual time if it is the demo's.
+    stage of the engine. For the demo it adds the usual time of the stage.
     """
     try:
         lines = [text_of(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]

@@ -1,7 +1,8 @@
 """The servers of this checkout that run now: one file for each, `.cache/run/server-PID.json`. Standard library only.
 
 A second `serve` reads them to say which server has its port, and `kimi-k2` to find the server and its model. A file
-counts only while its process runs: the kernel's start time of the process tells it from a later one with the same pid.
+counts only while its process runs. The kernel's start time of the process distinguishes it from a later process with
+the same pid.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def start_of(pid: int) -> int | None:
 
 
 def _read(path: Path) -> RunningServer | None:
-    """None for a file that is not in this form, or whose process has ended."""
+    """Read a file. None if it does not have this form or its process has ended."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         server = RunningServer(**{**document, "ports": tuple(document["ports"])})

@@ -68,7 +68,7 @@ def _run(argv: Sequence[str], progress: Progress) -> int:
     options = cli.parse_options(argv)
     layout = checkout()
     layout.run.mkdir(parents=True, exist_ok=True)
-    # A printed command changes nothing of other servers, dead ones included.
+    # If the command is only printed, nothing of other servers is changed, even of dead ones.
     for line in () if options.print_command else state.clean_leftovers(layout.run):
         progress.line(line)
     checkpoint = options.checkpoint or demo(options, layout, progress)
@@ -129,8 +129,8 @@ def read_context_length(checkpoint: Path) -> int | None:
 
 
 def check_template(model: ServedCheckpoint, options: Options) -> None:
-    """Raise Refusal if the checkpoint's chat template makes other prompts than this server. Preprocess checks it, too,
-    but then Triton ends only after the engine has loaded, which takes minutes with a large checkpoint.
+    """Raise Refusal if the checkpoint's chat template makes other prompts than this server. Preprocess also checks
+    this, but then Triton ends only after the engine has loaded, which takes minutes with a large checkpoint.
     """
     environ = {**inherited(), CHECKPOINT: str(model.checkpoint), **({PRESET: options.preset} if options.preset else {})}
     try:

@@ -1,4 +1,5 @@
-"""The state file of a running `serve` lists what must be cleaned up. If SIGKILL ends this one, the next one does it.
+"""The state file of a running `serve` lists what must be cleaned up. If SIGKILL ends this `serve`, the next one does
+the cleaning.
 
 One file per `serve`, `.cache/run/serve-PID.json`, replaced atomically and removed at a clean end.
 """

@@ -17,7 +17,9 @@ _NAME = "triton_python_b"
 
 
 class Stubs:
-    """The stubs that Triton, the process with the id `triton`, has now. When its models are ready it starts no more."""
+    """The stubs that Triton, the process with the id `triton`, has now. Triton starts no more stubs when its models are
+    ready.
+    """
 
     def __init__(self, triton: int) -> None:
         self._instances: dict[Ident, str] = {}

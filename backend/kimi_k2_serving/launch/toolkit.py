@@ -1,9 +1,10 @@
-"""The CUDA toolkit that compiles kernels while the engine runs: where it is found, what it lacks, whether it compiles.
+"""The CUDA toolkit that compiles kernels while the engine runs: finds it, adds what it lacks, and checks whether it
+compiles.
 
 SGLang, flashinfer, tvm-ffi and DeepGEMM compile with the toolkit of CUDA_HOME, else with the one of the first `nvcc` on
-PATH, else with /usr/local/cuda. The lock's wheels make one in site-packages/nvidia/cu13, laid out for loading and not
-for linking: `complete` adds what linkers look for. `problems_of` compiles and links one file as flashinfer does. No GPU
-is needed. Standard library only.
+PATH, else with /usr/local/cuda. The lock's wheels form a toolkit in site-packages/nvidia/cu13. Its files are laid out
+for loading, not for linking, so `complete` adds the files that linkers look for. `problems_of` compiles and links one
+file as flashinfer does. No GPU is needed. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# For Hopper and for Blackwell.
+# The architectures of Hopper and of Blackwell.
 ARCHITECTURES = ("90a", "100a")
 COMPILE_SECONDS = 300
 # CCCL's first header compares the compiler with the toolkit's headers. The rest is a small kernel with CUB.
@@ -35,7 +36,7 @@ extern "C" int launch(const float* in, float* out) {
   return static_cast<int>(cudaGetLastError()) + devices;
 }
 """
-# The driver's library comes from the host when a container starts, so at build time something must stand in for it.
+# The driver's library comes from the host when a container starts, so at build time a stub replaces it.
 DRIVER_STUB = 'extern "C" int cuDeviceGetCount(int* count) { *count = 0; return 100; }\n'
 
 
@@ -48,7 +49,7 @@ def find_toolkit(environ: Mapping[str, str]) -> Path:
 
 
 def complete(home: Path, compiler: str = "c++") -> None:
-    """Add lib64, libcudart.so and a stub of the driver's library. Does nothing twice."""
+    """Add lib64, libcudart.so and a stub of the driver's library. A second call does nothing."""
     libraries = home / "lib64"
     if not libraries.exists():
         libraries.symlink_to("lib")

@@ -1,9 +1,10 @@
 """Records what a running server has on the machine: its processes, and the /dev/shm entries that they made.
 
-Both are observed, not guessed. Processes are all descendants of the watching process, by pid and start time; it is a
-subreaper, so a descendant stays its descendant even if the parent dies. Entries are the ones that a descendant maps or
-has open and that did not exist before the start. A look reads /proc/PID/maps and fd of each process: tens of
-milliseconds. A glance reads only what can have changed since the last one: usually nothing.
+Both are observed, not guessed. The processes are all descendants of the watching process, by pid and start time. That
+process is a subreaper, so a descendant stays its descendant even if the parent dies. The entries are those that a
+descendant maps or has open and that did not exist before the start. `look` reads /proc/PID/maps and fd of each process,
+which takes tens of milliseconds. `glance` reads only what can have changed since the last call, which is usually
+nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def newest_process() -> int:
 
 
 class Change:
-    """Whether a value has changed. A change counts twice: at first, what caused it may have been only half done."""
+    """Whether a value has changed. A change is reported twice, because at the first time its cause may have been only
+    half done.
+    """
 
     def __init__(self) -> None:
         self._last: tuple[int | None, int | None] = (None, None)
@@ -78,7 +81,7 @@ class Traces:
         return self._record(root, again=True)
 
     def glance(self, root: int) -> bool:
-        """The same, but only for new processes if /dev/shm has not changed, and for none if none was started."""
+        """Do the same, but only for new processes if /dev/shm has not changed, and for none if none was started."""
         started = self._started.seen(newest_process())
         files = self._files.seen(SHARED_MEMORY.stat().st_mtime_ns)
         return (started or files) and self._record(root, again=files)

@@ -155,8 +155,8 @@ class TritonProcess:
 
 
 def in_child() -> None:
-    """Runs between fork and exec: unblock the signals, have the kernel end this child if the launcher is killed, and
-    keep its files private by a umask: those in /dev/shm hold requests.
+    """Run this between fork and exec. It unblocks the signals, makes the kernel end this child if the launcher is
+    killed, and keeps its files private by a umask, because those in /dev/shm hold requests.
     """
     linux.keep_private()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)

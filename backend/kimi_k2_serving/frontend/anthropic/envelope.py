@@ -10,7 +10,7 @@ from kimi_k2_serving.frontend import sse
 
 
 class AnthropicEnvelope:
-    """`{"type": "error", "error": {type, message}, "request_id"}`, in streams as an `error` event."""
+    """The error `{"type": "error", "error": {type, message}, "request_id"}`, in streams as an `error` event."""
 
     idle = sse.event("ping", {"type": "ping"})
 

@@ -1,7 +1,8 @@
 """`POST /v1/messages` and `/v1/messages/count_tokens`, and `GET /v1/models` in Anthropic's form.
 
-A stream is `message_start`; for each content block its start, deltas and stop; `message_delta` with the stop reason and
-the final usage; `message_stop`. Blocks never overlap, and their indices have no gaps. `ping` fills longer silences.
+A stream consists of `message_start`; for each content block its start, deltas and stop; `message_delta` with the stop
+reason and the final usage; and `message_stop`. Blocks never overlap, and their indices have no gaps. `ping` is sent
+during longer silences.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ async def count(service: Service, call: Call) -> Reply:
 
 
 def model_card(service: Service, name: str) -> Json:
-    """Clients require a date, and the server knows none: `created_at` is a constant."""
+    """The description of a model. Clients require a date, but the server knows none, so `created_at` is a constant."""
     return {"type": "model", "id": name, "display_name": service.model.names[0], "created_at": "1970-01-01T00:00:00Z"}
 
 
@@ -122,7 +123,7 @@ def stop_reason(reason: FinishReason, stop: str | None) -> tuple[str, str | None
 def blocks(events: Iterable[Event]) -> list[Object]:
     """The content blocks that a stream of these events would build, in the same order.
 
-    If a call's arguments are incomplete (the length ran out), it has no valid input: they become a text block.
+    If a call's arguments are incomplete (the length ran out), it has no valid input. Then they become a text block.
     """
     writer = BlockWriter()
     result: list[Object] = []
@@ -182,7 +183,7 @@ def closing(step: Step, origin: Origin) -> Object:
 
 
 def block_id(id_: str) -> str:
-    """A call's id, with only those characters that Anthropic's clients accept. Its number makes it unique in a
+    """A call's id, reduced to the characters that Anthropic's clients accept. Its number makes it unique in a
     conversation. It is read back like an id that a client made (rules H1 to H8).
     """
     return "".join(letter if letter in ID_LETTERS else "_" for letter in id_)

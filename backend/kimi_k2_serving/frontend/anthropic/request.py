@@ -2,8 +2,8 @@
 
 Content blocks become K2's messages, in order: texts are joined, a `tool_use` is a call, and each `tool_result` is a
 message. Known fields without a place in the prompt are dropped: thinking, cache_control, and the billing header that
-coding agents put first (it differs per request and would defeat the prefix cache). Content from a tool, inside its
-result or beside it, is read or replaced by a sentence. Everything else is refused with its path.
+coding agents put first. That header differs per request and would defeat the prefix cache. Content from a tool, inside
+its result or next to it, is read or replaced by a sentence. Everything else is refused with its path.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ REFUSED = {
     "fallbacks": "this server has only one model",
 }
 BILLING_HEADER = "x-anthropic-billing-header"
-# Agents use other roles inside a conversation beside the two official ones.
+# Inside a conversation, agents use other roles besides the two official ones.
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "ctx": "system", "msg": "system"}
 DROPPED = ("thinking", "redacted_thinking")
 # Precedes the content of a `tool_result` whose `is_error` is true.
@@ -69,8 +69,8 @@ class MessagesRequest:
 
 
 def read_messages_request(service: Reader, body: Json, origin: Origin, *, counting: bool = False) -> MessagesRequest:
-    """`counting`: max_tokens is optional. Raises leaves of InvalidRequest that name the client's path or chat's;
-    `origin.translated` says which.
+    """`counting`: the request only counts tokens, so max_tokens is optional. Raises leaves of InvalidRequest that name
+    the client's path or that of the chat request; `origin.translated` says which.
     """
     source = as_object(body, "body")
     fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
@@ -99,7 +99,9 @@ def read_messages_request(service: Reader, body: Json, origin: Origin, *, counti
 
 
 def read_sampling(source: Object, scale: float) -> dict[str, Any]:
-    """Anthropic's temperatures are 0 to 1. They are multiplied by `scale`, because K2 needs lower ones."""
+    """Sampling parameters. Anthropic's temperatures are 0 to 1. They are multiplied by `scale`, because K2 needs lower
+    ones.
+    """
     given = {("stop" if name == "stop_sequences" else name): source[name] for name in SAMPLING if name in source}
     stops = given.get("stop")
     if stops is not None and not isinstance(stops, list):
@@ -148,7 +150,7 @@ def read_system(value: Json, origin: Origin) -> list[Json]:
 
 
 def read_messages(value: Json, origin: Origin, first: int) -> list[Json]:
-    """`first`: the number of messages before these."""
+    """Read the messages as chat messages. `first`: the number of messages before these."""
     items = as_list(value, "messages")
     if not items:
         raise InvalidValue("must have at least one message", field="messages")
@@ -188,7 +190,9 @@ def _has_result(content: Json) -> bool:
 
 
 def assistant(blocks: list[Json], path: str, add: Add, origin: Origin) -> None:
-    """One message: texts joined, calls in order. Blocks of other servers' tools are read or become a sentence."""
+    """Read the assistant's blocks as one message: texts are joined, calls stay in order. Blocks of other servers' tools
+    are read or become a sentence.
+    """
     texts: list[tuple[str, bool]] = []
     calls: list[Json] = []
     message: Object = {"role": "assistant", "content": "", "tool_calls": None}
@@ -218,7 +222,7 @@ def assistant(blocks: list[Json], path: str, add: Add, origin: Origin) -> None:
 
 
 def read_user_blocks(role: str, blocks: list[Json], path: str, add: Add, origin: Origin, *, from_tools: bool) -> None:
-    """Results and texts in order. Adjacent texts become one message."""
+    """Read a user's blocks: results and texts stay in order. Adjacent texts become one message."""
     texts: list[str] = []
     added = False
     for i, block in enumerate(blocks):

@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions` and `/v1/chat/completions/render`.
 
-A stream is, for each choice, its role, deltas as they arrive (a call's name only in its first delta) and one chunk with
-an empty delta and the finish reason; then usage, if the request asks for it; then `[DONE]`.
+A stream has, for each choice, its role, deltas as they arrive, and one chunk with an empty delta and the finish reason.
+A call's name is only in its first delta. Then follow usage, if the request asks for it, and `[DONE]`.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def read_chat_request(service: Reader, body: Json) -> ChatRequest:
 
 
 def read_continued(source: Object) -> bool:
-    """`continue_final_message`. Clients of vLLM also say that they then want no header of a new message."""
+    """Read `continue_final_message`. Clients of vLLM also say that they then want no header of a new message."""
     continued = as_flag(source.get("continue_final_message"), "continue_final_message", default=False)
     path = "add_generation_prompt"
     if as_flag(source.get(path), path, default=not continued) == continued:
@@ -240,7 +240,7 @@ class ChatWriter:
         logprobs = {choice: ContentLogprobs(self._vocabulary) for choice in range(question.choices)}
         async with aclosing(steps):  # type: ignore[type-var]
             async for step in steps:
-                # One piece per step: each piece is a system call, and a wake-up of the client.
+                # Send one piece per step, because each piece costs a system call and wakes the client.
                 piece = b""
                 if step.choice not in latest:
                     piece += self._chunk(step, {"role": "assistant", "content": ""}, question, latest)

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: text or token ids in, text out, no chat template. Text never becomes control tokens."""
+"""`POST /v1/completions`: continues text or token ids, without a chat template. Text never becomes control tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REFUSED = {"suffix": "this model can't fill in the middle"}
 
 @dataclass(frozen=True, slots=True)
 class CompletionsOptions:
-    """The options that shape an answer. `echo`: it begins with the prompt. `only_echo`: it has nothing else."""
+    """The options that shape an answer. `echo`: the answer begins with the prompt. `only_echo`: it has nothing else."""
 
     model: str
     n: int
@@ -114,7 +114,7 @@ async def create(service: Service, call: Call) -> Reply:
 
 class ChoiceLogprobs:
     """The log-probabilities of one choice as its steps arrive, with those of an echoed prompt before them. `first`: the
-    first token of that prompt, which has none.
+    first token of that prompt, which has no log-probability.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, first: int | None, only_echo: bool) -> None:
@@ -124,7 +124,7 @@ class ChoiceLogprobs:
         self._offset = 0
 
     def feed(self, step: Step) -> Object:
-        """The four lists of what is new; they may be empty."""
+        """The four lists for the new tokens; they may be empty."""
         new = step.prompt_logprobs if self._only_echo else (*step.prompt_logprobs, *step.logprobs)
         found: dict[str, Any] = legacy_logprobs(self._vocabulary, new, self._offset, before=self._first)
         self._first = None
@@ -134,7 +134,7 @@ class ChoiceLogprobs:
 
 
 class EncodedLogprobs:
-    """Those of a whole answer, encoded as they arrive."""
+    """The log-probabilities of a whole answer, encoded as they arrive."""
 
     def __init__(self, source: ChoiceLogprobs) -> None:
         self._source = source
@@ -220,6 +220,6 @@ class CompletionsWriter:
 
 
 def echoed(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
-    """The prompt as text, as an answer of the same ids would be."""
+    """The prompt as text, decoded as an answer with the same ids would be."""
     decoder = TextDecoder(vocabulary)
     return decoder.feed(ids) + decoder.finish()

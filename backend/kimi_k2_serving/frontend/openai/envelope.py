@@ -1,4 +1,4 @@
-"""What several of OpenAI's routes share: the error envelope, usage and log-probabilities."""
+"""The parts that several of OpenAI's routes share: the error envelope, usage and log-probabilities."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ResponsesEnvelope(OpenAIEnvelope):
 
 
 def usage(counts: TokenUsage) -> Object:
-    """Moonshot's own clients read the `cached_tokens` at the top level."""
+    """The usage object. Moonshot's own clients read `cached_tokens` at its top level."""
     return {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
@@ -80,8 +80,8 @@ def token_text(vocabulary: Vocabulary, token: int, names: dict[int, str]) -> str
 def legacy_logprobs(
     vocabulary: Vocabulary, logprobs: Sequence[TokenLogprob], offset: int, *, before: int | None = None
 ) -> Object:
-    """Completions' four parallel lists. `offset` is the position of the first token in the text, in characters.
-    `before`: a token before the others that has no log-probability, the first of an echoed prompt.
+    """The four parallel lists of the completions API. `offset` is the position of the first token in the text, in
+    characters. `before`: a token before the others that has no log-probability, the first of an echoed prompt.
     """
     names = {token: name for name, token in vocabulary.controls.items()}
     tokens: list[Json] = []

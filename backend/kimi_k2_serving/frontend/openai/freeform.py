@@ -1,6 +1,6 @@
 """Translates custom tools of the Responses API, whose input is plain text, to functions with one string, and back.
 
-K2 only calls functions, so the prompt shows a custom tool as one. The grammar limits its arguments to `{"input":
+K2 only calls functions, so the prompt shows a custom tool as a function. The grammar limits its arguments to `{"input":
 "..."}`, and `FreeformInput` extracts the text from them while they arrive.
 """
 

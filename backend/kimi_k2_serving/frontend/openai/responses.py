@@ -1,8 +1,8 @@
 """`POST /v1/responses`: create a response, whole or streamed, with function calls. Nothing is stored or can be fetched.
 
-A stream is `response.created` and `response.in_progress`; for each item added, deltas and done; then
-`response.completed`, or `response.incomplete` if the length ran out. Their sequence numbers have no gaps. An `error`
-event ends a stream that fails; its number is 0.
+A stream begins with `response.created` and `response.in_progress`. Each item has the events added, deltas and done. The
+last event is `response.completed`, or `response.incomplete` if the length ran out. The sequence numbers have no gaps.
+An `error` event ends a stream that fails; its number is 0.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class ItemWriter:
     """Translates core events to output items. One item is open at a time. `done` has the finished ones."""
 
     def __init__(self, uid: str, functions: Mapping[str, Object]) -> None:
-        """`functions` as in ResponsesOptions. A function that is not in it has its name from the prompt."""
+        """`functions` as in ResponsesOptions. A function that it lacks is named as in the prompt."""
         self._functions = functions
         self.done: list[Json] = []
         self.finish: FinishReason | None = None

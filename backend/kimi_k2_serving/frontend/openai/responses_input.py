@@ -1,6 +1,6 @@
 """Translates input items of the Responses API to chat messages. A call follows its text; K2 has both in one message.
 
-Clients can't change what a tool or another server put into the history. So such an item is never refused: it is read or
+Clients can't change what a tool or another server put into the history. So such an item is never refused. It is read or
 replaced by a sentence.
 """
 
@@ -20,7 +20,7 @@ NOTHING_STORED = "this server stores nothing (AI SDK: set store: false)"
 ROLES = ("user", "assistant", "system", "developer")
 # Items without a place in the prompt: reasoning, and the bookkeeping of other servers.
 DROPPED = frozenset({"reasoning", "mcp_list_tools", "mcp_approval_request"})
-# Parts of the conversation that only the server which wrote them can read.
+# Parts of the conversation that can be read only by the server that wrote them.
 SEALED = frozenset({"compaction", "compaction_summary"})
 UNSEALED = "left out: only the server that wrote it can read it; send the items that it replaces"
 MESSAGE = frozenset(
@@ -31,7 +31,7 @@ OUTPUT = frozenset({"type", "call_id", "id", "status", "output", "name", "caller
 
 
 def read_input(value: Json, tools: Tools, origin: Origin, first: int) -> list[Json]:
-    """`first`: the number of messages before these."""
+    """Read the input as chat messages. `first`: the number of messages before these."""
     if value is None:
         raise MissingField("is required", field="input")
     if isinstance(value, str):
@@ -91,7 +91,7 @@ class _Reader:
         self._push({"role": role, "content": content}, path)
 
     def _call(self, source: Object, kind: str, path: str) -> None:
-        """A call of any tool. Other tools than functions have `input` or `action` instead of `arguments`."""
+        """Read a call of any tool. Tools other than functions have `input` or `action` instead of `arguments`."""
         self._origin.ignore(source, path, CALL)
         given = source.get("arguments")
         if kind == "function_call":

@@ -1,4 +1,6 @@
-"""Reads a Responses request: a Conversation and sampling parameters. It can't refer to earlier ones: none is stored."""
+"""Reads a Responses request: a Conversation and sampling parameters. It can't refer to earlier responses, because none
+is stored.
+"""
 
 from __future__ import annotations
 

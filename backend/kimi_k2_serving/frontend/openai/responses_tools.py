@@ -1,7 +1,7 @@
 """Translates tools of the Responses API to chat's. A function is a flat object, alone or in a namespace; chat nests it.
 
-A namespace becomes a prefix of its functions' names, and a custom tool a function with one string. Tools that run
-elsewhere (web_search, mcp, ...) can't be called by this server: they are left out, and the answer has a notice.
+A namespace becomes a prefix of its functions' names. A custom tool becomes a function with one string. Tools that run
+elsewhere (web_search, mcp, ...) can't be called by this server, so they are left out and the answer has a notice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from kimi_k2_serving.core.typed_json import Object, as_list, as_object, as_strin
 from kimi_k2_serving.frontend.openai import freeform
 from kimi_k2_serving.frontend.origin import Origin
 
-# A namespace's name and a function's, each of OpenAI's maximum length of 64, and what joins them.
+# The maximum length of a joined name: a namespace's name and a function's, each at most 64 characters as in OpenAI's
+# API, and the separator.
 NAME_CHARACTERS = 64 + len("__") + 64
 FUNCTION = ("type", "name", "description", "parameters", "strict")
 # Hints of agents, such as when to load a tool. They have no effect: the prompt shows all tools at once.
@@ -38,7 +39,7 @@ class Tools:
         return self._joined.get((namespace, name)) or full_name(namespace, name)
 
     def _join(self, namespace: str, name: str, path: str) -> str:
-        """Like `full_name`, and unique: other servers' tools may already be called so."""
+        """Like `full_name`, but unique, because other servers' tools may already have that name."""
         if (namespace, name) not in self._joined:
             joined = full_name(namespace, name)
             if len(joined) > NAME_CHARACTERS:
@@ -118,8 +119,8 @@ def _flatten(source: Object, path: str, tools: Tools, origin: Origin) -> None:
 
 
 def read_tool_choice(value: Json, tools: Tools, origin: Origin) -> Json:
-    """Chat's tool_choice. Functions in namespaces get their full names; tools that `read_tools` omits are omitted. A
-    choice that allows none but those allows no call.
+    """Chat's tool_choice. Functions in namespaces get their full names; tools that `read_tools` omits are omitted. If a
+    choice allows only omitted tools, it allows no call.
     """
     if not isinstance(value, dict):
         return value

@@ -1,4 +1,4 @@
-"""The page at `/`: one file without a build step, and the headers under which a browser runs only that file.
+"""The page at `/`: one file without a build step, and headers with which a browser runs only that file.
 
 The policy names the hash of the file's own script and of its own style. So a browser runs no other script, not even one
 that an answer of the model contains, and the page can talk to no other server.
@@ -49,6 +49,6 @@ def _headers(body: bytes) -> tuple[tuple[str, str], ...]:
 
 
 def _hash(body: bytes, element: str) -> str:
-    """The policy's source for the only element of this name: it has no attributes."""
+    """The policy's source for the only element of this name, which has no attributes."""
     (content,) = (part.partition(f"</{element}>".encode())[0] for part in body.split(f"<{element}>".encode())[1:])
     return f"'sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}'"
