@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_batch(path: Path) -> list[BatchLine]:
-    """Raises InvalidValue that names the line."""
+    """Read the batch. Raises InvalidValue that names the line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

@@ -135,7 +135,7 @@ def unreachable(address: str) -> Unreachable:
 
 
 def is_grpc(address: str) -> WrongPort:
-    """`address` is HOST:PORT."""
+    """The error for an address, HOST:PORT, where a server speaks gRPC and not HTTP."""
     return WrongPort(f"{address} is not an HTTP port but Triton's gRPC port: use grpc://{address}")
 
 

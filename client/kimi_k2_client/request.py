@@ -58,11 +58,11 @@ ToolChoice = Literal["auto", "none", "required"] | Mapping[str, Any]
 class SamplingOptions(TypedDict, total=False):
     """The options of every request. One that is None or absent is not sent: the server's default applies.
 
-    max_tokens: at most so many new tokens; without it, the rest of the context
-    min_tokens: at least so many
+    max_tokens: the maximum number of new tokens; without it, the rest of the context
+    min_tokens: the minimum number of new tokens
     temperature: 0 (always the likeliest token) to 2
     top_p: more than 0, at most 1: only the likeliest tokens with this much probability together
-    top_k: only so many of the likeliest tokens; 0 or -1 are all
+    top_k: only this number of the likeliest tokens; 0 or -1 for all
     min_p: 0 to 1: only tokens with this share of the likeliest one's probability
     frequency_penalty, presence_penalty: -2 to 2: against tokens that were written, per occurrence or once
     repetition_penalty: 0.01 to 2: above 1 against tokens of prompt and answer
@@ -71,7 +71,7 @@ class SamplingOptions(TypedDict, total=False):
     stop_token_ids: token ids that end the answer
     logit_bias: token id to a number from -100 to 100 that is added to its logit
     ignore_eos: go on after the end of the turn, for benchmarks
-    priority: -100 to 100; waiting requests with more start first
+    priority: -100 to 100; of the waiting requests, those with higher values start first
     deadline: seconds, to the millisecond; a request that takes longer fails with DeadlineExceeded
     sampling_parameters: more parameters by SGLang's names; an option above overrides one of the same name
     """

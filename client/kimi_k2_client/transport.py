@@ -56,7 +56,7 @@ class Stats:
 
 
 def stats_of(model: str, success: Mapping[str, Any], queue: Mapping[str, Any], failed: int, cancelled: int) -> Stats:
-    """`success` and `queue` have `count` and `ns`, as Triton counts them."""
+    """The Stats of these counts. `success` and `queue` have `count` and `ns`, as Triton counts them."""
     succeeded = int(success["count"])
     seconds, waited = (int(each["ns"]) / 1e9 / succeeded if succeeded else 0.0 for each in (success, queue))
     return Stats(model, succeeded, failed, cancelled, seconds, waited)

@@ -198,7 +198,7 @@ KINDS = {kind.code: kind for kind in _kinds(ServingError)}
 def parse_message(message: str) -> tuple[type[ServingError], str, str] | None:
     """Parse an error's message into its class, field and detail. None if it contains no code.
 
-    The code is the leftmost word before ": " that is one: Triton puts a text of its own in front.
+    The code is the leftmost word before ": " that is a code, because Triton puts a text of its own in front.
     """
     start = 0
     while (end := message.find(": ", start)) >= 0:

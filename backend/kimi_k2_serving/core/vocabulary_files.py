@@ -32,7 +32,7 @@ class VocabularyFiles:
 
 
 def read_vocabulary(checkpoint: Path) -> VocabularyFiles:
-    """Raises NotFound for a missing file, InvalidValue for a malformed one; `field` is the file's name."""
+    """Read the files. Raises NotFound for a missing, InvalidValue for a malformed one; `field` is the file's name."""
     tokens = _tokens(_read(checkpoint, RANKS))
     names = _names(_read(checkpoint, NAMES))
     if names and min(names) < len(tokens):

@@ -21,7 +21,7 @@ BATCH = 8
 
 
 def read_adapters(given: Any, server_args: Mapping[str, Any]) -> dict[str, str]:
-    """Raises InvalidType, InvalidValue or LimitExceeded."""
+    """Check `adapters` of engine.yaml. Raises InvalidType, InvalidValue or LimitExceeded."""
     if not isinstance(given, dict):
         raise InvalidType("must be a mapping of names to directories", field=FIELD)
     if "lora_paths" in server_args:
@@ -37,7 +37,7 @@ def read_adapters(given: Any, server_args: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_directories(adapters: Mapping[str, str]) -> None:
-    """Raises InvalidValue."""
+    """Check that each directory has an adapter. Raises InvalidValue."""
     for name, directory in adapters.items():
         if not (Path(directory) / ADAPTER_FILE).is_file():
             problem = f"{directory} has no {ADAPTER_FILE}; name the directory of a LoRA adapter in PEFT's format"

@@ -114,7 +114,7 @@ def node_count(config: EngineConfig) -> int:
 
 
 def group_of(config: EngineConfig, checkpoint: Checkpoint) -> Group:
-    """Raises MissingField or InvalidValue."""
+    """The group of nodes of this engine. Raises MissingField or InvalidValue."""
     address = config.server_args.get("dist_init_addr")
     if not address:
         raise MissingField("set it to HOST:PORT of rank 0, as the other nodes reach it", field="engine.dist_init_addr")
@@ -144,7 +144,7 @@ def software() -> str:
 def engine_environment(
     config: EngineConfig, checkpoint: Checkpoint, environ: Mapping[str, str], *, ranks: int
 ) -> dict[str, str]:
-    """`ranks`: at least as many as the engine has."""
+    """The environment of the engine. `ranks`: at least the number of its ranks."""
     # A grammar that allows no token leaves a row of logits without a finite number. Sampling from it ends SGLang's
     # scheduler, for all requests. With sanitized logits only that request fails.
     finite = {"SGLANG_SANITIZE_NAN_LOGITS": "1"}

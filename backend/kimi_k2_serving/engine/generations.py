@@ -101,7 +101,7 @@ class Generations:
         task.add_done_callback(self._starting.discard)
 
     def abort(self, uid: str) -> None:
-        """An unknown uid is ignored."""
+        """Abort the generation with this uid. An unknown uid is ignored."""
         rid = self._rids.get(uid)
         if rid is None:
             return

@@ -52,7 +52,7 @@ class HostProcess:
         self._ending: asyncio.Task[None] | None = None
 
     def send(self, message: wire.ToHost) -> None:
-        """Raises wire.Unsendable. Does nothing if the process is gone, which `receive` reports."""
+        """Send a message. Does nothing if the process is gone, which `receive` reports. Raises wire.Unsendable."""
         if not self._writer.is_closing():
             wire.write_frames(self._writer, [message])
 

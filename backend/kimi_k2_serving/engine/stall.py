@@ -25,7 +25,7 @@ class StallDetector:
         self._moved = now
 
     def scheduler(self, published: float, now: float, *, busy: bool) -> None:
-        """`published` is the scheduler's own timestamp of its state; `busy` while it has requests."""
+        """Note a state of the scheduler. `published`: its timestamp of the state. `busy`: whether it has requests."""
         if published != self._published and busy:
             self._moved = now
         self._published = published

@@ -164,7 +164,7 @@ def submission(generation: Generation) -> Submit:
 
 
 def frame(message: ToHost | FromHost | ToReader) -> bytes:
-    """Raises Unsendable."""
+    """The bytes of a message. Raises Unsendable."""
     try:
         body = msgspec.msgpack.encode(message)
     except (ValueError, TypeError, OverflowError) as error:

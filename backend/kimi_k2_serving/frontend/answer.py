@@ -162,8 +162,8 @@ def _run(question: Question, choice: int, uid: str) -> Generation:
         uid=uid,
         input_ids=prompt.ids,
         sampling=sampling,
-        # The engine streams in two more cases. Stop strings that it does not get must be found while it still
-        # generates. And the log-probabilities of a whole answer would be one message of hundreds of megabytes.
+        # The engine also streams in two other cases. Stop strings that it does not get must be found while it still
+        # generates. The log-probabilities of a whole answer would be one message of hundreds of megabytes.
         stream=question.stream or question.top_logprobs is not None or (bool(prompt.stops) and "stop" not in sampling),
         top_logprobs=question.top_logprobs,
         priority=question.priority,

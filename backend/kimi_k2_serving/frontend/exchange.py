@@ -210,7 +210,7 @@ class Endpoint:
                 self._gone(record)
                 return
             if not _cancelled():
-                # The work was cancelled, but not by this process: gRPC cancels a call when its channel closes.
+                # The work was cancelled, but not by code here: gRPC cancels a call when its channel closes.
                 await self._refuse(sender, EngineLost("the answer broke off before its end; send the request again"))
                 return
             # The grace period is over: clients that still wait get this error.

@@ -49,7 +49,7 @@ class Keys:
 
     @classmethod
     def load(cls, path: Path) -> Keys:
-        """Raises NotFound, InvalidValue or LimitExceeded with the line's number, never with its text."""
+        """Read a key file. Raises NotFound, InvalidValue or LimitExceeded with a line's number, never its text."""
         try:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError):

@@ -68,6 +68,6 @@ def encode_reading(read: Read) -> bytes:
 
 
 def decode_reading(data: memoryview) -> Read:
-    """`echo` refers to `data` instead of copying it, because it may have megabytes."""
+    """Decode an encoded Read. `echo` refers to `data` instead of copying it, because it may have megabytes."""
     asked, prompts, job, echo, origin = msgspec.msgpack.decode(data, type=_WRITTEN)
     return Read(asked, tuple(map(prompt_of, prompts)), job, echo, Origin.of(origin))

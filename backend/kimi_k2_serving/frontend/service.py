@@ -127,7 +127,9 @@ class Service:
 
     @contextmanager
     def admitted(self, key: Key) -> Iterator[None]:
-        """Raises Overloaded if too many requests are in flight, in total or for this key."""
+        """Count a request as in flight during the block. Raises Overloaded if there are too many, in total or for this
+        key.
+        """
         if self._running.total() >= self.policy.in_flight:
             raise Overloaded("too many requests in flight; retry in 1 s")
         if key.concurrency is not None:

@@ -49,7 +49,7 @@ class TritonMetrics:
         self._http = http or httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False)
 
     async def load(self) -> EngineLoad:
-        """Never raises."""
+        """The load of the engine. Never raises."""
         try:
             answer = await self._http.get(self._url)
             return read_load(answer.text, self._model) if answer.status_code == 200 else EngineLoad()

@@ -80,7 +80,7 @@ def triton_environment(
     cache: Path,
     runtime_dir: Path | None,
 ) -> dict[str, str]:
-    """`path` is the inherited PATH; the virtual environment goes in front of it."""
+    """Triton's environment. `path` is the inherited PATH; the virtual environment goes in front of it."""
     variables = {
         # The running Python's library must come first, because with another one the stub fails to import `_ssl`.
         "LD_LIBRARY_PATH": f"{libpython.parent}:{wheel.libraries}",

@@ -1,4 +1,4 @@
-"""Lets a step of the ensemble read the engine.yaml of the engine model beside it."""
+"""Lets a step of the ensemble read the engine.yaml of the engine model in the same repository."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from kimi_k2_serving.engine.config import EngineConfig, load_engine_config
 
 
 def engine_config(model_directory: str) -> EngineConfig:
-    """`model_directory` is Triton's `model_repository` argument. Raises ServingError."""
+    """The engine's configuration. `model_directory`: Triton's `model_repository` argument. Raises ServingError."""
     path = Path(model_directory).parent / "kimi_k2_engine" / "1" / "engine.yaml"
     return load_engine_config(path, settings.inherited())

@@ -57,7 +57,7 @@ def differences(before: BenchRun, after: BenchRun) -> list[str]:
 
 
 def compared(before: BenchFigures, after: BenchFigures, tolerance: float) -> list[ComparedFigure]:
-    """`tolerance`: the share by which a figure may differ and still count as the same."""
+    """Compare figure by figure. `tolerance`: the share by which a figure may differ and still count as the same."""
     olds, news = dict(_numbers(before)), dict(_numbers(after))
     return [_compared(name, old, news[name], tolerance) for name, old in olds.items() if name in news]
 

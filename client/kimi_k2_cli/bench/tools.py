@@ -99,7 +99,9 @@ def _perf_analyzer(load: BenchLoad, folder: Path) -> list[str]:
 
 
 def _count(requests: int) -> list[str]:
-    """perf_analyzer before 2.45 counts requests in windows only: three of them, and the first results are kept."""
+    """The options for the number of requests. perf_analyzer before 2.45 only counts requests in windows: it runs three
+    of them, and the first results are kept.
+    """
     if _has_request_count():
         return ["--request-count", str(requests)]
     windows = ["--measurement-mode", "count_windows", "--measurement-request-count", str(requests)]

@@ -35,7 +35,7 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """`ends`: when the time for all checks is over, on the monotonic clock. `sleep` waits for a busy endpoint."""
+    """`ends`: the end of the time for all checks, on the monotonic clock. `sleep` waits for a busy endpoint."""
 
     endpoint: OpenAIEndpoint
     model: str

@@ -27,7 +27,7 @@ class AnthropicEnvelope:
 
 
 def usage(counts: TokenUsage) -> Object:
-    """`input_tokens` excludes cached tokens: the length of the prompt is the sum of the three input counts."""
+    """The usage object. `input_tokens` excludes cached tokens: the prompt has the sum of the three input counts."""
     return {
         "input_tokens": counts.prompt - counts.cached,
         "cache_creation_input_tokens": 0,

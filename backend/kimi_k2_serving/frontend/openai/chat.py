@@ -107,7 +107,7 @@ class ChatRequest:
 
 
 def read_chat_request(service: Reader, body: Json) -> ChatRequest:
-    """Raises leaves of InvalidRequest that name the path."""
+    """Read a chat request. Raises leaves of InvalidRequest that name the path."""
     source = as_object(body, "body")
     fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))
@@ -217,7 +217,7 @@ class ChatWriter:
         }
 
     def completion(self, answers: Whole, logprobs: Sequence[sse.Fragments] = ()) -> dict[str, Any]:
-        """`logprobs`: one entry per choice, if the request asks for them."""
+        """The document of a whole answer. `logprobs`: one entry per choice, if the request asks for them."""
         choices: list[dict[str, Any]] = []
         for index, answer in enumerate(answers.answers):
             choice: dict[str, Any] = {

@@ -44,7 +44,7 @@ class CompletionsOptions:
 
 
 def reading(service: Reader, body: Json) -> Read:
-    """Raises leaves of InvalidRequest that name the path."""
+    """Read a completions request. Raises leaves of InvalidRequest that name the path."""
     source = as_object(body, "body")
     fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))

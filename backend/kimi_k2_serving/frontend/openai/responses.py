@@ -110,7 +110,7 @@ class ResponsesWriter:
         self._sequence = 0
 
     def response(self, counts: TokenUsage | None, report: Report | None = None) -> Object:
-        """`counts` is None while the answer is generated."""
+        """The response object. `counts` is None while the answer is generated."""
         details: Json = None
         if counts is None:
             status = "in_progress"

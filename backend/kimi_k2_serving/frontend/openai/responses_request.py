@@ -74,7 +74,9 @@ class ResponsesRequest:
 
 
 def read_responses_request(service: Reader, body: Json, origin: Origin) -> ResponsesRequest:
-    """Raises leaves of InvalidRequest that name the client's path or chat's; `origin.translated` says which."""
+    """Raises leaves of InvalidRequest that name the client's path or that of the chat request; `origin.translated` says
+    which.
+    """
     source = as_object(body, "body")
     fields.check_fields(source, known=KNOWN, ignored=IGNORED, refused=REFUSED)
     model = service.served(required(source, "model", ""))

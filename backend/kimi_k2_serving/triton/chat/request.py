@@ -79,7 +79,7 @@ class Reading:
 
 
 def read_chat_inputs(given: Inputs, model: ChatModel) -> Reading:
-    """Raises subclasses of InvalidRequest that name the field."""
+    """Read a chat request. Raises subclasses of InvalidRequest that name the field."""
     inputs.refuse_parameters(given, (tensor.name for tensor in ENSEMBLE_INPUTS))
     stream = inputs.flag(given, "stream", False)
     parameters = inputs.sampling(given)

@@ -32,7 +32,7 @@ class Seal:
 
     @classmethod
     def open(cls, runtime: Path) -> Seal:
-        """Raises EngineUnavailable if another user owns or can open the directory or the key."""
+        """Open or create the key. Raises EngineUnavailable if another user owns or can open it or the directory."""
         path = runtime / NAME
         try:
             private_directory(runtime)

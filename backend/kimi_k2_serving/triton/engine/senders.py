@@ -1,6 +1,4 @@
-"""Threads that send responses to Triton. Their queue has no futures, because every token pays for handing its response
-over.
-"""
+"""Threads that send responses to Triton. Their queue has no futures, because each hand-over delays a token."""
 
 from __future__ import annotations
 

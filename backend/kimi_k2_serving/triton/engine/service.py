@@ -111,7 +111,7 @@ class EngineService:
         return not self._draining and not self._stopping and self._thread.is_alive()
 
     def start(self) -> EngineInfo:
-        """Raises EngineUnavailable if the engine can't be started. After an error everything is stopped already."""
+        """Start the engine. Raises EngineUnavailable if that fails. After an error everything is stopped already."""
         self._metrics = EngineMetrics(self._serving.model)
         try:
             self._thread.start()
