@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO, TextIO
 
 from kimi_k2_serving import settings
+from kimi_k2_serving.core.errors import InvalidValue
 
 # Loggers of this package; SGLang takes the root logger for itself.
 OWN = ("kimi_k2_serving", "sglang::host")
@@ -25,7 +26,11 @@ LINE_BYTES = 64 * 1024
 
 
 def wants_json(environ: Mapping[str, str] | None = None) -> bool:
-    return settings.Settings.read(environ).json_logs
+    """Whether lines are JSON. Of settings that are wrong the program says so, in text."""
+    try:
+        return settings.Settings.read(environ).json_logs
+    except InvalidValue:
+        return False
 
 
 def encode_line(process: str, level: str, message: str, *, pid: int | None = None, **more: Any) -> str:

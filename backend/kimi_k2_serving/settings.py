@@ -12,7 +12,7 @@ KIMI_K2_CHECKPOINT and may set the others. Unknown names are ignored, and an emp
     KIMI_K2_RESTART      pod: a death of the engine ends the server (engine.yaml's restart); unset: in_place
     KIMI_K2_TRACE_ENDPOINT
                          host and port of an OTLP collector (gRPC) for traces; unset: no traces
-    KIMI_K2_LOG_FORMAT   json: every process writes one JSON object a line; unset: text
+    KIMI_K2_LOG_FORMAT   json: every process writes one JSON object a line; text or unset: text
     KIMI_K2_CACHE        directory for derived files such as tokenizer.json; unset: kimi-k2 in the user's cache
 """
 
@@ -22,6 +22,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from kimi_k2_serving.core.errors import InvalidValue
 
 CHECKPOINT = "KIMI_K2_CHECKPOINT"
 PRESET = "KIMI_K2_PRESET"
@@ -61,8 +63,14 @@ class Settings:
             cache=path(CACHE) or (path("XDG_CACHE_HOME") or home / ".cache") / "kimi-k2",
             warm_up=variables.get(WARM_UP) != "0",
             trace_endpoint=variables.get(TRACE_ENDPOINT) or "",
-            json_logs=variables.get(LOG_FORMAT) == "json",
+            json_logs=_one_of(LOG_FORMAT, variables.get(LOG_FORMAT) or "text", ("text", "json")) == "json",
         )
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise InvalidValue(f"must be {' or '.join(known)}, got {value!r}", field=name)
+    return value
 
 
 def wants_colour(environ: Mapping[str, str] | None = None) -> bool:

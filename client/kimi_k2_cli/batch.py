@@ -24,12 +24,15 @@ import httpx
 
 from kimi_k2_cli import endpoint
 from kimi_k2_cli.endpoint import OpenAIEndpoint
+from kimi_k2_cli.given_file import read_text
 from kimi_k2_serving.core.errors import InvalidValue
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 FOR_NOW = (429, 503)
 LONGEST_PAUSE = 30.0  # seconds
 PROGRESS_SECONDS = 5.0
+# Every answer that this program writes begins so.
+BEGINNING = b'{"custom_id": '
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,10 @@ def run(args: argparse.Namespace) -> int:
     """0 if every request has an answer with status 200, else 1."""
     if args.concurrency < 1:
         raise InvalidValue("must be at least 1", field="--concurrency")
-    done = finished(args.target)
     requests = read_batch(args.source)
+    if args.target.exists() and args.target.samefile(args.source):
+        raise InvalidValue("is the same file as IN; name another one for the answers", field="OUT")
+    done = finished(args.target)
     todo = [each for each in requests if each.custom_id not in done]
     counts = {"requests": len(requests), "already_done": len(requests) - len(todo), "ok": 0, "failed": 0}
     try:
@@ -78,10 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def read_batch(path: Path) -> list[BatchLine]:
     """Read the batch. Raises InvalidValue that names the line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise InvalidValue("the file can't be read", field="IN") from None
+    lines = read_text(path, "IN").splitlines()
     requests: dict[str, BatchLine] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -108,22 +110,31 @@ def _request(line: str, number: int) -> BatchLine:
 
 
 def finished(path: Path) -> set[str]:
-    """The ids that have an answer with status 200. An incomplete last line is removed from the file."""
+    """The ids that have an answer with status 200. An incomplete last line is removed from the file.
+
+    Raises InvalidValue, and leaves the file as it is, if a line is no answer.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return set()
-    except OSError:
-        raise InvalidValue("the file can't be read", field="OUT") from None
-    whole = len(data) - len(data.rpartition(b"\n")[2])
-    if whole != len(data):
-        with path.open("r+b") as file:
-            file.truncate(whole)
+    except OSError as error:
+        raise InvalidValue(f"{path} can't be read: {error.strerror}", field="OUT") from None
+    *lines, rest = data.split(b"\n")
     found = set()
-    for line in data[:whole].splitlines():
+    for number, line in enumerate(lines, 1):
         match _loads(line):
             case {"custom_id": str(custom_id), "response": {"status_code": 200}}:
                 found.add(custom_id)
+            case {"custom_id": str(), "response": _, "error": _}:
+                pass
+            case _:
+                raise InvalidValue(f"line {number} is no answer of a batch; name another file", field="OUT")
+    if rest:
+        if not BEGINNING.startswith(rest[: len(BEGINNING)]):
+            raise InvalidValue("its last line is no answer of a batch; name another file", field="OUT")
+        with path.open("r+b") as file:
+            file.truncate(len(data) - len(rest))
     return found
 
 

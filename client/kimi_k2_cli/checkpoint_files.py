@@ -10,6 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from kimi_k2_cli.given_file import read_text
 from kimi_k2_serving.core.errors import InvalidValue
 
 INDEX = "model.safetensors.index.json"
@@ -48,10 +49,7 @@ def _problem(path: Path) -> str:
 
 def checksum_problems(directory: Path, sums: Path) -> list[str]:
     """One line for each file whose SHA-256 differs from `sums` (lines `HEX  NAME`). Raises InvalidValue."""
-    try:
-        lines = [line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        raise InvalidValue("the file can't be read", field="--checksums") from None
+    lines = [line.split(maxsplit=1) for line in read_text(sums, "--checksums").splitlines() if line.strip()]
     problems = []
     for words in lines:
         if len(words) != 2 or len(words[0]) != 64:

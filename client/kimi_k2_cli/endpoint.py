@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from kimi_k2_cli.given_file import read_text
 from kimi_k2_serving.core.errors import InvalidValue
 
 URL = "http://127.0.0.1:9000/v1"
@@ -24,10 +25,7 @@ def add_key_option(parser: argparse.ArgumentParser) -> None:
 def read_key(path: Path | None) -> str | None:
     if path is None:
         return None
-    try:
-        words = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError):
-        raise InvalidValue("the file can't be read", field="--api-key-file") from None
+    words = read_text(path, "--api-key-file").split()
     if not words:
         raise InvalidValue("the file is empty", field="--api-key-file")
     return words[0]

@@ -51,7 +51,12 @@ def _run(name: str, arguments: list[str]) -> int:
     from kimi_k2_client.errors import InvalidRequest as WrongRequest
     from kimi_k2_client.errors import KimiError
 
-    args = parser_of(name).parse_args(arguments)
+    parser = parser_of(name)
+    args, others = parser.parse_known_args(arguments)
+    if parser.get_default("takes_all"):
+        args.flags = [word for word in others if word != "--"]
+    elif others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     try:
         return int(importlib.import_module(COMMANDS[name].module).run(args))
     except (ServingError, KimiError) as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kimi_k2_cli.given_file import read_text
 from kimi_k2_cli.screen import WARNING
 from kimi_k2_cli.session import ChatSession
 from kimi_k2_cli.tools_file import read_tools
@@ -167,10 +168,11 @@ class Repl:
 
     def load(self, file: str) -> None:
         path = _path(file, "/load")
+        text = read_text(path, "/load")
         try:
-            messages = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise InvalidValue("the file can't be read as JSON", field="/load") from None
+            messages = json.loads(text)
+        except ValueError:
+            raise InvalidValue(f"{path} is not JSON", field="/load") from None
         if not isinstance(messages, list) or not all(isinstance(each, dict) and "role" in each for each in messages):
             raise InvalidValue("the file must contain a list of messages", field="/load")
         self.session.messages[:] = messages

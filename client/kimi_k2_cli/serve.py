@@ -12,7 +12,9 @@ SCRIPT = REPOSITORY / "scripts" / "serve"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("flags", nargs=argparse.REMAINDER, help="see scripts/serve --help")
+    parser.usage = "kimi-k2 serve [FLAGS OF scripts/serve]"
+    # Given as a default, for argparse takes no option as the first of REMAINDER.
+    parser.set_defaults(takes_all=True)
 
 
 def run(args: argparse.Namespace) -> int:

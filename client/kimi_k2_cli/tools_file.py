@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kimi_k2_cli.given_file import read_text
 from kimi_k2_serving.core.errors import InvalidValue
 
 
@@ -20,12 +21,11 @@ def read_tools(path: Path | None) -> Any:
     """The file's JSON list. Raises InvalidValue if it is none. The server checks the tools in it."""
     if path is None:
         return None
+    text = read_text(path, "--tools")
     try:
-        tools = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise InvalidValue("the file can't be read", field="--tools") from None
+        tools = json.loads(text)
     except ValueError:
-        raise InvalidValue("the file is not JSON", field="--tools") from None
+        raise InvalidValue(f"{path} is not JSON", field="--tools") from None
     if not isinstance(tools, list):
         raise InvalidValue("the file must contain a JSON list of tools", field="--tools")
     return tools

@@ -152,3 +152,29 @@ def test_pauses_are_not_shorter_than_the_server_asks_nor_endless() -> None:
     assert batch._seconds("7") == 7.0
     assert batch._seconds("100000") == batch.LONGEST_PAUSE
     assert batch._seconds("tomorrow") == 0.0
+
+
+def test_the_answers_file_is_not_the_requests_and_holds_answers_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = '{"custom_id": "a", "url": "/v1/chat/completions", "body": {}}'
+    source = tmp_path / "in"
+    source.write_text(request)
+    assert main(["batch", str(source), str(source)]) == 2
+    assert "is the same file as IN" in capsys.readouterr().err
+    for content in ("garbage\n", "half a li", request + "\n", "\n"):
+        target = tmp_path / "out"
+        target.write_text(content)
+        assert main(["batch", str(source), str(target)]) == 2
+        assert "no answer of a batch" in capsys.readouterr().err
+        assert target.read_text() == content
+    assert source.read_text() == request
+
+
+def test_a_file_that_can_not_be_read_is_named_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "latin").write_bytes(b"\xff\xfe")
+    for name, why in (("latin", "is not UTF-8 text"), ("none", "can't be read: No such file or directory")):
+        assert main(["batch", str(tmp_path / name), str(tmp_path / "out")]) == 2
+        assert f"{tmp_path / name} {why}" in capsys.readouterr().err

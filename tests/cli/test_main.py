@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kimi_k2_cli import server, status
+from kimi_k2_cli import serve, server, status
 from kimi_k2_cli.commands import COMMANDS, GROUPS, overview
 from kimi_k2_cli.main import main, parser_of
 from kimi_k2_client import Client
@@ -156,3 +156,12 @@ def test_bash_completes(line: str, expected: set[str], tmp_path: Path) -> None:
     )
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert set(done.stdout.split()) == expected, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--preset", "demo-random", "--json"], ["--", "--preset", "demo-random", "--json"]])
+def test_serve_passes_every_flag_on(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, argv: ran.append(argv) or sys.exit(0))
+    with pytest.raises(SystemExit):
+        main(["serve", *words])
+    assert ran == [[str(serve.SCRIPT), "--preset", "demo-random", "--json"]]

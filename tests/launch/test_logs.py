@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,3 +163,14 @@ def test_a_stub_writes_its_own_lines_or_triton_s() -> None:
     assert written({}) == "triton: failed\n"
     (line,) = parsed(written({LOG_FORMAT: "json"}))
     assert (line["process"], line["message"], line["request"]) == ("kimi_k2_engine", "failed", "u")
+
+
+@pytest.mark.parametrize("value", ["xml", "JSON", "json ", "1"])
+def test_an_unknown_format_is_refused_in_one_line(value: str) -> None:
+    environ = {**os.environ, LOG_FORMAT: value}
+    for words in (["kimi_k2_serving.launch", "--print-command"], ["kimi_k2_serving.frontend"]):
+        ended = subprocess.run([sys.executable, "-m", *words], env=environ, capture_output=True, text=True, check=False)
+        assert ended.returncode == 2
+        assert LOG_FORMAT in ended.stderr
+        assert f"must be text or json, got {value!r}" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1

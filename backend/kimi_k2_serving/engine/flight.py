@@ -50,7 +50,9 @@ def read_answer(answer: Answer, generation: Generation) -> Chunk:
         case ServingError():
             raise answer
         case wire.Failed(status=status, log=log):
-            logger.warning("the engine refused generation %s: %d %s", generation.uid, status, log)
+            # SGLang quotes what the client sent when it refuses it.
+            reason = log if status >= 500 else "the client is told why"
+            logger.warning("the engine refused generation %s: %d %s", generation.uid, status, reason)
             raise refusal(status, generation)
         case wire.Output():
             return Chunk(

@@ -11,15 +11,22 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.launch import cli, install, machine, preflight
 from kimi_k2_serving.launch.layout import Layout, checkout
 from kimi_k2_serving.launch.progress import Progress
 from kimi_k2_serving.launch.refusal import Failure, Refusal
-from kimi_k2_serving.settings import inherited
+from kimi_k2_serving.settings import Settings, inherited
 
 
 def main(argv: Sequence[str]) -> int:
     """Return an exit code on an error; otherwise replace this process by the second stage and never return."""
+    try:
+        Settings.read()
+    except InvalidValue as error:
+        refusal = Refusal(error.field, error.detail, "or unset the variable")
+        print(refusal, file=sys.stderr)
+        return refusal.exit_code
     progress = Progress(sys.stderr)
     try:
         _prepare(argv, progress)

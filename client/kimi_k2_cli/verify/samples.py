@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from kimi_k2_cli.given_file import read_text
 from kimi_k2_cli.verify.asking import OutOfTime
 from kimi_k2_cli.verify.checks import LEAST_F1, LEAST_SCHEMA_ACCURACY, CheckStatus, Result, Verification
 from kimi_k2_serving.core.errors import InvalidValue
@@ -22,10 +23,7 @@ LEFT_OUT = ("model", "messages", "stream", "stream_options")
 
 def read_samples(path: Path) -> list[tuple[dict[str, Any], str]]:
     """(request, the reference's finish_reason or ""). Raises InvalidValue that names the line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise InvalidValue("the file can't be read", field="--samples") from None
+    lines = read_text(path, "--samples").splitlines()
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
