@@ -8,8 +8,8 @@ from tests.structure.tree import PACKAGE, PRODUCTION, Module, modules, third_par
 
 # part -> the other parts of the package that it may use
 USES = {
-    "settings": (),
-    "logs": ("settings",),
+    "settings": ("core",),
+    "logs": ("core", "settings"),
     "core": (),
     "json_schema": ("core",),
     "grammar": ("core", "json_schema"),
