@@ -261,8 +261,10 @@ def test_a_file_without_a_list_of_tools_is_refused(tmp_path: Path, content: byte
 
 
 def test_a_missing_tools_file_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["chat", "--tools", str(tmp_path / "none.json"), "hi"]) == 2
-    assert capsys.readouterr().err == "kimi-k2 chat: invalid_value: --tools: the file can't be read\n"
+    path = tmp_path / "none.json"
+    assert main(["chat", "--tools", str(path), "hi"]) == 2
+    expected = f"kimi-k2 chat: invalid_value: --tools: {path} can't be read: No such file or directory\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_no_server_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,7 @@ def test_tools_are_declared_from_a_file_and_taken_back(tmp_path: Path) -> None:
     assert "tools: f" in shown
     assert "tools" in wanted.asked[0]
     assert "tools" not in wanted.asked[1]
-    assert "/tools: the file can't be read" in shown
+    assert "/tools: nowhere can't be read: No such file or directory" in shown
 
 
 def test_clear_forgets_all_but_the_system_message() -> None:
@@ -101,11 +101,13 @@ def test_a_conversation_is_saved_and_loaded(tmp_path: Path) -> None:
     assert [message["content"] for message in conversation(wanted)] == ["one", "hello", "two"]
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]"])
-def test_a_file_that_is_no_conversation_is_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"), [("", "saved.json is not JSON"), ("{}", "a list of messages"), ("[1]", "a list of messages")]
+)
+def test_a_file_that_is_no_conversation_is_refused(tmp_path: Path, content: str, says: str) -> None:
     path = tmp_path / "saved.json"
     path.write_text(content)
-    assert "/load: the file" in talk(script(HELLO), f"/load {path}")
+    assert says in talk(script(HELLO), f"/load {path}")
     assert "/save: name a file" in talk(script(HELLO), "/save")
     assert "/save: the file can't be written" in talk(script(HELLO), f"/save {tmp_path}")
 
