@@ -81,23 +81,25 @@ def say(process: str, text: str, *, level: str = "info", to: TextIO | None = Non
 
 def text_of(line: str) -> str:
     """The text of a line of a log in either format."""
-    if line.startswith('{"time": '):
-        try:
-            return str(json.loads(line)["message"])
-        except (ValueError, KeyError):
-            return line
-    return line
+    found = _decoded(line)
+    return line if found is None else str(found.get("message", line))
+
+
+def _decoded(line: str) -> dict[str, Any] | None:
+    """The object of a JSON line that one of our processes wrote, None for any other line."""
+    if not line.startswith('{"time": '):
+        return None
+    try:
+        found: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return found
 
 
 def wrap(line: str, process: str, pid: int) -> str:
     """A line of the program `process` as JSON: as it is if one of our processes wrote it."""
-    if line.startswith('{"time": '):
-        try:
-            json.loads(line)
-        except ValueError:
-            pass
-        else:
-            return line
+    if _decoded(line) is not None:
+        return line
     # Triton's lines begin with the first letter of their level, month and day: `E1126 22:59:42.1`.
     level = _LEVELS.get(line[:1], "info") if line[1:5].isdecimal() else "info"
     return encode_line(process, level, line, pid=pid)

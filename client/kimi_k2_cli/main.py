@@ -52,11 +52,11 @@ def _run(name: str, arguments: list[str]) -> int:
     from kimi_k2_client.errors import KimiError
 
     parser = parser_of(name)
-    args, others = parser.parse_known_args(arguments)
     if parser.get_default("takes_all"):
+        args, others = parser.parse_known_args(arguments)
         args.flags = [word for word in others if word != "--"]
-    elif others:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    else:
+        args = parser.parse_args(arguments)
     try:
         return int(importlib.import_module(COMMANDS[name].module).run(args))
     except (ServingError, KimiError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,14 @@ def test_experts_compute_the_same_on_a_cpu_and_as_on_a_gpu_forwards_and_backward
     torch.manual_seed(4)
     experts = Experts(TINY)
     flat = torch.randn(50, TINY.hidden)
-    for ways in (experts.every, experts.chosen_alone):
+
+    def computed(way: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         experts.zero_grad()
-        out = ways(flat, experts.gate(flat))
+        out = way(flat, experts.gate(flat))
         out.square().sum().backward()
-        gradients = torch.cat([each.grad.flatten() for each in experts.parameters() if each.grad is not None])
-        if ways == experts.every:
-            expected = (out.detach(), gradients)
-    torch.testing.assert_close((out.detach(), gradients), expected, rtol=1e-4, atol=1e-5)
+        return out.detach(), torch.cat([each.grad.flatten() for each in experts.parameters() if each.grad is not None])
+
+    torch.testing.assert_close(computed(experts.chosen_alone), computed(experts.every), rtol=1e-4, atol=1e-5)
 
 
 def test_a_checkpoint_survives_restoring_and_publishing_unchanged(demo: Path) -> None:
