@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ import msgspec
 import psutil
 import pytest
 
-from kimi_k2_serving.engine import host, wire
+from kimi_k2_serving.engine import host, pace, wire
 from kimi_k2_serving.engine.generations import request_id
 
 
@@ -110,7 +110,7 @@ class Texts:
 
 
 async def ended(engine: Engine, *messages: wire.ToHost) -> list[str]:
-    """The uids that have ended a moment after these messages came, all of them at once."""
+    """The uids that have ended after these messages came, all of them at once."""
     found = await said(engine, *map(wire.frame, messages))
     return [message.uid for message in found if isinstance(message, wire.Output)]
 
@@ -149,23 +149,41 @@ def answering(finish: Any = None, **fields: Any) -> Answering:
 
 
 async def said(engine: Engine, *sent: bytes) -> list[wire.FromHost]:
-    """What the host says about its requests within a moment."""
-    ours, theirs = socket.socketpair()
-    serving = asyncio.create_task(host.serve(engine, Texts(), wire.Start({}, warm_up=False), theirs))
-    reader, writer = await asyncio.open_unix_connection(sock=ours)
-    writer.write(b"".join(sent))
-    found: list[wire.FromHost] = []
-    try:
-        async with asyncio.timeout(0.3):
-            async for message in wire.messages(reader, wire.FromHost):
+    """What the host says about its requests, until it has nothing left to do or has closed the stream."""
+    async with serving(engine) as (reader, writer):
+        found: list[wire.FromHost] = []
+        messages = wire.messages(reader, wire.FromHost)
+        writer.write(b"".join(sent))
+        # The host works on this loop. When it has read a mark and written the answer, every task has run once more.
+        for _ in range(MARKS):
+            writer.write(wire.HEADER.pack(len(MARK)) + MARK)
+            async for message in messages:
+                if isinstance(message, wire.Failed) and message.uid == "mark":
+                    break
                 if not isinstance(message, wire.Started | wire.Beat):
                     found.append(message)
-    except TimeoutError:
-        pass
-    writer.close()
-    await writer.wait_closed()
-    await serving
-    return found
+        return found
+
+
+# A request that can't be read is answered at once.
+MARK = msgspec.msgpack.encode(["Submit", "mark", "none"])
+MARKS = 5
+
+
+@contextlib.asynccontextmanager
+async def serving(engine: Engine) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """The stub's side of the stream of a host that serves. The host ends after the block."""
+    ours, theirs = socket.socketpair()
+    task = asyncio.create_task(host.serve(engine, Texts(), wire.Start({}, warm_up=False), theirs))
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    async with asyncio.timeout(60):
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+            await task
 
 
 @pytest.mark.parametrize(
@@ -209,8 +227,13 @@ def test_a_request_that_can_not_be_read_is_refused_and_the_next_is_served() -> N
     assert good.uid == "good"
 
 
-def test_an_idle_engine_tells_its_state_once_per_second_and_one_with_work_at_every_beat() -> None:
-    def beats(engine: Engine, *messages: wire.ToHost, busy: int = 0) -> int:
+def test_an_idle_engine_tells_its_state_once_and_rests_and_one_with_work_tells_it_at_every_beat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A rest is a second long; a slow machine must not make it end within this test.
+    monkeypatch.setattr(pace, "REST_SECONDS", 60.0)
+
+    def beats(engine: Engine, *sent: wire.ToHost, busy: int = 0, wanted: int = 3, seconds: float = 30.0) -> int:
         load = SimpleNamespace(
             timestamp=1.0,
             num_running_reqs=busy,
@@ -219,36 +242,66 @@ def test_an_idle_engine_tells_its_state_once_per_second_and_one_with_work_at_eve
             token_usage=0.0,
             max_total_num_tokens=9,
         )
-        read: list[None] = []
-        engine.tokenizer_manager.load_snapshot_reader.read_all = lambda: read.append(None) or [load]
-        asyncio.run(said(engine, *map(wire.frame, messages)))
+        read, enough = [], asyncio.Event()
+
+        def read_all() -> list[Any]:
+            read.append(load)
+            if len(read) == wanted:
+                enough.set()
+            return [load]
+
+        engine.tokenizer_manager.load_snapshot_reader.read_all = read_all
+
+        async def scenario() -> None:
+            async with serving(engine) as (_, writer):
+                writer.write(b"".join(map(wire.frame, sent)))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(enough.wait(), seconds)
+
+        asyncio.run(scenario())
         return len(read)
 
-    assert beats(Engine()) == 1
-    assert beats(Engine(), submit("a")) > 2, "a generation is in flight"
-    assert beats(Engine(), busy=1) > 2, "the scheduler still works on an aborted one"
+    assert beats(Engine(), seconds=0.5) == 1
+    assert beats(Engine(), submit("a")) == 3, "a generation is in flight"
+    assert beats(Engine(), busy=1) == 3, "the scheduler still works on an aborted one"
 
 
 def test_a_state_that_can_not_be_read_is_borne_for_a_while_and_then_ends_the_host(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def read(times: int) -> list[wire.FromHost]:
-        left = times
+    monkeypatch.setattr(wire, "BEAT_SECONDS", 0.001)
+    monkeypatch.setattr(host, "LOST_BEATS", 5)
+
+    def ends(failures: int) -> bool:
+        """Whether the host closes the stream when the state can't be read this many times."""
+        left = failures
 
         def broken() -> list[Any]:
             nonlocal left
             left -= 1
             if left >= 0:
                 raise OSError("no descriptor")
+            recovered.set()
             return []
 
         engine = answering({"type": "length"})
         engine.tokenizer_manager.load_snapshot_reader.read_all = broken
-        return asyncio.run(asyncio.wait_for(said(engine, wire.frame(submit("a"))), 5))
 
-    monkeypatch.setattr(wire, "BEAT_SECONDS", 0.001)
-    monkeypatch.setattr(host, "LOST_BEATS", 5)
-    assert len(read(4)) == 1
-    begin = time.monotonic()
-    read(1000)
-    assert time.monotonic() - begin < 0.3, "the stream has to end by itself"
+        async def scenario() -> bool:
+            async with serving(engine) as (reader, _):
+                closed = asyncio.create_task(until_closed(reader))
+                works = asyncio.create_task(recovered.wait())
+                done, waiting = await asyncio.wait((closed, works), return_when=asyncio.FIRST_COMPLETED)
+                for task in waiting:
+                    task.cancel()
+                return closed in done
+
+        recovered = asyncio.Event()
+        return asyncio.run(scenario())
+
+    async def until_closed(reader: asyncio.StreamReader) -> None:
+        async for _ in wire.messages(reader, wire.FromHost):
+            pass
+
+    assert not ends(4)
+    assert ends(1000)

@@ -24,16 +24,16 @@ def rested(pace: Pace, *, woken_after: float | None = None) -> float:
 def test_there_is_no_rest_while_there_is_work_and_for_a_while_after_it() -> None:
     now, working = [100.0], [True]
     pace = Pace(lambda: working[0], clock=lambda: now[0])
-    assert rested(pace) < 0.1
+    assert rested(pace) < REST_SECONDS / 2
     working[0] = False
     now[0] += LINGER_SECONDS - 0.01
-    assert rested(pace) < 0.1
+    assert rested(pace) < REST_SECONDS / 2
     now[0] += 0.02
     assert rested(pace) > REST_SECONDS - 0.1
 
 
 def test_a_rest_ends_by_itself_and_at_once_when_work_comes() -> None:
-    assert REST_SECONDS - 0.1 < rested(Pace(lambda: False)) < REST_SECONDS + 1
+    assert REST_SECONDS - 0.1 < rested(Pace(lambda: False)) < REST_SECONDS + 20
     assert rested(Pace(lambda: False), woken_after=0.05) < REST_SECONDS / 2
 
 

@@ -128,7 +128,7 @@ class Engine:
 
 
 async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not true():  # noqa: ASYNC110 - what it waits for has no event
             await asyncio.sleep(0.001)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import fake_pb_utils as triton
 import pytest
-from test_engine_limits import LATE, ONE
+from test_engine_limits import LATE, PATIENT
 from test_engine_service import ask, error, service, until
 
 from kimi_k2_serving.engine.port import EngineState, Load
@@ -36,7 +36,7 @@ def refused(running: Any) -> tuple[str, int]:
 
 
 def test_over_the_limit_a_refusal_is_out_before_execute_returns_and_nothing_was_read(tmp_path: Path) -> None:
-    with service(tmp_path, ONE) as (running, engine):
+    with service(tmp_path, PATIENT) as (running, engine):
         working, waiting = ask(running, input_ids=[LATE]), ask(running, input_ids=[LATE])
         until(lambda: engine.in_flight == 1 and running._admission.waiting == 1)
         assert refused(running)[0].startswith("overloaded: 1 requests with 1 prompt tokens in flight, 1 waiting")
@@ -51,13 +51,14 @@ def test_while_the_engine_is_down_a_refusal_is_out_before_execute_returns(tmp_pa
 
 
 def test_a_thousand_refusals_take_a_moment_each_and_the_page_shows_it(tmp_path: Path) -> None:
-    with service(tmp_path, ONE) as (running, engine):
+    """A moment of this thread's own processor time: the machine may be busy."""
+    with service(tmp_path, PATIENT) as (running, engine):
         working, waiting = ask(running, input_ids=[LATE]), ask(running, input_ids=[LATE])
         until(lambda: engine.in_flight == 1 and running._admission.waiting == 1)
-        begin = time.monotonic()
+        begin = time.thread_time()
         for _ in range(1000):
             refused(running)
-        assert time.monotonic() - begin < 1
+        assert time.thread_time() - begin < 1
 
         def within(bound: str) -> float:
             family = triton.MetricFamily.made["sglang_backend:refusal_seconds_bucket"]

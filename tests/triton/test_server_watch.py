@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kimi_k2_serving.engine import linux, shared_memory
+from kimi_k2_serving.engine import linux, pace, shared_memory
 from kimi_k2_serving.engine.pace import Pace
 from kimi_k2_serving.triton import server_watch
 
@@ -64,14 +64,22 @@ NOT_ITS_FAULT = (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS,
 
 
 class Script:
-    """`asyncio.open_connection` as scripted: an errno, an answer's bytes, or nothing; the last one stays."""
+    """`asyncio.open_connection` as scripted: an errno, an answer's bytes, or nothing. The last one stays, and `over`
+    is set when it has come REPEATED times.
+    """
+
+    REPEATED = 5
 
     def __init__(self, *steps: int | bytes) -> None:
         self.steps = list(steps)
         self.asked: list[float] = []
+        self.most = len(steps) + self.REPEATED
+        self.over = asyncio.Event()
 
     async def open(self, address: str, port: int) -> tuple[asyncio.StreamReader, Any]:
         self.asked.append(asyncio.get_running_loop().time())
+        if len(self.asked) == self.most:
+            self.over.set()
         step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
         if isinstance(step, int):
             raise OSError(step, os.strerror(step))
@@ -90,11 +98,13 @@ def stopping(monkeypatch: pytest.MonkeyPatch, *steps: int | bytes) -> tuple[bool
     monkeypatch.setattr(server_watch.asyncio, "open_connection", script.open)
 
     async def scenario() -> bool:
-        try:
-            await asyncio.wait_for(server_watch.TritonServer("127.0.0.1", 1, 5.0).stopping(Pace(lambda: True)), 0.3)
-        except TimeoutError:
-            return False
-        return True
+        watch = asyncio.create_task(server_watch.TritonServer("127.0.0.1", 1, 5.0).stopping(Pace(lambda: True)))
+        over = asyncio.create_task(script.over.wait())
+        done, others = await asyncio.wait((watch, over), timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            task.cancel()
+        assert done, "it was not asked often enough"
+        return watch in done
 
     return asyncio.run(scenario()), script.asked
 
@@ -123,17 +133,19 @@ def test_without_requests_a_server_that_answers_is_asked_about_once_per_second_a
 ) -> None:
     monkeypatch.setattr(server_watch, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(server_watch, "ANSWERED_SECONDS", 0.02)
+    # A slow machine must not end the pause within this test.
+    monkeypatch.setattr(pace, "REST_SECONDS", 60.0)
     script = Script(b"H", b"H", b"")
     monkeypatch.setattr(server_watch.asyncio, "open_connection", script.open)
 
     async def scenario() -> None:
-        pace = Pace(lambda: False)
-        watch = asyncio.create_task(server_watch.TritonServer("127.0.0.1", 1, 5.0).stopping(pace))
+        idle = Pace(lambda: False)
+        watch = asyncio.create_task(server_watch.TritonServer("127.0.0.1", 1, 5.0).stopping(idle))
         await asyncio.sleep(0.2)
         assert len(script.asked) == 1
-        pace.wake()
+        idle.wake()
         # The first closed connection is followed by another one a poll later, even without requests.
-        await asyncio.wait_for(watch, 0.2)
+        await asyncio.wait_for(watch, 30)
         assert len(script.asked) == 4
 
     asyncio.run(scenario())
