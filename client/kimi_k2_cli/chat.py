@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_k2_cli import sampling, server
+from kimi_k2_cli.prompt import prompt_of
 from kimi_k2_cli.repl import WORDS, Ask, Repl
 from kimi_k2_cli.screen import JsonLines, Screen, printable
 from kimi_k2_cli.session import ChatSession
@@ -75,7 +76,7 @@ def converse(
         session.set_system(system)
     if prompt is None and sys.stdin.isatty():
         return Repl(session, ask or keyboard()).run(banner)
-    session.messages.append({"role": "user", "content": sys.stdin.read() if prompt is None else prompt})
+    session.messages.append({"role": "user", "content": prompt_of(prompt)})
     try:
         session.answer()
     except KimiError as error:

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 
 from kimi_k2_cli import sampling, server
+from kimi_k2_cli.prompt import prompt_of
 from kimi_k2_cli.screen import printable
 from kimi_k2_client import Client, Finished, TokensDelta
 
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     running = server.here()
     url = server.server_url(args.url, grpc=args.grpc, running=running)
-    prompt = sys.stdin.read() if args.prompt is None else args.prompt
+    prompt = prompt_of(args.prompt)
     options = sampling.options_of(args, default_tokens=server.default_tokens(url, running))
     with Client(url) as client, client.complete_stream(prompt, **options) as events:
         for event in events:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"kimi-k2-triton {__version__}")
         return 0
     if first not in COMMANDS:
-        print(f"kimi-k2: there is no command {first!r}; one of: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"kimi-k2: there is no command {first!r}; {_suggestion(first)}", file=sys.stderr)
         return 2
     return _run(first, arguments[1:])
 
@@ -45,6 +45,14 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     parser.epilog = f"example: kimi-k2 {COMMANDS[name].example}"
     importlib.import_module(COMMANDS[name].module).configure(parser)
     return parser
+
+
+def _suggestion(word: str) -> str:
+    import difflib
+
+    if near := difflib.get_close_matches(word, COMMANDS, n=1):
+        return f"did you mean `kimi-k2 {near[0]}`? `kimi-k2 --help` lists all"
+    return f"one of: {', '.join(COMMANDS)}"
 
 
 def _run(name: str, arguments: list[str]) -> int:

@@ -262,3 +262,8 @@ def test_bars_are_as_long_as_their_values_and_text_is_escaped() -> None:
     assert [bar / bars[-1] for bar in bars] == pytest.approx([0.25, 0.125, 0.5, 1.0], abs=1e-3)
     assert any("a<b>&: aiperf" in (each.text or "") for each in root.iter())
     assert len(list(ElementTree.fromstring(draw([("", BenchRun("aiperf", "", 1, LOAD, None))])).iter())) == 4
+
+
+def test_without_an_endpoint_the_command_says_what_to_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--print"]) == 2
+    assert "name the endpoint, as in kimi-k2 bench http://127.0.0.1:9000" in capsys.readouterr().err

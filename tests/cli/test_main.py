@@ -56,6 +56,12 @@ def test_an_unknown_command_is_answered_with_the_known_ones(capsys: pytest.Captu
     assert main(["tlak"]) == 2
     line = capsys.readouterr().err
     assert line.startswith("kimi-k2: there is no command 'tlak'; one of: chat, ")
+
+
+def test_a_mistyped_command_is_answered_with_the_one_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stauts"]) == 2
+    line = capsys.readouterr().err
+    assert line == "kimi-k2: there is no command 'stauts'; did you mean `kimi-k2 status`? `kimi-k2 --help` lists all\n"
     assert line.count("\n") == 1
 
 

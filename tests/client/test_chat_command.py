@@ -37,6 +37,10 @@ class Terminal(io.StringIO):
         return True
 
 
+def piped(data: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(data))
+
+
 def client(wanted: Script) -> Client:
     http = httpx.Client(transport=httpx.MockTransport(HttpTriton(wanted)))
     return Client(transport=HttpTransport(URL, timeout=5, http=http), retry=Retry(retries=0))
@@ -104,10 +108,42 @@ def test_the_system_message_and_options_are_sent() -> None:
 
 
 def test_without_a_prompt_a_pipe_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("from\na pipe"))
+    monkeypatch.setattr(sys, "stdin", piped(b"from\na pipe"))
     wanted = script(HELLO)
     assert converse(wanted) == 0
     assert conversation(wanted) == [{"role": "user", "content": "from\na pipe"}]
+
+
+@pytest.mark.parametrize("command", ["chat", "complete"])
+@pytest.mark.parametrize(
+    ("argument", "data", "said"),
+    [
+        ("", b"", "missing_field: prompt: give it as an argument, or on standard input"),
+        (" \n", b"", "missing_field: prompt: give it as an argument, or on standard input"),
+        (None, b"", "missing_field: prompt: give it as an argument, or on standard input"),
+        (None, b"\n \n", "missing_field: prompt: give it as an argument, or on standard input"),
+        (None, b"caf\xe9", "invalid_value: prompt: standard input is not UTF-8 text"),
+    ],
+)
+def test_a_prompt_that_is_blank_or_no_text_is_refused_before_any_server_is_asked(
+    command: str,
+    argument: str | None,
+    data: bytes,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", piped(data))
+    words = [command, "--url", "http://127.0.0.1:1"] + ([] if argument is None else [argument])
+    assert main(words) == 2
+    assert capsys.readouterr() == ("", f"kimi-k2 {command}: {said}\n")
+
+
+def test_a_server_that_is_not_there_is_named_with_the_way_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "--url", "http://127.0.0.1:1", "hi"]) == 1
+    said = capsys.readouterr().err
+    assert "no connection to http://127.0.0.1:1" in said
+    assert "`kimi-k2 serve` starts one" in said
 
 
 def test_a_refusal_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -358,3 +358,8 @@ def test_a_token_has_one_bias() -> None:
 )
 def test_numbers_and_flags_as_texts_are_read_and_all_else_is_left(given: dict[str, Any], read: dict[str, Any]) -> None:
     assert spelled_out(given) == read
+
+
+def test_an_unknown_name_is_answered_with_all_that_the_caller_knows() -> None:
+    with pytest.raises(UnknownField, match=r"known: ebnf, .*, min_tokens, n, presence_penalty"):
+        read_parameters({"x": 1}, others=("n",))

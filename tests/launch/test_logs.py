@@ -174,3 +174,15 @@ def test_an_unknown_format_is_refused_in_one_line(value: str) -> None:
         assert LOG_FORMAT in ended.stderr
         assert f"must be text or json, got {value!r}" in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("as_json")
+def test_what_ends_the_launcher_is_an_error_and_its_progress_is_not() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream)
+    progress.line("loading")
+    progress.plain("serve: no; because; do this", level="error")
+    assert [(line["level"], line["message"][-7:]) for line in parsed(stream.getvalue())] == [
+        ("info", "loading"),
+        ("error", "do this"),
+    ]

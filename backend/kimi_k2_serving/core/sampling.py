@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,10 +119,11 @@ NUMBER_CHARACTERS = 32
 GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 
 
-def read_parameters(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+def read_parameters(given: Mapping[str, Any], *, prefix: str = "", others: Collection[str] = ()) -> dict[str, Any]:
     """Check a client's parameters and return SGLang's; null values are left out.
 
-    Error messages put `prefix` before a field's name. Raises UnknownField, InvalidType, InvalidValue, LimitExceeded.
+    Error messages put `prefix` before a field's name. `others` are names that the caller has taken out of `given`; the
+    error for an unknown name lists them, too. Raises UnknownField, InvalidType, InvalidValue, LimitExceeded.
     """
     result: dict[str, Any] = {}
     for name, value in given.items():
@@ -130,7 +131,7 @@ def read_parameters(given: Mapping[str, Any], *, prefix: str = "") -> dict[str, 
         field = FIELDS.get(canonical)
         where = f"{prefix}{name}"
         if field is None:
-            raise UnknownField(f"not a sampling parameter; known: {', '.join(sorted(FIELDS))}", field=where)
+            raise UnknownField(f"not a sampling parameter; known: {', '.join(sorted({*FIELDS, *others}))}", field=where)
         if value is None:
             continue
         checked = READERS[field.kind](value, field, where)

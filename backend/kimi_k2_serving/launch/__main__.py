@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         _prepare(argv, progress)
     except (Refusal, Failure) as error:
-        progress.plain(str(error))
+        progress.plain(str(error), level="error")
         return error.exit_code
     except KeyboardInterrupt:
         progress.plain("serve: stopped")
@@ -53,7 +53,7 @@ def _prepare(argv: Sequence[str], progress: Progress) -> None:
     for warning in preflight.check_machine(
         options, here, layout, installed=installed, port_is_free=machine.port_is_free
     ):
-        progress.plain(warning)
+        progress.plain(warning, level="warning")
     if not installed:
         install.ensure(layout, torch, progress)
 

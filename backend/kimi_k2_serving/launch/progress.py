@@ -46,19 +46,19 @@ class Progress:
             self._last_status = now
             self._write(f"serve: {self.elapsed():5.1f} s  {text}\n")
 
-    def plain(self, text: str) -> None:
-        """Write a line without the elapsed time, for warnings and errors."""
+    def plain(self, text: str, *, level: str = "info") -> None:
+        """Write a line without the elapsed time. `level` is that of a JSON line."""
         self._close()
-        self._write(f"{text}\n")
+        self._write(f"{text}\n", level)
 
     def _close(self) -> None:
         if self._open:
             self._write("\r\033[K")
             self._open = False
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, level: str = "info") -> None:
         if self._json:
-            text = "".join(encode_line("serve", "info", line) + "\n" for line in text.splitlines() if line)
+            text = "".join(encode_line("serve", level, line) + "\n" for line in text.splitlines() if line)
         self._stream.write(text)
         self._stream.flush()
 

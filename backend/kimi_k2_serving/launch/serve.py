@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         return _run(argv, progress)
     except (Refusal, Failure) as error:
-        progress.plain(str(error))
+        progress.plain(str(error), level="error")
         return error.exit_code
     except KeyboardInterrupt:
         progress.plain("serve: stopped")

@@ -20,7 +20,7 @@ from kimi_k2_cli.bench.comparing import FILE, read_run
 from kimi_k2_cli.bench.figures import BenchFigures, BenchLoad, BenchRun
 from kimi_k2_cli.bench.results import read_result
 from kimi_k2_cli.bench.tools import BenchTool
-from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.core.errors import InvalidValue, MissingField
 
 OUTPUT = Path("kimi-k2-bench")
 CHART = "bench.svg"
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  kimi-k2 bench compare before/ after/\n"
         "Exit code 1: a request failed, or the program did; with compare: a rate, a median or the failures got worse."
     )
-    parser.add_argument("target", metavar="URL|compare", help="the endpoint, or `compare A B`")
+    parser.add_argument("target", metavar="URL|compare", nargs="?", help="the endpoint, or `compare A B`")
     parser.add_argument("folders", metavar="A B", nargs="*", type=Path, help="two folders of runs, for compare")
     parser.add_argument(
         "--tool", choices=list(map(str, BenchTool)), help="default: the first of these that is installed"
@@ -58,6 +58,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.target == "compare":
         return compare(args)
+    if args.target is None:
+        raise MissingField("name the endpoint, as in kimi-k2 bench http://127.0.0.1:9000", field="URL")
     if args.folders:
         raise InvalidValue("folders belong to `kimi-k2 bench compare A B`", field="bench")
     tool = BenchTool(args.tool) if args.tool else tools.installed_tool(any_will_do=args.only_print)

@@ -107,7 +107,7 @@ def read_chat_inputs(given: Inputs, model: ChatModel) -> Reading:
 
 def read_sampling(parameters: dict[str, Any]) -> dict[str, Any]:
     """Check the sampling parameters. `parameters` has them under the client's names, including tensors."""
-    sampling = core_sampling.read_parameters(parameters)
+    sampling = core_sampling.read_parameters(parameters, others=("n",))
     for name in core_sampling.GRAMMARS:
         if name in sampling:
             raise InvalidValue("not accepted here; use response_format or tools", field=f"sampling_parameters.{name}")

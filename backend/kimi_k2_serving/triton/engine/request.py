@@ -65,7 +65,7 @@ def read_job(
     n = read_choices(given, parameters.pop("n", None))
     alternatives = parameters.pop("logprobs", None)
     adapter = read_adapter(parameters.pop("lora_name", None), adapters)
-    sampling = core_sampling.read_parameters(parameters)
+    sampling = core_sampling.read_parameters(parameters, others=("n", "logprobs", "lora_name"))
     field = "input_ids" if text is None else "text_input"
     core_sampling.fit_to_engine(sampling, prompt_tokens=len(input_ids), room=room, field=field)
     sampling |= ways(stream)
