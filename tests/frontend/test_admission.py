@@ -75,7 +75,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def begun(*clients: Client) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not all(each.asked for each in clients):  # noqa: ASYNC110 - the client tells by its count alone
             await asyncio.sleep(0.001)
 

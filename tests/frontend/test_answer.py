@@ -155,7 +155,7 @@ def test_a_source_that_is_cancelled_from_within_is_an_end_that_the_reader_hears_
         yield
 
     async def scenario() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             async for _ in _together([endless(), cancelled()]):
                 pass
 

@@ -265,7 +265,7 @@ def test_a_server_that_closes_connections_without_an_answer_is_stopping() -> Non
         await asyncio.sleep(0.6)
         assert not watch.done()
         http.stopped = True
-        await asyncio.wait_for(watch, 1)
+        await asyncio.wait_for(watch, 30)
         http.server.close()
 
     asyncio.run(scenario())

@@ -42,7 +42,7 @@ def test_a_process_ends_with_its_parent_once_the_engine_has_stopped(monkeypatch:
         await asyncio.sleep(0.1)
         assert order == []
         parent.kill()
-        await asyncio.wait_for(watching, 5)
+        await asyncio.wait_for(watching, 30)
 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as parent:
         asyncio.run(watch(parent))
