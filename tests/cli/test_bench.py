@@ -267,3 +267,25 @@ def test_bars_are_as_long_as_their_values_and_text_is_escaped() -> None:
 def test_without_an_endpoint_the_command_says_what_to_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--print"]) == 2
     assert "name the endpoint, as in kimi-k2 bench http://127.0.0.1:9000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("tool", "place"), [("aiperf", "--api-key sk-1"), ("guidellm", '"api_key": "sk-1"')])
+def test_a_key_reaches_the_program_and_no_screen_or_file(
+    tool: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    key, seen, out = tmp_path / "key", tmp_path / "seen", tmp_path / "out"
+    key.write_text("sk-1\n")
+    program(tmp_path / tool, f"Path({str(seen)!r}).write_text(' '.join(sys.argv[1:]))")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    main(["bench", "http://h:1", "--api-key-file", str(key), "--output", str(out)])
+    assert place in seen.read_text()
+    printed = "".join(capfd.readouterr())
+    assert place.replace("sk-1", "KEY") in printed
+    assert "sk-1" not in printed + (out / "bench.json").read_text() + (out / "bench.svg").read_text()
+
+
+def test_a_key_for_triton_itself_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = tmp_path / "key"
+    key.write_text("sk-1")
+    assert main(["bench", "h:1", "--tool", "perf_analyzer", "--print", "--api-key-file", str(key)]) == 2
+    assert "perf_analyzer measures Triton, which has no keys" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from kimi_k2_cli.bench.comparing import FILE, read_run
 from kimi_k2_cli.bench.figures import BenchFigures, BenchLoad, BenchRun
 from kimi_k2_cli.bench.results import read_result
 from kimi_k2_cli.bench.tools import BenchTool
+from kimi_k2_cli.endpoint import add_key_option, read_key
 from kimi_k2_serving.core.errors import InvalidValue, MissingField
 
 OUTPUT = Path("kimi-k2-bench")
@@ -46,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inputs", metavar="N", type=int, default=512, help="tokens of a prompt (512)")
     parser.add_argument("--outputs", metavar="N", type=int, default=128, help="tokens of an answer (128)")
     parser.add_argument("--tokenizer", metavar="DIR", help="from `kimi-k2 tokenizer --export DIR` (aiperf, guidellm)")
+    add_key_option(parser)
     parser.add_argument("--output", metavar="DIR", type=Path, default=OUTPUT, help="where results go (%(default)s)")
     parser.add_argument("--print", dest="only_print", action="store_true", help="print the command and run nothing")
     parser.add_argument("--json", action="store_true", help="print bench.json, or the rows of compare as JSON")
@@ -66,8 +68,10 @@ def run(args: argparse.Namespace) -> int:
     load = BenchLoad(
         args.target, args.model, args.concurrency, args.requests, args.inputs, args.outputs, args.tokenizer
     )
-    command = tools.command_of(tool, load, args.output)
-    shown = shlex.join(command)
+    key = read_key(args.api_key_file)
+    # The key is in no file and on no screen, but the program's arguments have it.
+    shown = shlex.join(tools.command_of(tool, load, args.output, None if key is None else "KEY"))
+    command = tools.command_of(tool, load, args.output, key)
     print(shown, file=sys.stdout if args.only_print else sys.stderr, flush=True)
     if args.only_print:
         return 0

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from kimi_k2_cli.bench.figures import BenchLoad
-from kimi_k2_serving.core.errors import Unavailable
+from kimi_k2_serving.core.errors import Unavailable, Unsupported
 
 INPUT = "input.json"
 HELP_SECONDS = 60
@@ -55,27 +55,31 @@ def require(tool: BenchTool) -> None:
         raise Unavailable(f"{tool} is not installed: pip install {tool.package}, in an environment of its own")
 
 
-def command_of(tool: BenchTool, load: BenchLoad, folder: Path) -> list[str]:
+def command_of(tool: BenchTool, load: BenchLoad, folder: Path, key: str | None = None) -> list[str]:
+    """`key`: the endpoint's API key. Raises Unsupported for perf_analyzer with a key."""
     match tool:
         case BenchTool.AIPERF:
-            return _aiperf(load, folder)
+            return _aiperf(load, folder, key)
         case BenchTool.GUIDELLM:
-            return _guidellm(load, folder / tool.result)
+            return _guidellm(load, folder / tool.result, key)
         case BenchTool.PERF_ANALYZER:
+            if key is not None:
+                raise Unsupported("perf_analyzer measures Triton, which has no keys", field="--api-key-file")
             return _perf_analyzer(load, folder)
 
 
-def _aiperf(load: BenchLoad, folder: Path) -> list[str]:
+def _aiperf(load: BenchLoad, folder: Path, key: str | None) -> list[str]:
     tokenizer = ["--tokenizer", load.tokenizer] if load.tokenizer else []
+    given = ["--api-key", key] if key else []
     return [
         *("aiperf", "profile", "--model", load.model, "--url", _root(load.url), "--endpoint-type", "chat"),
         *("--streaming", "--concurrency", str(load.concurrency), "--request-count", str(load.requests)),
         *("--isl", str(load.inputs), "--osl", str(load.outputs), "--extra-inputs", "ignore_eos:true"),
-        *(*tokenizer, "--use-server-token-count", "--output-artifact-dir", str(folder)),
+        *(*tokenizer, *given, "--use-server-token-count", "--output-artifact-dir", str(folder)),
     ]
 
 
-def _guidellm(load: BenchLoad, result: Path) -> list[str]:
+def _guidellm(load: BenchLoad, result: Path, key: str | None) -> list[str]:
     """guidellm 0.8: each option is an object with a kind. It asks for ignore_eos itself."""
     options: dict[str, dict[str, object]] = {
         "backend": {"kind": "openai_http", "target": _root(load.url), "model": load.model},
@@ -83,6 +87,8 @@ def _guidellm(load: BenchLoad, result: Path) -> list[str]:
         "constraint": {"kind": "max_requests", "count": load.requests},
         "data": {"kind": "synthetic_text", "prompt_tokens": load.inputs, "output_tokens": load.outputs},
     }
+    if key:
+        options["backend"]["api_key"] = key
     if load.tokenizer:
         options["tokenizer"] = {"kind": "huggingface_auto", "model": load.tokenizer}
     options["output"] = {"kind": "json", "path": str(result)}
