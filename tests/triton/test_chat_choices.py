@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from fake_pb_utils import Request, Sender, outputs
+from fake_pb_utils import FailingSender, Request, Sender, outputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_chat_response import LINE, RELAXED, REPORT, SEAL, TOOL_ANSWER, Harness, context, merged
@@ -19,6 +19,8 @@ from tests.support.vocabulary import small_checkpoint, small_vocabulary
 
 from kimi_k2_serving.core.errors import InvalidValue
 from kimi_k2_serving.core.tokens import Vocabulary
+from kimi_k2_serving.enforcer.inspection import Inspector
+from kimi_k2_serving.triton.chat.answers import Ending
 from kimi_k2_serving.triton.chat.choice import Part, parts_of
 from kimi_k2_serving.triton.chat.context import RequestContext, address
 from kimi_k2_serving.triton.chat.metrics import EnforcementMetrics
@@ -163,6 +165,27 @@ def step(small_vocabulary: Vocabulary) -> Iterator[tuple[Postprocess, Aborts]]:
     made = Postprocess(small_vocabulary, SEAL, aborts, CheckingWorker(), metrics)
     yield made, aborts
     made.stop()
+
+
+@pytest.mark.parametrize("fault", ["the check of its schema", "its response", "the way to Triton"])
+def test_an_answer_that_fails_at_its_end_ends_the_runs_of_the_others(
+    step: tuple[Postprocess, Aborts], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, aborts = step
+    if fault == "the check of its schema":
+        monkeypatch.setattr(Inspector, "report", lambda *_, **__: 1 // 0)
+    if fault == "its response":
+        monkeypatch.setattr(Ending, "outputs", lambda *_: 1 // 0)
+    sender = FailingSender(1) if fault == "the way to Triton" else Sender()
+    relaxed = json.dumps(RELAXED.encode())
+    first = RequestContext("u", True, 3, (), 0, True, (), relaxed).encode(SEAL, time.monotonic())
+    given = {"request_context": first, "output_ids": [*b"[1, 1]"], "index": 1, "finish_reason": "stop"}
+    running.execute([Request(given, sender=sender)])
+    deadline = time.monotonic() + 30
+    while not sender.finals and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert sender.sent[0].error is not None
+    assert aborts.uids == ["u"]
 
 
 def test_every_response_but_the_last_of_the_request_is_confirmed(step: tuple[Postprocess, Aborts]) -> None:

@@ -75,7 +75,7 @@ class AbortReceiver(asyncio.DatagramProtocol):
 
 
 class AbortSender:
-    """Use it on one thread. `clock` is monotonic, in seconds."""
+    """Use `confirm` on one thread, `abort` on any. `clock` is monotonic, in seconds."""
 
     def __init__(self, runtime: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._runtime = runtime

@@ -130,7 +130,7 @@ class Postprocess:
                 self._waiters.submit(self._report, ending, values, inspectors, reply)
                 return
         except Exception as error:
-            reply.send(failed(error))
+            self._fail(ending, reply, error)
             return
         self._report(ending, values, inspectors, reply)
 
@@ -142,7 +142,7 @@ class Postprocess:
                     self._metrics.reported(report)
                 values = [reported(each, report) for each, report in zip(values, reports, strict=True)]
         except Exception as error:
-            reply.send(failed(error))
+            self._fail(ending, reply, error)
             return
         self._end(ending, values, reply)
 
@@ -151,5 +151,17 @@ class Postprocess:
             try:
                 response = tensors.response(ending.outputs(values))
             except Exception as error:
-                response = failed(error)
-            reply.send(response)
+                self._fail(ending, reply, error)
+                return
+            if not reply.send(response):
+                self._end_others(ending)
+
+    def _fail(self, ending: Ending, reply: Reply, error: Exception) -> None:
+        """One answer's error is the request's: nobody reads the other answers."""
+        self._end_others(ending)
+        reply.send(failed(error))
+
+    def _end_others(self, ending: Ending) -> None:
+        context = ending.totals.context
+        if context.choices > 1:
+            self._aborts.abort(context.uid)
