@@ -18,6 +18,8 @@ LOAD = {
     "sglang:token_usage": "kv_usage",
     "sglang_backend:engine_restarts": "engine_restarts",
 }
+# A counter per outcome: completed, aborted or an error's code. Triton itself counts a cancelled stream as a success.
+OUTCOMES = "sglang_backend:requests"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +40,11 @@ def run(args: argparse.Namespace) -> int:
 def examine(client: Client, url: str, own: RunningServer | None) -> dict[str, Any]:
     """All that can be learnt about a server. Raises WrongPort."""
     health = client.health()
-    found: dict[str, Any] = {"url": url, "health": asdict(health), "models": [], "stats": None, "load": {}}
+    found: dict[str, Any] = {"url": url, "health": asdict(health), "models": [], "stats": None}
+    found |= {"load": {}, "outcomes": {}}
     if own is not None:
         found["process"] = {"pid": own.pid, "checkpoint": own.checkpoint, "demo": own.demo, "ports": list(own.ports)}
-        found["load"] = engine_load(own.ports[2])
+        found["load"], found["outcomes"] = read_metrics(metrics_page(own.ports[2]))
     if not health.live:
         return found
     try:
@@ -52,16 +55,29 @@ def examine(client: Client, url: str, own: RunningServer | None) -> dict[str, An
     return found
 
 
-def engine_load(port: int) -> dict[str, float]:
-    """The engine's state from Triton's metrics at a local port; empty if they can't be read."""
+def metrics_page(port: int) -> str:
+    """Triton's metrics at a local port; "" if they can't be read."""
     import httpx
 
     try:
-        lines = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).text.splitlines()
+        return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5, trust_env=False).text
     except httpx.HTTPError:
-        return {}
-    values = [(line.partition("{")[0], line.rpartition(" ")[2]) for line in lines if line and not line.startswith("#")]
-    return {LOAD[name]: float(value) for name, value in values if name in LOAD}
+        return ""
+
+
+def read_metrics(page: str) -> tuple[dict[str, float], dict[str, int]]:
+    """The engine's state, and the number of its requests by outcome."""
+    load: dict[str, float] = {}
+    outcomes: dict[str, int] = {}
+    for line in page.splitlines():
+        name, _, rest = line.partition("{")
+        labels, _, value = rest.rpartition("} ")
+        if name in LOAD:
+            load[LOAD[name]] = float(value)
+        elif name == OUTCOMES:
+            outcome = labels.partition('outcome="')[2].partition('"')[0]
+            outcomes[outcome] = outcomes.get(outcome, 0) + int(float(value))
+    return load, outcomes
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -72,7 +88,8 @@ def as_text(found: dict[str, Any]) -> str:
         lines.append(f"  process  {process['pid']}, {process['checkpoint']}")
     lines += [f"  model    {each['name']}: {'ready' if each['is_ready'] else 'not ready'}" for each in found["models"]]
     if stats := found["stats"]:
-        counts = f"{stats['succeeded']} succeeded, {stats['failed']} failed, {stats['cancelled']} cancelled"
+        outcomes = found["outcomes"] or {name: stats[name] for name in ("succeeded", "failed", "cancelled")}
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
         lines.append(f"  requests {counts}, mean {stats['seconds']:.2f} s")
     if load := found["load"]:
         lines.append(f"  engine   {', '.join(f'{name} {value:g}' for name, value in load.items())}")

@@ -126,10 +126,29 @@ def test_a_status_has_process_models_requests_and_load() -> None:
         "models": [{"name": "kimi_k2", "is_ready": True}],
         "stats": {"succeeded": 3, "failed": 1, "cancelled": 0, "seconds": 0.25},
         "load": {"running": 2.0},
+        "outcomes": {},
     }
     text = status.as_text(found)
     for said in ("u: ready", "7, /demo", "kimi_k2: ready", "3 succeeded, 1 failed", "mean 0.25 s", "running 2"):
         assert said in text
+
+
+def test_a_status_counts_cancelled_streams_as_the_engine_does_and_not_as_triton() -> None:
+    page = """\
+# TYPE sglang_backend:requests counter
+sglang_backend:requests{model="kimi_k2_engine",outcome="completed",version="1"} 5.000000
+sglang_backend:requests{model="kimi_k2_engine",outcome="cancelled",version="1"} 2.000000
+sglang_backend:requests{model="another",outcome="completed",version="1"} 1.000000
+sglang:num_running_reqs{model="kimi_k2_engine",version="1"} 4.000000
+nv_gpu_utilization 0
+"""
+    load, outcomes = status.read_metrics(page)
+    assert (load, outcomes) == ({"running": 4.0}, {"completed": 6, "cancelled": 2})
+    stats = {"succeeded": 7, "failed": 0, "cancelled": 0, "seconds": 0.25}
+    health = {"live": True, "ready": True, "model_ready": True, "detail": ""}
+    found: dict[str, Any] = {"url": "u", "health": health, "models": [], "stats": stats}
+    text = status.as_text(found | {"load": load, "outcomes": outcomes})
+    assert "6 completed, 2 cancelled, mean 0.25 s" in text
 
 
 def test_a_status_without_a_server_is_complete() -> None:
