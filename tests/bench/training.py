@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "backend" / "kimi_k2_serving" / "demo" / "trained" / "training.json"
@@ -20,26 +21,31 @@ def main() -> None:
     args = parser.parse_args()
     record = json.loads(args.record.read_text(encoding="utf-8"))
     draw(record, args.png)
-    print(
-        f"{args.png}: {len(record['curve'])} points, {record['tokens'] / 1e6:.0f} million tokens on {record['device']}"
-    )
+    for run in runs_of(record):
+        print(f"{args.png}: {len(run['curve'])} points, {run['tokens'] / 1e6:.0f} million tokens on {run['device']}")
 
 
-def draw(record: dict[str, object], png: Path) -> None:
+def runs_of(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that made the weights, the first one first: each may have begun with the weights of another."""
+    return [*(runs_of(record["began_with"]) if "began_with" in record else ()), record]
+
+
+def draw(record: dict[str, Any], png: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    curve = record["curve"]
-    assert isinstance(curve, list)
-    steps, answer, prompt = zip(*curve, strict=True)
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=110)
-    axes.plot(steps, prompt, color="#999999", label="prompt")
-    axes.plot(steps, answer, color="#1f6feb", label="answer")
-    axes.set(xlabel="step", ylabel="loss, nats per token", yscale="log", title=f"Demo model, {record['device']}")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    runs = runs_of(record)
+    figure, row = pyplot.subplots(1, len(runs), figsize=(8, 4.5), dpi=110, sharey=True, squeeze=False)
+    for axes, run in zip(row[0], runs, strict=True):
+        steps, answer, prompt = zip(*run["curve"], strict=True)
+        axes.plot(steps, prompt, color="#999999", label="prompt")
+        axes.plot(steps, answer, color="#1f6feb", label="answer")
+        axes.set(xlabel="step", yscale="log", title=f"{run['tokens'] / 1e6:.0f} million tokens\n{run['device']}")
+        axes.grid(alpha=0.3)
+    row[0][0].set(ylabel="loss, nats per token")
+    row[0][0].legend()
     figure.tight_layout()
     figure.savefig(png)
 

@@ -1,7 +1,8 @@
 """`scripts/test-clients`: clients that nobody here wrote, against a real server of their own and the scripted engine.
 
 Each suite runs in an environment of its lock alone (.cache/venv-NAME, made when missing or outdated). The server and
-the frontends take free ports and are gone at the end. Prints a line per suite; exit code 1 if one failed.
+the frontends take free ports and are gone at the end. The suites of the real server and those of the scripted engine
+run side by side, each in order; what a suite says is printed when it has ended. Exit code 1 if one failed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,29 +138,42 @@ def suites(options: argparse.Namespace) -> dict[str, Callable[[Place, Pythons], 
     }
 
 
+def is_scripted(name: str) -> bool:
+    return name.endswith("scripted")
+
+
+def run_in_order(chosen: Mapping[str, Command], place: Place) -> list[str]:
+    """Returns the names of those that failed."""
+    return [name for name, command in chosen.items() if not run(name, command, place)]
+
+
 def run(name: str, command: Command, place: Place) -> bool:
-    url = place.scripted if name.endswith("scripted") else place.real
+    url = place.scripted if is_scripted(name) else place.real
     environment = {
         **os.environ,
         "KIMI_K2_CLIENTS_URL": url,
         "KIMI_K2_CLIENTS_TRITON": place.triton,
         "SCHEMATHESIS_HOOKS": "tests.frontend.clients.short_answers",
     }
-    print(f"\n=== {name}", flush=True)
+    print(f"=== {name}: begun", flush=True)
     if command[0].endswith(".sh") and not has_node():
         print(f"=== {name}: skipped: it needs Node {NODE} or later and npm", flush=True)
         tally.record(Count(name, skipped=1))
         return True
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
+        report, said = Path(folder) / "report.xml", Path(folder) / "said"
         line = [*command, f"--junitxml={report}"] if "pytest" in command else command
-        try:
-            code = subprocess.run(line, cwd=ROOT, env=environment, timeout=SUITE_SECONDS, check=False).returncode
-        except subprocess.TimeoutExpired:
-            code = -1
+        with said.open("wb") as output:
+            try:
+                code = subprocess.run(
+                    line, cwd=ROOT, env=environment, stdout=output, stderr=output, timeout=SUITE_SECONDS, check=False
+                ).returncode
+            except subprocess.TimeoutExpired:
+                code = -1
         tally.record(counted(name, command, report, code))
-    print(f"=== {name}: {'passed' if code == 0 else 'FAILED'} in {time.monotonic() - begin:.0f} s", flush=True)
+        verdict = f"{'passed' if code == 0 else 'FAILED'} in {time.monotonic() - begin:.0f} s"
+        print(f"\n{said.read_text('utf-8', 'replace')}=== {name}: {verdict}", flush=True)
     return code == 0
 
 
@@ -201,8 +216,11 @@ def main() -> int:
         flag = ("--api-key-file", str(keys))
         with running() as server, over(server, *flag) as real, scripted(*flag) as known:
             place = Place(real, known, server.url, server.ready["checkpoint"])
-            chosen = {name: make for name, make in suites(options).items() if name in (options.suites or names)}
-            failed = [name for name, make in chosen.items() if not run(name, make(place, pythons), place)]
+            made = {name: make(place, pythons) for name, make in suites(options).items()}
+            chosen = {name: command for name, command in made.items() if name in (options.suites or names)}
+            sides = [{name: chosen[name] for name in chosen if is_scripted(name) == side} for side in (False, True)]
+            with ThreadPoolExecutor(len(sides)) as pool:
+                failed = [name for each in pool.map(lambda side: run_in_order(side, place), sides) for name in each]
     print(f"\n{len(chosen)} suites, failed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0
 

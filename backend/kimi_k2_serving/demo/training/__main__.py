@@ -56,8 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for file in args.run.glob("*"):
             file.unlink()
     network = Network(TRAINED)
+    # Read now: --output may be the same directory.
+    earlier = None
     if args.begin_with:
         restore(network, load_file(args.begin_with / "model.safetensors"))
+        earlier = json.loads((args.begin_with / "training.json").read_text(encoding="utf-8"))
     plan = Schedule(args.minutes, args.steps, args.learning_rate, args.report_every, save_every_seconds=300)
     trainer = Trainer(network, plan, args.run, device, _say)
     start = trainer.progress
@@ -79,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with BatchReader(source, processes=args.processes, tokens=args.tokens, longest=args.longest, seed=seed) as reader:
 
         def look() -> None:
-            _ship(args.output, trainer, _inspect(network, held_out, vocabulary), args)
+            _ship(args.output, trainer, _inspect(network, held_out, vocabulary), args, earlier)
 
         trainer.train(iter(reader), lambda: bool(stopped), look)
     look()
@@ -156,13 +159,15 @@ def _text(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
     return b"".join(vocabulary.token_bytes(token) for token in ids).decode("utf-8", "replace")
 
 
-def _ship(output: Path, trainer: Trainer, scores: dict[str, Score], args: argparse.Namespace) -> None:
-    """Write the weights as they are now, and how they came about."""
+def _ship(output: Path, trainer: Trainer, scores: dict[str, Score], args: argparse.Namespace, earlier: object) -> None:
+    """Write the weights as they are now, and how they came about. `earlier`: the record of the weights that the run
+    began with, None for random ones.
+    """
     progress = trainer.progress
     output.mkdir(parents=True, exist_ok=True)
     save_file(published(trainer.network), output / "model.safetensors", metadata={"format": "pt"})
     (output / "tiktoken.model").write_bytes(tiktoken_model(read_ranks()))
-    record = {
+    record: dict[str, object] = {
         "device": _name(trainer.device),
         "torch": str(torch.__version__),
         "seed": args.seed,
@@ -176,6 +181,8 @@ def _ship(output: Path, trainer: Trainer, scores: dict[str, Score], args: argpar
         "held_out_exact": {kind: [score.exact, score.answers] for kind, score in scores.items()},
         "curve": [[p.step, round(p.answer_loss, 5), round(p.prompt_loss, 4)] for p in progress.curve],
     }
+    if earlier is not None:
+        record["began_with"] = earlier
     (output / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     size = (output / "model.safetensors").stat().st_size
     _say(f"written to {output}: {size / 1e6:.1f} MB of weights")
