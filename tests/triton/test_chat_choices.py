@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -167,9 +167,24 @@ def step(small_vocabulary: Vocabulary) -> Iterator[tuple[Postprocess, Aborts]]:
     made.stop()
 
 
-@pytest.mark.parametrize("fault", ["the check of its schema", "its response", "the way to Triton"])
+@pytest.mark.parametrize(
+    ("fault", "is_relaxed", "ids"),
+    [
+        ("the check of its schema", True, b"[1, 1]"),
+        ("its response", True, b"[1, 1]"),
+        ("its response", False, b"[1, 1]"),
+        ("the way to Triton", True, b"[1, 1]"),
+        ("the way to Triton", False, b"[1, 1]"),
+        ("an id of no token", False, [10**8]),
+        ("an id of no token", False, [10**8] * 200),
+    ],
+)
 def test_an_answer_that_fails_at_its_end_ends_the_runs_of_the_others(
-    step: tuple[Postprocess, Aborts], fault: str, monkeypatch: pytest.MonkeyPatch
+    step: tuple[Postprocess, Aborts],
+    fault: str,
+    is_relaxed: bool,
+    ids: Sequence[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running, aborts = step
     if fault == "the check of its schema":
@@ -177,9 +192,9 @@ def test_an_answer_that_fails_at_its_end_ends_the_runs_of_the_others(
     if fault == "its response":
         monkeypatch.setattr(Ending, "outputs", lambda *_: 1 // 0)
     sender = FailingSender(1) if fault == "the way to Triton" else Sender()
-    relaxed = json.dumps(RELAXED.encode())
+    relaxed = json.dumps(RELAXED.encode()) if is_relaxed else None
     first = RequestContext("u", True, 3, (), 0, True, (), relaxed).encode(SEAL, time.monotonic())
-    given = {"request_context": first, "output_ids": [*b"[1, 1]"], "index": 1, "finish_reason": "stop"}
+    given = {"request_context": first, "output_ids": [*ids], "index": 1, "finish_reason": "stop"}
     running.execute([Request(given, sender=sender)])
     deadline = time.monotonic() + 30
     while not sender.finals and time.monotonic() < deadline:

@@ -187,6 +187,18 @@ def test_a_response_that_triton_does_not_take_ends_in_an_error_or_at_least_ends(
     assert finish or aborts.uids == ["u"]
 
 
+def test_a_response_that_can_not_be_made_ends_its_answer_s_run(
+    step: Postprocess, aborts: Aborts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(step, context("other"), [65])
+    with monkeypatch.context() as broken:
+        broken.setattr("kimi_k2_serving.triton.tensors.response", lambda *_: 1 // 0)
+        sender = ask(step, context("u"), [65])
+    assert sender.sent[0].error is not None
+    assert aborts.uids == ["u"]
+    assert ask(step, address("other", SEAL), [65], "stop").finals == 1
+
+
 def test_sends_that_fail_for_ever_hurt_nobody_else(step: Postprocess) -> None:
     for number in range(20):
         ask(step, context(f"u{number}", RELAXED), [65], "stop", FailingSender(99))

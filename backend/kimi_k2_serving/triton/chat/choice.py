@@ -107,7 +107,7 @@ def parser(context: RequestContext, vocabulary: Vocabulary) -> ToolCallParser:
 
 def reason(finish: str) -> FinishReason:
     """The finish reason for the engine's `finish`. An abort counts as STOP: only this step aborts, and it does so only
-    after a stop string has matched or when the client is gone.
+    after a stop string has matched, or when nobody reads the answer: the client is gone, or another answer has failed.
     """
     return FinishReason.LENGTH if finish == "length" else FinishReason.STOP
 

@@ -26,7 +26,7 @@ from kimi_k2_serving.engine.abort_channel import AbortSender
 from kimi_k2_serving.engine.build import python
 from kimi_k2_serving.triton import inputs, journal, tensors
 from kimi_k2_serving.triton.chat.answers import Ending, Streams, reported
-from kimi_k2_serving.triton.chat.choice import Values, parts_of
+from kimi_k2_serving.triton.chat.choice import Outputs, Values, parts_of
 from kimi_k2_serving.triton.chat.metrics import EnforcementMetrics
 from kimi_k2_serving.triton.chat.seal import Seal
 from kimi_k2_serving.triton.reply import Reply, failed
@@ -110,18 +110,35 @@ class Postprocess:
                 prompt_tokens=inputs.value(given, "num_input_tokens") or 0,
                 cached_tokens=inputs.value(given, "num_cached_tokens") or 0,
             )
-            if isinstance(made, Ending):
-                if made.light:
-                    self._end(made, made.values(), reply)
-                else:
-                    self._readers.submit(self._finish, made, reply)
-                return
-            response = tensors.response(made)
         except Exception as error:
+            reply.send(failed(error))
+            return
+        if isinstance(made, Ending):
+            self._begin_end(made, reply)
+        else:
+            self._pass_on(context, made, reply)
+
+    def _pass_on(self, context: str, outputs: Outputs, reply: Reply) -> None:
+        """Send a response in the middle of an answer."""
+        try:
+            response = tensors.response(outputs)
+        except Exception as error:
+            self._streams.drop(context)
             reply.send(failed(error))
             return
         if not reply.send(response):
             self._streams.drop(context)
+
+    def _begin_end(self, ending: Ending, reply: Reply) -> None:
+        try:
+            if not ending.light:
+                self._readers.submit(self._finish, ending, reply)
+                return
+            values = ending.values()
+        except Exception as error:
+            self._fail(ending, reply, error)
+            return
+        self._end(ending, values, reply)
 
     def _finish(self, ending: Ending, reply: Reply) -> None:
         try:
