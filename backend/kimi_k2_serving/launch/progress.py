@@ -18,7 +18,7 @@ _ERRORS, _CLOSING, _WIDTH = 8, 6, 400  # error lines, last lines, characters of 
 
 class Progress:
     """Writes to `stream`. `clock` is monotonic, in seconds; `age` is the time that had passed before this object was
-    made, in seconds.
+    made, in seconds. `level` is that of a JSON line.
     """
 
     def __init__(self, stream: TextIO, *, age: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,9 +33,9 @@ class Progress:
     def elapsed(self) -> float:
         return self._clock() - self._started
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, *, level: str = "info") -> None:
         self._close()
-        self._write(f"serve: {self.elapsed():5.1f} s  {text}\n")
+        self._write(f"serve: {self.elapsed():5.1f} s  {text}\n", level)
 
     def status(self, text: str) -> None:
         now = self._clock()
@@ -47,7 +47,7 @@ class Progress:
             self._write(f"serve: {self.elapsed():5.1f} s  {text}\n")
 
     def plain(self, text: str, *, level: str = "info") -> None:
-        """Write a line without the elapsed time. `level` is that of a JSON line."""
+        """Write a line without the elapsed time."""
         self._close()
         self._write(f"{text}\n", level)
 

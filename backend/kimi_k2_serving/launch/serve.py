@@ -214,9 +214,9 @@ def watch(triton: TritonProcess, stubs: Stubs, frontend: Frontend, progress: Pro
     while (status := triton.wait(1.0)) is None:
         try:
             if frontend.tend():
-                progress.line("the frontend died and was started again")
+                progress.line("the frontend died and was started again", level="warning")
         except OSError as error:
-            progress.line(f"the frontend died and could not be started yet: {error.strerror}")
+            progress.line(f"the frontend died and could not be started yet: {error.strerror}", level="error")
         if (why := given_up.why_given_up(runtime_dir)) is not None:
             return Failure(why)
         # Stubs also die when Triton itself ends, so a dead stub counts only if Triton still runs a second later.
