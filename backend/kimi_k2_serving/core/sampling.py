@@ -119,11 +119,13 @@ NUMBER_CHARACTERS = 32
 GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 
 
-def read_parameters(given: Mapping[str, Any], *, prefix: str = "", others: Collection[str] = ()) -> dict[str, Any]:
+def read_parameters(
+    given: Mapping[str, Any], *, prefix: str = "", known: Collection[str] = FIELDS.keys()
+) -> dict[str, Any]:
     """Check a client's parameters and return SGLang's; null values are left out.
 
-    Error messages put `prefix` before a field's name. `others` are names that the caller has taken out of `given`; the
-    error for an unknown name lists them, too. Raises UnknownField, InvalidType, InvalidValue, LimitExceeded.
+    Error messages put `prefix` before a field's name. The error for an unknown name lists `known`. Raises UnknownField,
+    InvalidType, InvalidValue, LimitExceeded.
     """
     result: dict[str, Any] = {}
     for name, value in given.items():
@@ -131,7 +133,7 @@ def read_parameters(given: Mapping[str, Any], *, prefix: str = "", others: Colle
         field = FIELDS.get(canonical)
         where = f"{prefix}{name}"
         if field is None:
-            raise UnknownField(f"not a sampling parameter; known: {', '.join(sorted({*FIELDS, *others}))}", field=where)
+            raise UnknownField(f"not a sampling parameter; known: {', '.join(sorted(known))}", field=where)
         if value is None:
             continue
         checked = READERS[field.kind](value, field, where)

@@ -28,6 +28,8 @@ from kimi_k2_serving.triton.inputs import Inputs
 from kimi_k2_serving.triton.signatures import ENSEMBLE_INPUTS, PREPROCESS_OUTPUTS, SERVING, TensorSpec
 
 OUTPUTS = {tensor.name: tensor for tensor in PREPROCESS_OUTPUTS}
+# The keys of `sampling_parameters` that a chat takes.
+KNOWN = frozenset({*core_sampling.FIELDS, "n"}) - frozenset(core_sampling.GRAMMARS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def read_chat_inputs(given: Inputs, model: ChatModel) -> Reading:
 
 def read_sampling(parameters: dict[str, Any]) -> dict[str, Any]:
     """Check the sampling parameters. `parameters` has them under the client's names, including tensors."""
-    sampling = core_sampling.read_parameters(parameters, others=("n",))
+    sampling = core_sampling.read_parameters(parameters, known=KNOWN)
     for name in core_sampling.GRAMMARS:
         if name in sampling:
             raise InvalidValue("not accepted here; use response_format or tools", field=f"sampling_parameters.{name}")

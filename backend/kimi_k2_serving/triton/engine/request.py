@@ -26,8 +26,10 @@ DAY_MS = 86_400_000
 SHORTEST_HEARTBEAT_MS = 100
 # An error repeats this many characters of an unknown adapter's name.
 ADAPTER_SHOWN = 64
+# The keys of `sampling_parameters`, without other names for them.
+KNOWN = frozenset({*core_sampling.FIELDS, "n", "logprobs", "lora_name"})
 # Request parameters that may be sampling parameters.
-TAKEN = frozenset({*core_sampling.FIELDS, *core_sampling.ALIASES, *core_sampling.USUAL, "n", "logprobs", "lora_name"})
+TAKEN = KNOWN | core_sampling.ALIASES.keys() | core_sampling.USUAL.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def read_job(
     n = read_choices(given, parameters.pop("n", None))
     alternatives = parameters.pop("logprobs", None)
     adapter = read_adapter(parameters.pop("lora_name", None), adapters)
-    sampling = core_sampling.read_parameters(parameters, others=("n", "logprobs", "lora_name"))
+    sampling = core_sampling.read_parameters(parameters, known=KNOWN)
     field = "input_ids" if text is None else "text_input"
     core_sampling.fit_to_engine(sampling, prompt_tokens=len(input_ids), room=room, field=field)
     sampling |= ways(stream)
