@@ -24,8 +24,9 @@ import httpx
 
 from kimi_k2_cli import endpoint
 from kimi_k2_cli.endpoint import OpenAIEndpoint
-from kimi_k2_cli.given_file import read_text
-from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_cli.given_file import read_lines
+from kimi_k2_serving.core import strict_json
+from kimi_k2_serving.core.errors import InvalidRequest, InvalidValue
 
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 FOR_NOW = (429, 503)
@@ -54,8 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 if every request has an answer with status 200, else 1."""
-    if args.concurrency < 1:
-        raise InvalidValue("must be at least 1", field="--concurrency")
+    for name, least in (("concurrency", 1), ("retries", 0)):
+        if getattr(args, name) < least:
+            raise InvalidValue(f"must be at least {least}", field=f"--{name}")
     requests = read_batch(args.source)
     if args.target.exists() and args.target.samefile(args.source):
         raise InvalidValue("is the same file as IN; name another one for the answers", field="OUT")
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         ):
             show = BatchProgress(sys.stderr, len(todo))
             for answer in answers(server, todo, concurrency=args.concurrency, retries=args.retries):
-                print(json.dumps(answer, ensure_ascii=False), file=sink, flush=True)
+                print(as_line(answer), file=sink, flush=True)
                 response = answer["response"]
                 is_ok = response is not None and response["status_code"] == 200
                 counts["ok" if is_ok else "failed"] += 1
@@ -83,22 +85,20 @@ def run(args: argparse.Namespace) -> int:
 
 def read_batch(path: Path) -> list[BatchLine]:
     """Read the batch. Raises InvalidValue that names the line."""
-    lines = read_text(path, "IN").splitlines()
     requests: dict[str, BatchLine] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            request = _request(line, number)
-            if request.custom_id in requests:
-                raise InvalidValue(f"line {number}: custom_id {request.custom_id!r} occurs twice", field="IN")
-            requests[request.custom_id] = request
+    for number, line in read_lines(path, "IN"):
+        request = _request(line, number)
+        if request.custom_id in requests:
+            raise InvalidValue(f"line {number}: custom_id {request.custom_id!r} occurs twice", field="IN")
+        requests[request.custom_id] = request
     return list(requests.values())
 
 
 def _request(line: str, number: int) -> BatchLine:
     try:
-        value = json.loads(line)
-    except ValueError:
-        raise InvalidValue(f"line {number} is not JSON", field="IN") from None
+        value = strict_json.loads(line, field="IN")
+    except InvalidRequest as error:
+        raise InvalidValue(f"line {number}: {error.detail}", field="IN") from None
     match value:
         case {"custom_id": str(custom_id), "url": str(path), "body": dict(body)} if path in PATHS:
             if body.get("stream"):
@@ -141,8 +141,18 @@ def finished(path: Path) -> set[str]:
 def _loads(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
+
+
+def as_line(answer: dict[str, Any]) -> str:
+    """JSON as it is readable, but with escapes if a server has sent half of a surrogate pair, which UTF-8 lacks."""
+    text = json.dumps(answer, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(answer)
+    return text
 
 
 def answers(
@@ -201,7 +211,7 @@ def _line(request: BatchLine, response: httpx.Response | None, error: dict[str, 
     if response is not None:
         try:
             body = response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             body = {"error": {"message": "the answer is not JSON"}}
         told = {"status_code": response.status_code, "request_id": response.headers.get("x-request-id"), "body": body}
     return {"custom_id": request.custom_id, "response": told, "error": error}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kimi_k2_cli import sampling, server
+from kimi_k2_cli.given_file import text_argument
 from kimi_k2_cli.prompt import prompt_of
 from kimi_k2_cli.repl import WORDS, Ask, Repl
 from kimi_k2_cli.screen import JsonLines, Screen, printable
@@ -33,9 +34,11 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
-    parser.add_argument("prompt", nargs="?", help="the user's message; without it standard input is read")
+    parser.add_argument(
+        "prompt", nargs="?", type=text_argument, help="the user's message; without it standard input is read"
+    )
     server.add_options(parser)
-    parser.add_argument("--system", metavar="TEXT", help="the system message")
+    parser.add_argument("--system", metavar="TEXT", type=text_argument, help="the system message")
     parser.add_argument("--tools", metavar="FILE", type=Path, help="a JSON file with a list of OpenAI tools")
     parser.add_argument(
         "--tool-choice", metavar="CHOICE", help="auto (default), none, required, or the name of one of the tools"
@@ -74,7 +77,7 @@ def converse(
     session = ChatSession(client, screen, options)
     if system is not None:
         session.set_system(system)
-    if prompt is None and sys.stdin.isatty():
+    if prompt is None and sys.stdin is not None and sys.stdin.isatty():
         return Repl(session, ask or keyboard()).run(banner)
     session.messages.append({"role": "user", "content": prompt_of(prompt)})
     try:
@@ -93,5 +96,5 @@ def keyboard() -> Ask:
 
 
 def failed(error: KimiError) -> int:
-    print(f"kimi-k2 chat: {printable(str(error))}", file=sys.stderr)
+    print(f"kimi-k2 chat: {printable(server.explained(error))}", file=sys.stderr)
     return 2 if isinstance(error, InvalidRequest) else 1

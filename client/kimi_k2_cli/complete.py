@@ -8,13 +8,14 @@ import sys
 from dataclasses import asdict
 
 from kimi_k2_cli import sampling, server
+from kimi_k2_cli.given_file import text_argument
 from kimi_k2_cli.prompt import prompt_of
 from kimi_k2_cli.screen import printable
 from kimi_k2_client import Client, Finished, TokensDelta
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="?", help="the text; without it standard input is read")
+    parser.add_argument("prompt", nargs="?", type=text_argument, help="the text; without it standard input is read")
     server.add_options(parser)
     sampling.add_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per event on standard output")

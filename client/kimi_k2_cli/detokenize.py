@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from kimi_k2_cli.checkpoint import add_option, load_vocabulary
+from kimi_k2_cli.given_file import read_stdin
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.errors import InvalidType
 from kimi_k2_serving.core.tokens import TextDecoder, Vocabulary
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     vocabulary = load_vocabulary(args)
     ids = []
-    for i, token in enumerate(as_list(strict_json.loads(sys.stdin.buffer.read(), field="stdin"), "stdin")):
+    for i, token in enumerate(as_list(strict_json.loads(read_stdin(), field="stdin"), "stdin")):
         if not isinstance(token, int) or isinstance(token, bool):
             raise InvalidType("must be an integer", field=f"stdin[{i}]")
         ids.append(token)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from kimi_k2_cli.given_file import read_text
+from kimi_k2_cli.given_url import checked_url
 from kimi_k2_serving.core.errors import InvalidValue
 
 URL = "http://127.0.0.1:9000/v1"
@@ -28,6 +29,8 @@ def read_key(path: Path | None) -> str | None:
     words = read_text(path, "--api-key-file").split()
     if not words:
         raise InvalidValue("the file is empty", field="--api-key-file")
+    if not (words[0].isascii() and words[0].isprintable()):
+        raise InvalidValue("a key has only printable ASCII characters", field="--api-key-file")
     return words[0]
 
 
@@ -54,10 +57,7 @@ class OpenAIEndpoint:
 @contextmanager
 def open_endpoint(url: str, key: str | None, *, http: httpx.Client | None = None) -> Iterator[OpenAIEndpoint]:
     """Open the endpoint. Raises InvalidValue for an invalid URL."""
-    if "://" not in url:
-        url = f"http://{url}"
-    if not url.startswith(("http://", "https://")):
-        raise InvalidValue("must be http://HOST:PORT or https://HOST", field="url")
+    url = checked_url(url, ("http", "https"), "URL")
     headers = {"Authorization": f"Bearer {key}", "x-api-key": key} if key else {}
     limits = httpx.Limits(max_connections=None)
     with http or httpx.Client(headers=headers, timeout=TIMEOUT, trust_env=False, limits=limits) as client:

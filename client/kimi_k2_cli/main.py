@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first in ("-h", "--help", "help"):
         print(overview())
         return 0 if arguments else 2
-    if first == "--version":
+    if first in ("--version", "version"):
         print(f"kimi-k2-triton {__version__}")
         return 0
     if first not in COMMANDS:
@@ -50,7 +50,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 def _suggestion(word: str) -> str:
     import difflib
 
-    if near := difflib.get_close_matches(word, COMMANDS, n=1):
+    if near := difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.75):
         return f"did you mean `kimi-k2 {near[0]}`? `kimi-k2 --help` lists all"
     return f"one of: {', '.join(COMMANDS)}"
 
@@ -64,16 +64,23 @@ def _run(name: str, arguments: list[str]) -> int:
         args, others = parser.parse_known_args(arguments)
         args.flags = [word for word in others if word != "--"]
     else:
-        args = parser.parse_args(arguments)
+        args = parser.parse_intermixed_args(arguments)
     try:
         return int(importlib.import_module(COMMANDS[name].module).run(args))
     except (ServingError, KimiError) as error:
-        print(f"kimi-k2 {name}: {error}", file=sys.stderr)
+        from kimi_k2_cli.server import explained
+
+        print(f"kimi-k2 {name}: {explained(error)}", file=sys.stderr)
         return 2 if isinstance(error, InvalidRequest | WrongRequest) else 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        # A file that can't be written, a disk that is full.
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"kimi-k2 {name}: {place}{error.strerror or error}", file=sys.stderr)
         return 1
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kimi_k2_cli.checkpoint import add_option, load_vocabulary
+from kimi_k2_cli.given_file import read_stdin
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.chat_tools import read_tools
 from kimi_k2_serving.core.deltas import Answer, collect_answer, delta, message
@@ -46,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    request = as_object(strict_json.loads(sys.stdin.buffer.read(), field="stdin"), "stdin")
+    request = as_object(strict_json.loads(read_stdin(), field="stdin"), "stdin")
     for key in request:
         if key not in _KEYS:
             # A message never repeats the client's text, so it lists the known keys instead.

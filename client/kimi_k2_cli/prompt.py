@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from kimi_k2_cli.given_file import read_stdin
 from kimi_k2_serving.core.errors import InvalidValue, MissingField
 
 
@@ -16,9 +17,9 @@ def prompt_of(argument: str | None) -> str:
 
 
 def _standard_input() -> str:
-    if sys.stdin.isatty():
+    if sys.stdin is not None and sys.stdin.isatty():
         print("the prompt (Ctrl-D on a line of its own ends it):", file=sys.stderr, flush=True)
     try:
-        return sys.stdin.buffer.read().decode()
+        return read_stdin("prompt").decode()
     except UnicodeDecodeError:
         raise InvalidValue("standard input is not UTF-8 text", field="prompt") from None

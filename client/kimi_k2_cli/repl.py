@@ -12,9 +12,9 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from kimi_k2_cli.given_file import read_text
+from kimi_k2_cli.given_file import read_json
 from kimi_k2_cli.screen import WARNING
 from kimi_k2_cli.session import ChatSession
 from kimi_k2_cli.tools_file import read_tools
@@ -168,14 +168,10 @@ class Repl:
 
     def load(self, file: str) -> None:
         path = _path(file, "/load")
-        text = read_text(path, "/load")
-        try:
-            messages = json.loads(text)
-        except ValueError:
-            raise InvalidValue(f"{path} is not JSON", field="/load") from None
+        messages = read_json(path, "/load")
         if not isinstance(messages, list) or not all(isinstance(each, dict) and "role" in each for each in messages):
             raise InvalidValue("the file must contain a list of messages", field="/load")
-        self.session.messages[:] = messages
+        self.session.messages[:] = cast(list[dict[str, Any]], messages)
         self.last_turn = []
         self.say(f"{len(messages)} messages from {path}")
 

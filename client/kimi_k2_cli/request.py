@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
+from kimi_k2_cli.given_file import read_stdin
 from kimi_k2_serving.core import strict_json
 from kimi_k2_serving.core.chat import read_conversation
 from kimi_k2_serving.core.messages import Conversation
@@ -14,7 +13,7 @@ def from_stdin() -> Conversation:
     """Read the request. Fields that do not affect the prompt are ignored. Raises leaves of InvalidRequest that name the
     field.
     """
-    request = as_object(strict_json.loads(sys.stdin.buffer.read(), field="stdin"), "stdin")
+    request = as_object(strict_json.loads(read_stdin(), field="stdin"), "stdin")
     return read_conversation(
         messages=request.get("messages"),
         tools=request.get("tools"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from kimi_k2_cli.given_file import text_argument
+
 NAMES = ("temperature", "top_p", "seed", "stop")
 
 
@@ -19,7 +21,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--temperature", metavar="T", type=float, help="0 (the likeliest token) to 2")
     group.add_argument("--top-p", metavar="P", type=float, help="more than 0, at most 1")
     group.add_argument("--seed", metavar="N", type=int, help="for engines that are deterministic")
-    group.add_argument("--stop", metavar="TEXT", action="append", help="a string that ends the answer; repeatable")
+    group.add_argument(
+        "--stop", metavar="TEXT", action="append", type=text_argument, help="a string that ends the answer; repeatable"
+    )
 
 
 def options_of(args: argparse.Namespace, *, default_tokens: int | None) -> dict[str, Any]:

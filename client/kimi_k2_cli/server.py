@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from kimi_k2_cli.checkpoint import REPOSITORY
-from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_cli.given_url import checked_url
+from kimi_k2_client.errors import KimiError, Unreachable, WrongPort
+from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.launch.layout import Layout
 from kimi_k2_serving.launch.running import RunningServer, servers
 
 HTTP_URL = "http://127.0.0.1:8000"
 GRPC_URL = "grpc://127.0.0.1:8001"
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 DEMO_TOKENS = 256  # the demo model often does not end by itself
 
 
@@ -35,13 +38,7 @@ def server_url(url: str | None, *, grpc: bool, running: Sequence[RunningServer] 
             http, grpc_port, *_ = running[0].ports
             return f"grpc://127.0.0.1:{grpc_port}" if grpc else f"http://127.0.0.1:{http}"
         return GRPC_URL if grpc else HTTP_URL
-    if "://" not in url:
-        url = f"{'grpc' if grpc else 'http'}://{url}"
-    scheme, _, address = url.partition("://")
-    schemes = ("grpc", "grpcs") if grpc else ("http", "https", "grpc", "grpcs")
-    if scheme not in schemes or not address:
-        raise InvalidValue(f"must be {' or '.join(f'{known}://HOST:PORT' for known in schemes)}", field="--url")
-    return url
+    return checked_url(url, ("grpc", "grpcs") if grpc else ("http", "https", "grpc", "grpcs"), "--url")
 
 
 def server_at(url: str, running: Sequence[RunningServer]) -> RunningServer | None:
@@ -50,6 +47,14 @@ def server_at(url: str, running: Sequence[RunningServer]) -> RunningServer | Non
     if parts.hostname not in ("127.0.0.1", "localhost"):
         return None
     return next((server for server in running if parts.port in server.ports), None)
+
+
+def explained(error: KimiError | ServingError) -> str:
+    """The error for a user, with what to do about a server of this machine that is not there."""
+    is_missing = isinstance(error, Unreachable) and not isinstance(error, WrongPort)
+    if is_missing and any(f"//{host}" in error.detail for host in LOOPBACK):
+        return f"{error} `kimi-k2 serve` starts one"
+    return str(error)
 
 
 def default_tokens(url: str, running: Sequence[RunningServer]) -> int | None:

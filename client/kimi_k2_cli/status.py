@@ -18,8 +18,9 @@ LOAD = {
     "sglang:token_usage": "kv_usage",
     "sglang_backend:engine_restarts": "engine_restarts",
 }
-# A counter per outcome: completed, aborted or an error's code. Triton itself counts a cancelled stream as a success.
-OUTCOMES = "sglang_backend:requests"
+# A counter per outcome: completed, aborted, probe or an error's code. Triton itself counts a cancelled stream as a
+# success.
+OUTCOMES, PROBE = "sglang_backend:requests", "probe"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +67,7 @@ def metrics_page(port: int) -> str:
 
 
 def read_metrics(page: str) -> tuple[dict[str, float], dict[str, int]]:
-    """The engine's state, and the number of its requests by outcome."""
+    """The engine's state, and the number of its requests by outcome, without probes."""
     load: dict[str, float] = {}
     outcomes: dict[str, int] = {}
     for line in page.splitlines():
@@ -76,7 +77,8 @@ def read_metrics(page: str) -> tuple[dict[str, float], dict[str, int]]:
             load[LOAD[name]] = float(value)
         elif name == OUTCOMES:
             outcome = labels.partition('outcome="')[2].partition('"')[0]
-            outcomes[outcome] = outcomes.get(outcome, 0) + int(float(value))
+            if outcome != PROBE:
+                outcomes[outcome] = outcomes.get(outcome, 0) + int(float(value))
     return load, outcomes
 
 
@@ -88,9 +90,10 @@ def as_text(found: dict[str, Any]) -> str:
         lines.append(f"  process  {process['pid']}, {process['checkpoint']}")
     lines += [f"  model    {each['name']}: {'ready' if each['is_ready'] else 'not ready'}" for each in found["models"]]
     if stats := found["stats"]:
-        outcomes = found["outcomes"] or {name: stats[name] for name in ("succeeded", "failed", "cancelled")}
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+        counts = f"{stats['succeeded']} succeeded, {stats['failed']} failed, {stats['cancelled']} cancelled"
         lines.append(f"  requests {counts}, mean {stats['seconds']:.2f} s")
+    if outcomes := found["outcomes"]:
+        lines.append(f"  answers  {', '.join(f'{count} {outcome}' for outcome, count in outcomes.items())}")
     if load := found["load"]:
         lines.append(f"  engine   {', '.join(f'{name} {value:g}' for name, value in load.items())}")
     if not health["live"]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from kimi_k2_cli.checkpoint import add_option, load_vocabulary
+from kimi_k2_cli.given_file import read_stdin
 from kimi_k2_serving.core.errors import InvalidValue
 
 
@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     vocabulary = load_vocabulary(args)
     try:
-        text = sys.stdin.buffer.read().decode()
+        text = read_stdin().decode()
     except UnicodeDecodeError:
         raise InvalidValue("not UTF-8; send the text as UTF-8", field="stdin") from None
     print(json.dumps(vocabulary.encode(text)))

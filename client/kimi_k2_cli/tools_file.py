@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from kimi_k2_cli.given_file import read_text
+from kimi_k2_cli.given_file import read_json
 from kimi_k2_serving.core.errors import InvalidValue
 
 
@@ -21,11 +20,7 @@ def read_tools(path: Path | None) -> Any:
     """The file's JSON list. Raises InvalidValue if it is none. The server checks the tools in it."""
     if path is None:
         return None
-    text = read_text(path, "--tools")
-    try:
-        tools = json.loads(text)
-    except ValueError:
-        raise InvalidValue(f"{path} is not JSON", field="--tools") from None
+    tools = read_json(path, "--tools")
     if not isinstance(tools, list):
         raise InvalidValue("the file must contain a JSON list of tools", field="--tools")
     return tools

@@ -14,7 +14,7 @@ MAX_ROUNDS = 8  # of `run_tools`
 
 
 def open_transport(url: str, timeout: float) -> Transport:
-    """The transport for the URL's scheme. Raises ValueError for a URL without a known scheme or a host."""
+    """The transport for the URL's scheme. Raises ValueError without a known scheme, a host or a valid port."""
     scheme, address = _split(url)
     if scheme.startswith("http"):
         from kimi_k2_client.http_transport import HttpTransport
@@ -38,8 +38,13 @@ def open_async_transport(url: str, timeout: float) -> AsyncTransport:
 
 
 def _split(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        # The port raises ValueError if it is no number.
+        is_valid = parts.scheme in ("http", "https", "grpc", "grpcs") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid:
         raise ValueError(f"{url!r} is not an http://, https://, grpc:// or grpcs:// URL with a host")
     return parts.scheme, parts.netloc
 

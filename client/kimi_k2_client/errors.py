@@ -131,7 +131,7 @@ def timed_out(seconds: float | None) -> DeadlineExceeded:
 
 
 def unreachable(address: str) -> Unreachable:
-    return Unreachable(f"no connection to {address}: is the server running there? `kimi-k2 serve` starts one")
+    return Unreachable(f"no connection to {address}: is the server running there?")
 
 
 def is_grpc(address: str) -> WrongPort:

@@ -35,11 +35,13 @@ class Counting:
             self.now += 1
             self.most = max(self.most, self.now)
             seen = self.asked.count(prompt)
-        self.release.wait(5)
+        self.release.wait(30)
         with self.lock:
             self.now -= 1
         if prompt == "bad":
             return 400, {"error": {"message": "bad"}}
+        if prompt == "half":
+            return 200, {"echo": "\ud83d"}
         if prompt == "busy" and seen == 1:
             return 503, {"error": {"message": "later"}}
         return 200, {"path": path, "echo": prompt}
@@ -111,6 +113,39 @@ def test_a_batch_that_was_stopped_goes_on_where_it_was(
     assert capsys.readouterr().out == "4 requests, 1 already done, 3 ok, 0 failed\n"
 
 
+def test_half_of_a_surrogate_pair_in_a_request_or_an_answer_stops_nothing(
+    counting: tuple[Counting, str], files: tuple[Path, Path]
+) -> None:
+    _, url = counting
+    source, target = files
+    source.write_text(line("a", "half") + line("b", "caf\ud83d") + line("\ud83d") + line("d", "\u2028"))
+    for again in range(2):
+        assert main(["batch", str(source), str(target), "--url", url]) == 0
+        found = [json.loads(each) for each in target.read_text().split("\n") if each]
+        assert len(found) == 4, f"attempt {again}"
+    echoes = {each["custom_id"]: each["response"]["body"]["echo"] for each in found}
+    assert echoes == {"a": "\ud83d", "b": "caf\ufffd", "\ufffd": "\ufffd", "d": "\u2028"}
+
+
+def test_a_line_break_of_unicode_in_a_string_ends_no_line(
+    counting: tuple[Counting, str], files: tuple[Path, Path]
+) -> None:
+    server, url = counting
+    source, target = files
+    source.write_text(json.dumps(json.loads(line("a", "x\u2028y\x85z")), ensure_ascii=False) + "\n")
+    assert main(["batch", str(source), str(target), "--url", url]) == 0
+    assert server.asked == ["x\u2028y\x85z"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("--retries", "-1"), ("--concurrency", "0")])
+def test_a_number_that_is_too_small_is_refused(
+    files: tuple[Path, Path], name: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files[0].write_text(line("a"))
+    assert main(["batch", *map(str, files), name, value]) == 2
+    assert f"{name}: must be at least" in capsys.readouterr().err
+
+
 def test_the_key_comes_from_a_file(counting: tuple[Counting, str], files: tuple[Path, Path], tmp_path: Path) -> None:
     server, url = counting
     source, target = files
@@ -124,7 +159,9 @@ def test_the_key_comes_from_a_file(counting: tuple[Counting, str], files: tuple[
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{\n", "line 1 is not JSON"),
+        ("{\n", "line 1: not JSON"),
+        ("[" * 100_000 + "\n", "line 1: "),
+        (line("a") + '{"custom_id": "b", "url": "/v1/chat/completions", "body": {"top_p": NaN}}\n', "line 2: "),
         ("\n[]\n", "line 2 is no request"),
         (line("a", url="/v1/files"), "line 1 is no request"),
         (line("a") + line("a"), "line 2: custom_id 'a' occurs twice"),

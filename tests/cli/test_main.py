@@ -138,6 +138,7 @@ def test_a_status_counts_cancelled_streams_as_the_engine_does_and_not_as_triton(
 # TYPE sglang_backend:requests counter
 sglang_backend:requests{model="kimi_k2_engine",outcome="completed",version="1"} 5.000000
 sglang_backend:requests{model="kimi_k2_engine",outcome="cancelled",version="1"} 2.000000
+sglang_backend:requests{model="kimi_k2_engine",outcome="probe",version="1"} 4000.000000
 sglang_backend:requests{model="another",outcome="completed",version="1"} 1.000000
 sglang:num_running_reqs{model="kimi_k2_engine",version="1"} 4.000000
 nv_gpu_utilization 0
@@ -148,7 +149,7 @@ nv_gpu_utilization 0
     health = {"live": True, "ready": True, "model_ready": True, "detail": ""}
     found: dict[str, Any] = {"url": "u", "health": health, "models": [], "stats": stats}
     text = status.as_text(found | {"load": load, "outcomes": outcomes})
-    assert "6 completed, 2 cancelled, mean 0.25 s" in text
+    assert "  answers  6 completed, 2 cancelled" in text.splitlines()
 
 
 def test_a_status_without_a_server_is_complete() -> None:

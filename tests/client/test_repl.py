@@ -102,7 +102,7 @@ def test_a_conversation_is_saved_and_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [("", "saved.json is not JSON"), ("{}", "a list of messages"), ("[1]", "a list of messages")]
+    ("content", "says"), [("", "saved.json: not JSON"), ("{}", "a list of messages"), ("[1]", "a list of messages")]
 )
 def test_a_file_that_is_no_conversation_is_refused(tmp_path: Path, content: str, says: str) -> None:
     path = tmp_path / "saved.json"

@@ -69,6 +69,18 @@ def test_a_thousand_refusals_take_a_moment_each_and_the_page_shows_it(tmp_path: 
         working.cancelled = waiting.cancelled = True
 
 
+def test_an_empty_request_asks_whether_the_engine_works_and_is_counted_apart(tmp_path: Path) -> None:
+    def outcomes() -> dict[str, float]:
+        family = triton.MetricFamily.made["sglang_backend:requests"]
+        return {metric.labels["outcome"]: metric.value for metric in family}
+
+    with service(tmp_path) as (running, _):
+        for inputs in ({}, {}, {"stream": True}):
+            message, code = error(ask(running, **inputs))
+            assert (message.split(":")[0], code) == ("missing_field", triton.TritonError.INVALID_ARG)
+        until(lambda: outcomes() == {"probe": 2, "missing_field": 1})
+
+
 def test_the_page_s_histogram_of_refusals_adds_up() -> None:
     metrics = EngineMetrics("m")
     for seconds in (0.0005, 0.003, 0.2, 7.0):

@@ -21,6 +21,7 @@ from kimi_k2_cli.bench.figures import BenchFigures, BenchLoad, BenchRun
 from kimi_k2_cli.bench.results import read_result
 from kimi_k2_cli.bench.tools import BenchTool
 from kimi_k2_cli.endpoint import add_key_option, read_key
+from kimi_k2_cli.given_url import checked_url
 from kimi_k2_serving.core.errors import InvalidValue, MissingField
 
 OUTPUT = Path("kimi-k2-bench")
@@ -60,18 +61,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.target == "compare":
         return compare(args)
-    if args.target is None:
+    if not args.target:
         raise MissingField("name the endpoint, as in kimi-k2 bench http://127.0.0.1:9000", field="URL")
     if args.folders:
         raise InvalidValue("folders belong to `kimi-k2 bench compare A B`", field="bench")
+    checked_url(args.target, ("http", "https", "grpc"), "URL")
+    key = read_key(args.api_key_file)
+    for name in ("concurrency", "requests", "inputs", "outputs"):
+        if getattr(args, name) < 1:
+            raise InvalidValue("must be at least 1", field=f"--{name}")
     tool = BenchTool(args.tool) if args.tool else tools.installed_tool(any_will_do=args.only_print)
     load = BenchLoad(
         args.target, args.model, args.concurrency, args.requests, args.inputs, args.outputs, args.tokenizer
     )
-    key = read_key(args.api_key_file)
-    # The key is in no file and on no screen, but the program's arguments have it.
-    shown = shlex.join(tools.command_of(tool, load, args.output, None if key is None else "KEY"))
-    command = tools.command_of(tool, load, args.output, key)
+    # This program writes the key to no file and no screen, but the other one gets it as an argument.
+    public = tools.command_of(tool, load, args.output, None if key is None else "KEY")
+    command = public if key is None else tools.command_of(tool, load, args.output, key)
+    shown = shlex.join(public)
     print(shown, file=sys.stdout if args.only_print else sys.stderr, flush=True)
     if args.only_print:
         return 0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from kimi_k2_cli.bench.figures import STATISTICS, BenchFigures, BenchRun
-from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.core import strict_json
+from kimi_k2_serving.core.errors import InvalidRequest, InvalidValue
 
 FILE = "bench.json"
 Verdict = Literal["better", "same", "worse", ""]
@@ -32,10 +32,10 @@ def read_run(path: Path) -> BenchRun:
     """`path`: a folder of `kimi-k2 bench --output`, or its bench.json. Raises InvalidValue."""
     file = path / FILE if path.is_dir() else path
     try:
-        run = BenchRun.read(json.loads(file.read_text(encoding="utf-8")))
+        run = BenchRun.read(strict_json.loads(file.read_bytes(), field="compare"))
     except OSError:
         raise InvalidValue(f"{file} can't be read; give a folder of kimi-k2 bench --output", field="compare") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (InvalidRequest, ValueError, OverflowError, KeyError, TypeError, AttributeError):
         raise InvalidValue(f"{file} is no result of kimi-k2 bench", field="compare") from None
     if run.figures is None:
         raise InvalidValue(f"{file} has no figures: its run failed", field="compare")

@@ -6,15 +6,15 @@ reference answer, which the trigger F1 needs.
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from kimi_k2_cli.given_file import read_text
+from kimi_k2_cli.given_file import read_lines
 from kimi_k2_cli.verify.asking import OutOfTime
 from kimi_k2_cli.verify.checks import LEAST_F1, LEAST_SCHEMA_ACCURACY, CheckStatus, Result, Verification
-from kimi_k2_serving.core.errors import InvalidValue
+from kimi_k2_serving.core import strict_json
+from kimi_k2_serving.core.errors import InvalidRequest, InvalidValue
 from kimi_k2_serving.demo.call_scoring import schema_problems, trigger_score
 from kimi_k2_serving.demo.openai_answer import BadAnswer, EndpointAnswer
 
@@ -23,20 +23,19 @@ LEFT_OUT = ("model", "messages", "stream", "stream_options")
 
 def read_samples(path: Path) -> list[tuple[dict[str, Any], str]]:
     """(request, the reference's finish_reason or ""). Raises InvalidValue that names the line."""
-    lines = read_text(path, "--samples").splitlines()
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    found: list[tuple[dict[str, Any], str]] = []
+    for number, line in read_lines(path, "--samples"):
         try:
-            value = json.loads(line)
+            value: Any = strict_json.loads(line, field="--samples")
             request = value.get("request", value)
             messages, tools = request["messages"], request.get("tools") or []
             if not isinstance(messages, list) or not isinstance(tools, list):
                 raise TypeError
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (InvalidRequest, KeyError, TypeError, AttributeError):
             raise InvalidValue(f"line {number} is no chat request", field="--samples") from None
         found.append((request, str(value.get("finish_reason") or "")))
+    if not found:
+        raise InvalidValue(f"{path} has no request", field="--samples")
     return found
 
 

@@ -30,6 +30,8 @@ class RequestInFlight:
     arrived: float
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     job: Job | None = None
+    # An empty request, which asks whether the engine works. The metrics count it apart.
+    is_probe: bool = False
     run: asyncio.Task[None] | None = None
     deadline: float = math.inf
     next_heartbeat: float = math.inf

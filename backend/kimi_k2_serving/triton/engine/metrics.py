@@ -54,7 +54,7 @@ COUNTERS = {
         for name, meaning in HISTOGRAMS.items()
         for part, what in (("bucket", "Observations up to a bound"), ("sum", "Sum"), ("count", "Observations"))
     },
-    ENDED: "Requests by outcome: completed, aborted or an error code",
+    ENDED: "Requests by outcome: completed, aborted, probe (an empty request) or an error code",
     RESTARTS: "Restarts of the engine",
     f"{REFUSALS}_bucket": "Requests refused on arrival, by the seconds from arrival to their error",
     f"{REFUSALS}_sum": "Sum of the seconds from arrival to error of requests refused on arrival",

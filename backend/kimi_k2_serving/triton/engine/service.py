@@ -23,6 +23,7 @@ from kimi_k2_serving.core.errors import (
     DeadlineExceeded,
     Internal,
     InvalidValue,
+    MissingField,
     ServingError,
     ShuttingDown,
 )
@@ -225,6 +226,7 @@ class EngineService:
             if flight.live:
                 self._join(flight, job)
         except ServingError as error:
+            flight.is_probe = isinstance(error, MissingField) and not request.inputs()
             self._interrupt(flight, error)
         except Exception as error:
             journal.error(f"reading a request failed: {type(error).__name__}: {error}")
@@ -296,7 +298,7 @@ class EngineService:
     def _ended(self, flight: RequestInFlight, outcome: str) -> None:
         """Free the request's place in admission now; keep the flight until Triton has its final response."""
         if self._metrics is not None:
-            self._metrics.ended(outcome)
+            self._metrics.ended("probe" if flight.is_probe else outcome)
         if flight.job is not None:
             self._by_uid.pop(flight.job.generation.uid, None)
         if self._by_ticket.pop(flight.ticket, None) is not None:
