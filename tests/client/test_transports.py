@@ -217,7 +217,20 @@ def test_one_client_serves_many_threads_over_grpc() -> None:
     assert contents == ["grüß 😀"] * 6
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "grpc:8001", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8000",
+        "ftp://x",
+        "http://",
+        "grpc:8001",
+        "",
+        "http://h:abc",
+        "grpc://h:99999",
+        "http://h:0",
+        "http://[::1",
+    ],
+)
 def test_a_url_that_no_transport_speaks_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="grpc://"):
         Client(url)
