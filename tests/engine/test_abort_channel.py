@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from kimi_k2_serving.engine.abort_channel import WAITING_RECEIPTS, AbortReceiver, AbortSender, socket_path
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """The receivers work on this loop."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - lists alone tell
+            await asyncio.sleep(0.001)
 
 
 def test_models_of_one_server_are_all_told_and_neither_takes_the_other_ones_place(tmp_path: Path) -> None:
@@ -17,10 +25,10 @@ def test_models_of_one_server_are_all_told_and_neither_takes_the_other_ones_plac
             await receiver.open()
         sender = AbortSender(tmp_path / "run")
         sender.abort("a")
-        await asyncio.sleep(0.05)
+        await until(lambda: all(told.values()))
         receivers[0].close()
         sender.abort("b")
-        await asyncio.sleep(0.05)
+        await until(lambda: "b" in told["m" * 300])
         assert list(told.values()) == [["a"], ["a", "b"]]
         receivers[1].close()
         sender.abort("nobody hears it, and nothing fails")
@@ -39,16 +47,16 @@ def test_receipts_reach_the_models_and_those_that_find_a_full_socket_come_with_t
         sender = AbortSender(tmp_path)
         sender.confirm(["a", "b", "a"])
         sender.abort("c")
-        await asyncio.sleep(0.05)
+        await until(lambda: bool(aborted) and len(taken) == 3)
         assert (aborted, taken) == (["c"], ["a", "b", "a"])
         # Nobody reads meanwhile: the kernel keeps some ten to some hundred datagrams.
         uids = [f"u{number}" for number in range(1000)]
         for uid in uids:
             sender.confirm([uid])
-        await asyncio.sleep(0.05)
+        await until(lambda: len(taken) >= 3 + len(uids) - len(sender.waiting))
         assert "u999" not in taken
         sender.confirm([])
-        await asyncio.sleep(0.05)
+        await until(lambda: len(taken) >= 3 + len(uids))
         assert taken[3:] == uids
         sender.close()
         receiver.close()
@@ -79,7 +87,7 @@ def test_a_killed_models_socket_is_taken_over_by_the_next_of_its_name(tmp_path: 
         await receiver.open()
         sender = AbortSender(tmp_path)
         sender.abort("a")
-        await asyncio.sleep(0.05)
+        await until(lambda: bool(uids))
         sender.close()
         receiver.close()
         assert uids == ["a"]

@@ -49,7 +49,7 @@ def test_a_parent_that_hangs_when_its_server_is_gone_is_ended_with_the_engine() 
         watcher = psutil.Process(int(parent.stdout.readline()))
         server.kill()
         assert parent.wait(30) == -signal.SIGKILL
-        watcher.wait(5)
+        watcher.wait(30)
 
 
 class Engine:
@@ -230,10 +230,12 @@ def test_a_request_that_can_not_be_read_is_refused_and_the_next_is_served() -> N
 def test_an_idle_engine_tells_its_state_once_and_rests_and_one_with_work_tells_it_at_every_beat(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A rest is a second long; a slow machine must not make it end within this test.
+    # A slow machine must end neither a rest nor, after some work, the time without one within this test.
     monkeypatch.setattr(pace, "REST_SECONDS", 60.0)
+    monkeypatch.setattr(pace, "LINGER_SECONDS", 60.0)
 
-    def beats(engine: Engine, *sent: wire.ToHost, busy: int = 0, wanted: int = 3, seconds: float = 30.0) -> int:
+    def beats(engine: Engine, *sent: wire.ToHost, busy: int = 0, seconds: float = 30.0) -> int:
+        """How often the state was told, at the third time or `seconds` after the first."""
         load = SimpleNamespace(
             timestamp=1.0,
             num_running_reqs=busy,
@@ -242,11 +244,12 @@ def test_an_idle_engine_tells_its_state_once_and_rests_and_one_with_work_tells_i
             token_usage=0.0,
             max_total_num_tokens=9,
         )
-        read, enough = [], asyncio.Event()
+        read, begun, enough = [], asyncio.Event(), asyncio.Event()
 
         def read_all() -> list[Any]:
             read.append(load)
-            if len(read) == wanted:
+            begun.set()
+            if len(read) == 3:
                 enough.set()
             return [load]
 
@@ -255,6 +258,7 @@ def test_an_idle_engine_tells_its_state_once_and_rests_and_one_with_work_tells_i
         async def scenario() -> None:
             async with serving(engine) as (_, writer):
                 writer.write(b"".join(map(wire.frame, sent)))
+                await asyncio.wait_for(begun.wait(), 30)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(enough.wait(), seconds)
 
@@ -262,8 +266,8 @@ def test_an_idle_engine_tells_its_state_once_and_rests_and_one_with_work_tells_i
         return len(read)
 
     assert beats(Engine(), seconds=0.5) == 1
-    assert beats(Engine(), submit("a")) == 3, "a generation is in flight"
-    assert beats(Engine(), busy=1) == 3, "the scheduler still works on an aborted one"
+    assert beats(Engine(), submit("a")) >= 3, "a generation is in flight"
+    assert beats(Engine(), busy=1) >= 3, "the scheduler still works on an aborted one"
 
 
 def test_a_state_that_can_not_be_read_is_borne_for_a_while_and_then_ends_the_host(

@@ -57,7 +57,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> Callable[
 
 def nothing_is_left(before: set[int]) -> bool:
     """No child but those of other tests; one that was killed may take a moment to end."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while children() - before and time.monotonic() < deadline:
         time.sleep(0.01)
     return not children() - before

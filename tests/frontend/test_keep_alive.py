@@ -84,10 +84,11 @@ async def said(application: Any) -> tuple[bytes, Connection]:
     """What one request is answered."""
     config = Config(application, access_log=False, lifespan="off")
     config.load()
-    connection, transport = Connection(config=config, server_state=ServerState(), app_state={}), Transport()
+    state, transport = ServerState(), Transport()
+    connection = Connection(config=config, server_state=state, app_state={})
     connection.connection_made(transport)
     connection.data_received(HEAD)
-    await asyncio.sleep(0.05)
+    await asyncio.wait(state.tasks, timeout=30)
     connection.connection_lost(None)
     return transport.written, connection
 

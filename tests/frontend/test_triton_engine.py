@@ -222,22 +222,24 @@ async def collect_into(engine: TritonEngine, found: list[Chunk], *, pause: float
 
 async def test_two_missing_beats_are_the_end_of_the_engine() -> None:
     async with triton({"output_ids": [7]}, 30.0) as (engine, servicer):
-        engine._beat = 0.2
+        engine._beat = 0.5
         found: list[Chunk] = []
         with pytest.raises(errors.EngineLost):
             await collect_into(engine, found)
         assert [chunk.ids for chunk in found] == [(7,)]
-        assert servicer.asked[-1]["heartbeat_ms"] == [200]
+        assert servicer.asked[-1]["heartbeat_ms"] == [500]
 
 
 @pytest.mark.slow
 async def test_beats_are_no_chunks_and_a_slow_reader_is_no_silence() -> None:
     beat: Answer = {"output_ids": []}
     last: Answer = {"output_ids": [8], "finish_reason": "stop"}
-    async with triton(beat, {"output_ids": [7]}, beat, 0.6, beat, 0.6, last) as (engine, _):
-        engine._beat = 0.4
+    # Silence would be the end after 2.3 s; the beats go on for longer, and so does each pause of the reader.
+    beats: list[Answer] = [beat, 0.25] * 10
+    async with triton(beat, {"output_ids": [7]}, *beats, last) as (engine, _):
+        engine._beat = 1.0
         found: list[Chunk] = []
-        await collect_into(engine, found, pause=1.5)
+        await collect_into(engine, found, pause=2.5)
         assert [chunk.ids for chunk in found] == [(7,), (8,)]
 
 
@@ -245,7 +247,9 @@ async def test_a_channel_that_closes_under_a_generation_is_a_lost_engine() -> No
     async with triton({"output_ids": [7]}, 30.0) as (engine, _):
         found: list[Chunk] = []
         telling = asyncio.create_task(collect_into(engine, found))
-        await asyncio.sleep(0.5)
+        async with asyncio.timeout(30):
+            while not found:  # noqa: ASYNC110 - the list alone tells
+                await asyncio.sleep(0.01)
         await engine.close()
         with pytest.raises(errors.EngineLost):
             await telling

@@ -11,7 +11,7 @@ ATTEMPTS = 5
 
 def quickest(attempt: Callable[[], object], seconds: float, before: Callable[[], object] = lambda: None) -> float:
     """The time of the first attempt that takes less than `seconds`, or the shortest of ATTEMPTS. `before` runs before
-    each and is not timed.
+    each and is not timed. A fault that delays only some of the attempts goes unseen.
     """
     times: list[float] = []
     while len(times) < ATTEMPTS and (not times or times[-1] >= seconds):

@@ -148,7 +148,7 @@ def test_what_blocks_around_the_engine_adds_no_thread(tmp_path: Path) -> None:
             await asyncio.gather(*[asyncio.to_thread(time.sleep, 0.02) for _ in range(4)])
 
         before = threading.active_count()
-        asyncio.run_coroutine_threadsafe(wait(), running._loop).result(5)
+        asyncio.run_coroutine_threadsafe(wait(), running._loop).result(30)
         assert threading.active_count() == before
 
 

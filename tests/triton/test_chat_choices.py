@@ -197,7 +197,7 @@ def test_an_answer_that_fails_at_its_end_ends_the_runs_of_the_others(
     given = {"request_context": first, "output_ids": [*ids], "index": 1, "finish_reason": "stop"}
     running.execute([Request(given, sender=sender)])
     deadline = time.monotonic() + 30
-    while not sender.finals and time.monotonic() < deadline:
+    while not (sender.finals and aborts.uids) and time.monotonic() < deadline:
         time.sleep(0.001)
     assert sender.sent[0].error is not None
     assert aborts.uids == ["u"]

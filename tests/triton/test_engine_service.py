@@ -57,7 +57,7 @@ SCRIPTS: dict[int, tuple[Step, ...]] = {
     3: (chunk("a"), Wait(30), chunk("b", end=EndReason.STOP)),
     4: (Wait(30), chunk("b", end=EndReason.STOP)),
     7: tuple(each for number in range(1000) for each in (Wait(0.01), chunk(str(number % 10)))),
-    6: tuple(each for part in MANY for each in (Wait(0.02), part)),
+    6: tuple(each for part in MANY for each in (Wait(0.1), part)),
     5: (chunk("one S"), chunk("TO"), chunk("P two", end=EndReason.STOP, matched="STOP")),
     ord("H"): HELLO,
 }
@@ -223,19 +223,24 @@ def test_a_lost_receipt_is_noticed_by_a_later_one_and_a_late_one_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kimi_k2_serving.triton.engine.service.OVERTAKEN_SECONDS", 0.05)
+    # Within this test no response is lost by its age alone.
+    monkeypatch.setattr("kimi_k2_serving.triton.engine.service.LOST_SECONDS", 60.0)
     with service(tmp_path) as (running, engine):
         lost = ask(running, input_ids=[7], stream=True, request_context="lost tag")
-        other = ask(running, input_ids=[7], stream=True, request_context="other tag")
+        ask(running, input_ids=[7], stream=True, request_context="other tag")
         until(lambda: engine.in_flight == 2)
         channel = AbortSender(tmp_path / "runtime")
         for uid in ("lost", "other"):
             channel.confirm([uid])
-        until(lambda: bool(lost.sent and other.sent))
-        time.sleep(0.1)
+        outboxes = [running._by_uid[uid].outbox for uid in ("lost", "other")]
+        # Both wait: each for a receipt of its last response, and nothing that was sent much later has one.
+        until(lambda: all(each.idle and each._confirms and each._untaken for each in outboxes))
+        until(lambda: all(each.idle and each._sent >= running._taken_until - 0.05 for each in outboxes))
         held = len(lost.sent)
         time.sleep(0.2)
         assert len(lost.sent) == held, "nothing says that it is lost"
         until(lambda: channel.confirm(["other"]) is None and len(lost.sent) > held)
+        assert not lost.finals, "it goes on"
         channel.close()
         # A stop ends what is left.
 
