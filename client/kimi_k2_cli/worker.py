@@ -66,22 +66,22 @@ def run(args: argparse.Namespace) -> int:
             runtime=runtime,
             environ=environ,
         )
-        health = serve_health(worker, args.health_host, args.health_port)
-        try:
-            return asyncio.run(until_stopped(worker))
-        finally:
-            health.shutdown()
+        return asyncio.run(until_stopped(worker, args.health_host, args.health_port))
 
 
-async def until_stopped(worker: NodeWorker) -> int:
+async def until_stopped(worker: NodeWorker, health_host: str, health_port: int) -> int:
     """Run the worker until it ends, or until SIGTERM or SIGINT, after which nothing of it is left."""
     running = asyncio.ensure_future(worker.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    # Only now: whoever sees that the worker is healthy may stop it.
+    health = serve_health(worker, health_host, health_port)
     try:
         return int(await running)
     except asyncio.CancelledError:
         return 0
+    finally:
+        health.shutdown()
 
 
 def serve_health(worker: NodeWorker, host: str, port: int) -> ThreadingHTTPServer:
