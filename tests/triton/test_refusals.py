@@ -75,7 +75,7 @@ def test_an_empty_request_asks_whether_the_engine_works_and_is_counted_apart(tmp
         return {metric.labels["outcome"]: metric.value for metric in family}
 
     with service(tmp_path) as (running, _):
-        for inputs in ({}, {}, {"stream": True}):
+        for inputs in ({}, {"stream": False}, {"stream": True, "max_tokens": 1}):
             message, code = error(ask(running, **inputs))
             assert (message.split(":")[0], code) == ("missing_field", triton.TritonError.INVALID_ARG)
         until(lambda: outcomes() == {"probe": 2, "missing_field": 1})

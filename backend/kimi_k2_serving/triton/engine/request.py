@@ -235,3 +235,8 @@ def context_uid(context: str) -> str:
         raise InvalidValue("must start with a uid", field="request_context")
     limits.REQUEST_ID_BYTES.check(len(uid.encode()), field="request_context")
     return uid
+
+
+def is_probe(request: Any, error: Exception) -> bool:
+    """Whether a refused request asked for nothing. The frontend's probe has the input `stream`."""
+    return isinstance(error, MissingField) and all(tensor.name() == "stream" for tensor in request.inputs())

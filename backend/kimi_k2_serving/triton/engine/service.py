@@ -23,7 +23,6 @@ from kimi_k2_serving.core.errors import (
     DeadlineExceeded,
     Internal,
     InvalidValue,
-    MissingField,
     ServingError,
     ShuttingDown,
 )
@@ -42,7 +41,7 @@ from kimi_k2_serving.triton.background import Background, Complaints, thread_poo
 from kimi_k2_serving.triton.engine.flight import RequestInFlight, ask, due
 from kimi_k2_serving.triton.engine.metrics import EngineMetrics, Own
 from kimi_k2_serving.triton.engine.outbox import Outbox
-from kimi_k2_serving.triton.engine.request import Job, read_job
+from kimi_k2_serving.triton.engine.request import Job, is_probe, read_job
 from kimi_k2_serving.triton.engine.response import ResponseWriter
 from kimi_k2_serving.triton.engine.senders import Senders
 from kimi_k2_serving.triton.engine.serving import Serving
@@ -226,7 +225,7 @@ class EngineService:
             if flight.live:
                 self._join(flight, job)
         except ServingError as error:
-            flight.is_probe = isinstance(error, MissingField) and not request.inputs()
+            flight.is_probe = is_probe(request, error)
             self._interrupt(flight, error)
         except Exception as error:
             journal.error(f"reading a request failed: {type(error).__name__}: {error}")
