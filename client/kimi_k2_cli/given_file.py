@@ -32,10 +32,9 @@ def read_lines(path: Path, field: str) -> list[tuple[int, str]]:
 
 def read_json(path: Path, field: str) -> Json:
     """Raises InvalidValue for `field`, also for what `strict_json` refuses."""
+    text = read_text(path, field)
     try:
-        return strict_json.loads(read_text(path, field), field=field)
-    except InvalidValue:
-        raise
+        return strict_json.loads(text, field=field)
     except InvalidRequest as error:
         raise InvalidValue(f"{path}: {error.detail}", field=field) from None
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from kimi_k2_cli.checkpoint import REPOSITORY
 from kimi_k2_cli.given_url import checked_url
+from kimi_k2_client.connect import SCHEMES
 from kimi_k2_client.errors import KimiError, Unreachable, WrongPort
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.launch.layout import Layout
@@ -38,7 +39,7 @@ def server_url(url: str | None, *, grpc: bool, running: Sequence[RunningServer] 
             http, grpc_port, *_ = running[0].ports
             return f"grpc://127.0.0.1:{grpc_port}" if grpc else f"http://127.0.0.1:{http}"
         return GRPC_URL if grpc else HTTP_URL
-    return checked_url(url, ("grpc", "grpcs") if grpc else ("http", "https", "grpc", "grpcs"), "--url")
+    return checked_url(url, ("grpc", "grpcs") if grpc else SCHEMES, "--url")
 
 
 def server_at(url: str, running: Sequence[RunningServer]) -> RunningServer | None:

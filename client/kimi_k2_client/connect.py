@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from kimi_k2_client.errors import KimiError, Unavailable, WrongPort
 from kimi_k2_client.transport import AsyncTransport, ServerHealth, Transport
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+SCHEMES = ("http", "https", "grpc", "grpcs")
 DEFAULT_TIMEOUT = 600.0  # seconds of silence; for a whole answer of 32K tokens nothing arrives until it is complete
 READY_INTERVAL = 0.25  # seconds between two checks
 MAX_ROUNDS = 8  # of `run_tools`
@@ -37,15 +39,20 @@ def open_async_transport(url: str, timeout: float) -> AsyncTransport:
     return AsyncGrpcTransport(address, timeout=timeout, secure=scheme == "grpcs")
 
 
-def _split(url: str) -> tuple[str, str]:
+def is_url(url: str, schemes: Collection[str]) -> bool:
+    """Whether it has one of these schemes, a host, and a valid port or none."""
     try:
         parts = urlsplit(url)
-        # The port raises ValueError if it is no number.
-        is_valid = parts.scheme in ("http", "https", "grpc", "grpcs") and bool(parts.hostname) and parts.port != 0
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_valid = False
-    if not is_valid:
+        # A port that is no number, a bracket that is not closed.
+        return False
+
+
+def _split(url: str) -> tuple[str, str]:
+    if not is_url(url, SCHEMES):
         raise ValueError(f"{url!r} is not an http://, https://, grpc:// or grpcs:// URL with a host")
+    parts = urlsplit(url)
     return parts.scheme, parts.netloc
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kimi_k2_cli.main import main
+from tests.cli.test_bench import run_of, write_run
 
 URLS = (
     "http://127.0.0.1:abc",
@@ -130,20 +131,10 @@ def test_a_place_that_can_not_be_written(
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    spread = {"mean": 1.0, "p50": 1.0, "p90": 1.0, "p99": 1.0}
-    run = tmp_path / "run.json"
-    run.write_text(json.dumps(recorded(spread)))
+    run = write_run(tmp_path / "run", run_of())
     names = {"file": tmp_path / "file", "run": run, "checkpoint": small_checkpoint}
     assert main([word.format(**names) for word in words]) in (1, 2)
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"kimi-k2 {words[0]}: ")
-
-
-def recorded(spread: dict[str, float]) -> object:
-    from kimi_k2_cli.bench.figures import BenchFigures, BenchLoad, BenchRun, Spread
-
-    each = Spread(**spread)
-    load = BenchLoad("http://h:1", "kimi_k2", 2, 20, 64, 32)
-    return BenchRun("aiperf", "aiperf profile", 0, load, BenchFigures(20, 0, 2.0, 64.0, each, each, each)).as_json()
 
 
 @pytest.mark.parametrize("name", ["--concurrency", "--requests", "--inputs", "--outputs"])
@@ -155,10 +146,9 @@ def test_a_number_that_measures_nothing(name: str, capsys: pytest.CaptureFixture
 def test_options_may_stand_before_between_and_after_arguments(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run.json"
-    run.write_text(json.dumps(recorded({"mean": 1.0, "p50": 1.0, "p90": 1.0, "p99": 1.0})))
+    run = write_run(tmp_path / "run", run_of())
     for words in (["compare", "--json", run, run], ["--json", "compare", run, run], ["compare", run, "--json", run]):
-        assert main(["bench", *map(str, words)]) == 0
+        assert main(["bench", *words]) == 0
         assert json.loads(capsys.readouterr().out)["worse"] == []
 
 
