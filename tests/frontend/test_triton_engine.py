@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from kimi_k2_serving.core import errors
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, TokenLogprob
+from kimi_k2_serving.frontend import triton_engine
 from kimi_k2_serving.frontend.errors import from_engine
 from kimi_k2_serving.frontend.triton_engine import MODEL, TritonEngine
 from kimi_k2_serving.triton.signatures import ENGINE_INPUTS
@@ -31,6 +32,8 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
         self.answers = answers
         self.asked: list[dict[str, Any]] = []
         self.cancelled = asyncio.Event()
+        # How many calls this server ended itself.
+        self.ended = 0
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         async for request in requests:
@@ -47,9 +50,12 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mis
                             await asyncio.sleep(answer)
                         case dict():
                             yield service_pb2.ModelStreamInferResponse(infer_response=response(answer))
+                # Triton's stream takes a moment to end after the last response.
+                await asyncio.sleep(0.05)
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
+        self.ended += 1
 
 
 def decoded(datatype: str, raw: bytes) -> Any:
@@ -159,6 +165,26 @@ async def test_closing_the_iterator_in_mid_stream_cancels_the_call() -> None:
     async with triton({"output_ids": [7]}, 60.0) as (engine, servicer), asyncio.timeout(30):
         async with aclosing(engine.generate(run())) as answer:  # type: ignore[type-var]
             await anext(answer)
+        await servicer.cancelled.wait()
+
+
+async def test_a_call_whose_last_response_has_come_is_read_to_its_end_not_cancelled() -> None:
+    """Triton 24.10 may keep a request for ever whose call is cancelled while it ends."""
+    last: Answer = {"output_ids": [7], "finish_reason": "stop"}
+    for answer in (last, "overloaded: full", "missing_field: input_ids: give exactly one"):
+        async with triton(answer) as (engine, servicer), asyncio.timeout(30):
+            with suppress(errors.ServingError):
+                await chunks(engine, run())
+            await engine.health()
+            while servicer.ended < 2:  # noqa: ASYNC110 - the counter alone tells
+                await asyncio.sleep(0.01)
+            assert not servicer.cancelled.is_set()
+
+
+async def test_a_call_that_does_not_end_after_its_last_response_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_engine, "CLOSE_SECONDS", 0.05)
+    async with triton({"output_ids": [7], "finish_reason": "stop"}, 60.0) as (engine, servicer), asyncio.timeout(30):
+        await chunks(engine, run())
         await servicer.cancelled.wait()
 
 

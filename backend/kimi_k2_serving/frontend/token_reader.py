@@ -142,11 +142,15 @@ class TokenReader:
             self._inboxes[uid] = inbox
         return self._claim
 
-    def forget(self, uid: str, *, ended: bool) -> None:
-        """Stop reading the request's ids. If the request has not ended, ask the engine to end it."""
+    def forget(self, uid: str, *, ended: bool) -> bool:
+        """Stop reading the request's ids. If the request has not ended, ask the engine to end it. Returns whether the
+        engine was asked.
+        """
         expected = self._inboxes.pop(uid, None) is not None
-        if expected and not ended and self._connection is not None:
-            self._connection.write(wire.frame(wire.Abort(uid)))
+        if not expected or ended or self._connection is None:
+            return False
+        self._connection.write(wire.frame(wire.Abort(uid)))
+        return True
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,8 +1,12 @@
 """Calls an engine model over Triton's gRPC, with one bidirectional stream for each generation.
 
-With an engine on this machine, ids come over its token socket, and only the end and errors come through Triton. Closing
-the iterator cancels the call, and the engine model notices that in every phase. Error texts of gRPC and of Triton
-itself never reach a client. Tensors: docs/tensors.md.
+With an engine on this machine, ids come over its token socket, and only the end and errors come through Triton. Error
+texts of gRPC and of Triton itself never reach a client. Tensors: docs/tensors.md.
+
+Closing the iterator ends the request in every phase. After its last response, the call is read to its end: Triton 24.10
+may never free a request whose call is cancelled at that moment, and a stop then waits until Triton's exit timeout. An
+engine that sends ids over its token socket is also told there, and its last response ends the call. In all other phases
+the call is cancelled, which the engine model notices.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ HEALTH_SECONDS = 2.0
 # (two, and a margin for the network) ends: a machine that lost power closes no connection.
 BEAT_SECONDS = 15.0
 BEATS = 2.3
+# How long a call may take to end by itself, after the last response or after the engine was told to end the request.
+CLOSE_SECONDS = 2.0
 CHANNEL = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -86,6 +92,7 @@ class TritonEngine:
 
         Before release 26.03 Triton's own readiness stays true while an engine restarts.
         """
+        health = Health(False, "the engine model does not answer")
         call = self._stub.ModelStreamInfer(timeout=HEALTH_SECONDS)
         try:
             await call.write(empty_request(self._model))
@@ -93,12 +100,12 @@ class TritonEngine:
             async for response in call:
                 error = from_engine(response.error_message)
                 down = isinstance(error, Unavailable | Internal) and not isinstance(error, Overloaded)
-                return Health(False, error.detail) if down else Health(True)
+                health = Health(False, error.detail) if down else Health(True)
         except grpc.RpcError:
             return Health(False, "Triton does not answer")
         finally:
             call.cancel()
-        return Health(False, "the engine model does not answer")
+        return health
 
     async def generate(self, run: Generation) -> AsyncIterator[Chunk]:
         inbox = Inbox()
@@ -114,12 +121,18 @@ class TritonEngine:
                 yield chunk
         finally:
             inbox.close()
-            listening.cancel()
-            if self._tokens is not None:
-                self._tokens.forget(run.uid, ended=ended or inbox.failed)
+            over = ended or inbox.failed
+            told = self._tokens is not None and self._tokens.forget(run.uid, ended=over)
+            # Before its first ids a request may still wait in the engine model, which hears only of the call's end.
+            if over or (told and inbox.arrived):
+                timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, listening.cancel)
+                listening.add_done_callback(lambda _: timer.cancel())
+            else:
+                listening.cancel()
 
     async def _listen(self, run: Generation, inbox: Inbox) -> None:
         """Put everything that Triton says about this generation into `inbox`. Raises only when it is cancelled."""
+        over = False
         call = self._stub.ModelStreamInfer()
         silence = SilenceTimeout(call, self._beat * BEATS if run.stream else None)
         try:
@@ -127,15 +140,20 @@ class TritonEngine:
             await call.done_writing()
             async for response in call:
                 silence.ends()
+                if over:
+                    continue
                 if response.error_message:
+                    over = True
                     inbox.fail(from_engine(response.error_message))
-                    return
-                if read_response(response.infer_response, inbox):
-                    return
-                silence.begins()
-            inbox.fail(EngineLost("the answer broke off before its end; send the request again"))
+                else:
+                    over = read_response(response.infer_response, inbox)
+                if not over:
+                    silence.begins()
+            if not over:
+                inbox.fail(EngineLost("the answer broke off before its end; send the request again"))
         except grpc.RpcError as error:
-            inbox.fail(_broken(error, began=inbox.arrived > 0))
+            if not over:
+                inbox.fail(_broken(error, began=inbox.arrived > 0))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
