@@ -261,3 +261,39 @@ async def test_what_ended_is_told_once_with_its_tokens_and_its_times() -> None:
     host.deliver(rid, {"type": "length"}, ids=(6, 7), completion_tokens=3, cached_tokens=2)
     assert host.generations.spent() == (2, [FinishedRequest(3, 2, 3, 0.5, 2.0)])
     assert host.generations.spent() == (0, [])
+
+
+async def test_the_further_ids_of_a_request_go_to_the_reader_that_asks_for_them() -> None:
+    host = Host()
+    rid = await host.begin("a", relayed=True)
+    host.deliver(rid, ids=(5,), completion_tokens=1)
+    host.generations.relay(host.reader("one"), "a")
+    host.generations.relay(host.reader("two"), "a")
+    host.deliver(rid, ids=(6,), completion_tokens=2)
+    host.deliver(rid, {"type": "stop"}, ids=(7,), completion_tokens=3)
+    assert [each.ids for each in host.readers.written["one"]] == [[6], [7]]
+    assert host.readers.written["two"] == []
+    assert [type(each) for each in host.told] == [wire.Output, wire.Relayed, wire.Output]
+    assert (host.told[0].ids, host.told[2].ids, host.told[2].end) == ([5], [], "stop")
+    assert host.told[2].completion_tokens == 3
+
+
+async def test_ids_are_relayed_only_if_the_request_allows_it_and_has_no_reader() -> None:
+    host = Host()
+    a, b = await host.begin("a"), await host.begin("b", "two", relayed=True)
+    for uid in ("a", "b", "unknown"):
+        host.generations.relay(host.reader("one"), uid)
+    host.deliver(a, {"type": "stop"}, ids=(5,))
+    host.deliver(b, {"type": "stop"}, ids=(6,))
+    assert host.readers.written["one"] == []
+    assert [each.ids for each in host.told if isinstance(each, wire.Output)] == [[5], []]
+    assert wire.submission(Generation("u", [1], {}, True, relayed=True)).relayed
+
+
+async def test_a_relayed_request_ends_when_its_reader_is_lost() -> None:
+    host = Host()
+    rid = await host.begin("a", relayed=True)
+    host.generations.relay(host.reader("one"), "a")
+    host.generations.lose(host.reader("one"))
+    assert host.scheduler.aborted == [rid]
+    assert host.told[-1] == wire.Failed("a", wire.READER_GONE, "its reader is gone")

@@ -26,6 +26,7 @@ class Host:
     path: Path
     now: float = 0.0
     aborted: list[tuple[str, str]] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     frontends: list[Frontend] = field(default_factory=list)
 
@@ -33,6 +34,7 @@ class Host:
         self.socket = TokenSocket(
             patience=PATIENCE,
             aborted=lambda reader, uid: self.aborted.append((reader.token, uid)),
+            asked=lambda reader, uid: self.asked.append((reader.token, uid)),
             lost=lambda reader: self.lost.append(reader.token),
             clock=lambda: self.now,
         )

@@ -113,6 +113,7 @@ class Engine:
         return TokenSocket(
             patience=30,
             aborted=lambda _, uid: self.aborted.append(uid),
+            asked=lambda _, uid: None,
             lost=lambda _: None,
             clock=time.monotonic,
         )

@@ -89,9 +89,10 @@ class Sender:
         self.finals = 0
         self.cancelled = False
 
-    def send(self, response: InferenceResponse, flags: int = 0) -> None:
+    def send(self, response: InferenceResponse | None = None, flags: int = 0) -> None:
         assert not self.finals, "sent after the final response"
-        self.sent.append(response)
+        if response is not None:
+            self.sent.append(response)
         self.finals += flags
 
     def is_cancelled(self) -> bool:

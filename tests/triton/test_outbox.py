@@ -14,6 +14,7 @@ import pytest
 
 from kimi_k2_serving.core.errors import Cancelled
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
+from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.engine.outbox import AHEAD, Outbox
 from kimi_k2_serving.triton.engine.response import OUTPUTS
 
@@ -103,6 +104,8 @@ class Ids:
 
     def feed(self, chunk: Chunk) -> tuple[Any, bool]:
         return [(OUTPUTS["output_ids"], chunk.ids)], chunk.end is not None
+
+    failure = staticmethod(tensors.failure)
 
 
 def held(*, confirms: bool) -> tuple[Outbox, Queue, triton.Sender]:

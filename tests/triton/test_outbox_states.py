@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from kimi_k2_serving.core.errors import Cancelled
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
+from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.engine.outbox import Outbox
 from kimi_k2_serving.triton.engine.response import OUTPUTS
 
@@ -68,6 +69,8 @@ class Echo:
 
     def feed(self, chunk: Chunk) -> tuple[Any, bool]:
         return [(OUTPUTS["text_output"], [chunk.text])], chunk.end is not None
+
+    failure = staticmethod(tensors.failure)
 
 
 class Life(RuleBasedStateMachine):

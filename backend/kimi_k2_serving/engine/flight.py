@@ -21,7 +21,7 @@ from kimi_k2_serving.engine.port import Chunk, End, EndReason, Generation, Load,
 
 logger = logging.getLogger(__name__)
 
-Answer = wire.Output | wire.Failed | ServingError
+Answer = wire.Output | wire.Relayed | wire.Failed | ServingError
 
 
 class GenerationInFlight:
@@ -45,7 +45,7 @@ class GenerationInFlight:
 
 
 def read_answer(answer: Answer, generation: Generation) -> Chunk:
-    """The chunk of an Output. Raises the ServingError that any other answer stands for."""
+    """The chunk of an Output or a Relayed. Raises the ServingError that any other answer stands for."""
     match answer:
         case ServingError():
             raise answer
@@ -54,6 +54,8 @@ def read_answer(answer: Answer, generation: Generation) -> Chunk:
             reason = log if status >= 500 else "the client is told why"
             logger.warning("the engine refused generation %s: %d %s", generation.uid, status, reason)
             raise refusal(status, generation)
+        case wire.Relayed():
+            return Chunk((), "", TokenUsage(len(generation.input_ids)), relayed=True)
         case wire.Output():
             return Chunk(
                 ids=tuple(answer.ids),
@@ -88,8 +90,10 @@ def load_of(beat: wire.Beat, before: Load) -> Load:
     return Load(beat.running, beat.queued, beat.kv_usage, before.restarts, beat.used, beat.capacity, totals)
 
 
-def refusal(status: int, generation: Generation) -> InvalidValue | Overloaded | Internal | Cancelled:
+def refusal(status: int, generation: Generation) -> ServingError:
     if status == wire.READER_GONE:
+        if generation.relayed:
+            return EngineLost("the rest of this answer was lost; send the request again")
         return Cancelled("the output could not be sent: its reader is gone or does not read")
     if status in (429, 503):
         return Overloaded("the engine's queue is full; retry shortly")

@@ -116,6 +116,13 @@ class Generations:
         if rid is not None and self._running[rid].reader is reader:
             self.abort(uid)
 
+    def relay(self, reader: ReaderConnection, uid: str) -> None:
+        """Send the further ids of this generation to a reader that asks for them, if its Submit allows that."""
+        running = self._running.get(self._rids.get(uid, ""))
+        if running is not None and running.reader is None and running.submit.relayed:
+            running.reader = reader
+            self._write(wire.frame(wire.Relayed(uid)))
+
     def refuse(self, uid: str, status: int, log: str) -> None:
         self._write(wire.frame(wire.Failed(uid, status, log)))
 

@@ -134,6 +134,7 @@ async def serve(engine: Any, texts: TextSource, start: wire.Start, stream: socke
     readers = TokenSocket(
         patience=start.reader_seconds,
         aborted=lambda reader, uid: generations.abort_read(reader, uid),
+        asked=lambda reader, uid: generations.relay(reader, uid),
         lost=lambda reader: generations.lose(reader),
         clock=time.monotonic,
     )

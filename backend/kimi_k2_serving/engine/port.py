@@ -56,7 +56,8 @@ class Generation:
     their text. `reader`: the claim of a process on this machine that reads the ids itself, "" for none (see
     `token_socket`). With a reader, only the last chunk comes, without ids; its usage counts them. `prompt_logprobs`:
     whether log-probabilities of the prompt come, too, which needs `top_logprobs`. `trace`: the W3C traceparent, "" for
-    none. `adapter`: the LoRA adapter's name, "" for none.
+    none. `adapter`: the LoRA adapter's name, "" for none. `relayed`: whether a process on this machine may ask for the
+    ids while the generation runs. If one does, a chunk with `relayed` comes, and after it only the last chunk.
     """
 
     uid: str
@@ -71,6 +72,7 @@ class Generation:
     prompt_logprobs: bool = False
     trace: str = ""
     adapter: str = ""
+    relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ class TokenLogprob:
 class Chunk:
     """The output since the last chunk: ids, and their text without special tokens. `prompt_logprobs`: those of the
     whole prompt except its first token, if they were requested and came with this chunk. `choice`: the number of the
-    answer that this chunk belongs to. `others`: whether some other choice has not ended yet.
+    answer that this chunk belongs to. `others`: whether some other choice has not ended yet. `relayed`: whether all
+    ids after this chunk go to a process that has asked for them.
     """
 
     ids: tuple[int, ...]
@@ -114,6 +117,7 @@ class Chunk:
     prompt_logprobs: tuple[TokenLogprob, ...] = field(default=())
     choice: int = 0
     others: bool = False
+    relayed: bool = False
 
     @property
     def last(self) -> bool:
@@ -136,13 +140,19 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
         tuple(each for chunk in chunks for each in chunk.prompt_logprobs),
         last.choice,
         last.others,
+        any(chunk.relayed for chunk in chunks),
     )
 
 
 def merge_choices(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Merge the chunks of each choice into one. The choice of the last chunk comes last."""
+    """Merge the chunks of each choice into one. The choice of the last chunk comes last. A chunk with `relayed` is the
+    last of one: what comes after it is for whom it has told.
+    """
     if len(chunks) == 1:
         return [chunks[0]]
+    for after, chunk in enumerate(chunks[:-1], 1):
+        if chunk.relayed:
+            return [*merge_choices(chunks[:after]), *merge_choices(chunks[after:])]
     found: dict[int, list[Chunk]] = {}
     for chunk in chunks:
         found.setdefault(chunk.choice, []).append(chunk)

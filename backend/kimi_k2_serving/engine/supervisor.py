@@ -156,7 +156,7 @@ class SupervisedEngine:
             while not ended:
                 chunks = [read_answer(await flight.answers.get(), generation)]
                 # Everything that has arrived goes out as one chunk: a slow reader gets fewer, larger responses.
-                while chunks[-1].end is None and not flight.answers.empty():
+                while not (chunks[-1].end or chunks[-1].relayed or flight.answers.empty()):
                     chunks.append(read_answer(flight.answers.get_nowait(), generation))
                 end = chunks[-1].end
                 ended, served = end is not None, end is not None and end.reason is not EndReason.ABORT
@@ -292,7 +292,7 @@ class SupervisedEngine:
                 self._load = load_of(message, self._load)
                 for uid in message.read:
                     self._heard(uid, output=True)
-            case wire.Output(uid=uid) | wire.Failed(uid=uid):
+            case wire.Output(uid=uid) | wire.Relayed(uid=uid) | wire.Failed(uid=uid):
                 if uid in self._flights:
                     self._flights[uid].answers.put_nowait(message)
                 self._heard(uid, output=isinstance(message, wire.Output))

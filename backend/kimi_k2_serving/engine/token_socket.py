@@ -1,8 +1,9 @@
-"""Sends token ids to the frontends on this machine, over a unix socket that the host owns.
+"""Sends token ids to the frontends and to postprocess on this machine, over a unix socket that the host owns.
 
 Only processes of this user can connect: the socket lies in a private directory, and the peer's user id is checked. A
 reader first gets a Claim, a secret that can't be guessed. The ids of a request that names the claim are written to that
-connection and to no other. Its reader may abort the request. A reader never delays the host: data that it does not read
+connection and to no other. Its reader may abort the request. Postprocess learns of a request only from its first ids,
+so it asks for the further ones. A reader never delays the host: data that it does not read
 is buffered, and a reader that reads nothing for `patience` seconds, or lags behind by more than BACKLOG_BYTES, is
 disconnected.
 """
@@ -28,8 +29,8 @@ TOKEN_BYTES = 16
 
 
 class TokenSocket:
-    """Calls `aborted(reader, uid)` when a reader aborts a request, and `lost(reader)` when it is gone. `clock` is
-    monotonic, in seconds.
+    """Calls `aborted(reader, uid)` when a reader aborts a request, `asked(reader, uid)` when it asks for one's ids, and
+    `lost(reader)` when it is gone. `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class TokenSocket:
         *,
         patience: float,
         aborted: Callable[[ReaderConnection, str], None],
+        asked: Callable[[ReaderConnection, str], None],
         lost: Callable[[ReaderConnection], None],
         clock: Callable[[], float],
     ) -> None:
         self.patience = patience
         self.aborted = aborted
+        self.asked = asked
         self.clock = clock
         self._lost = lost
         self._readers: dict[str, ReaderConnection] = {}
@@ -87,7 +90,7 @@ class ReaderConnection(asyncio.Protocol):
         self.token = secrets.token_hex(TOKEN_BYTES)
         self._owner = owner
         self._transport: asyncio.Transport | None = None
-        self._frames = wire.FrameReader(wire.Abort)
+        self._frames = wire.FrameReader(wire.FromReader)
         self._written = 0
         # The number of bytes that the kernel has taken, and the last time when it took some or had taken all.
         self._taken = 0
@@ -109,8 +112,13 @@ class ReaderConnection(asyncio.Protocol):
             self.drop()
             return
         for message in messages:
-            if isinstance(message, wire.Abort):
-                self._owner.aborted(self, message.uid)
+            match message:
+                case wire.Abort(uid=uid):
+                    self._owner.aborted(self, uid)
+                case wire.Follow(uid=uid):
+                    self._owner.asked(self, uid)
+                case _:
+                    pass
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.left(self)
@@ -121,7 +129,7 @@ class ReaderConnection(asyncio.Protocol):
         self._transport.write(data)
         self._written += len(data)
         if self._transport.get_write_buffer_size() > BACKLOG_BYTES:
-            logger.warning("a frontend lags behind by too much and is disconnected")
+            logger.warning("a reader lags behind by too much and is disconnected")
             self.drop()
 
     def drop_stalled(self) -> None:
@@ -131,7 +139,7 @@ class ReaderConnection(asyncio.Protocol):
         if not waiting or taken != self._taken:
             self._taken, self._moved = taken, now
         elif now - self._moved > self._owner.patience:
-            logger.warning("a frontend has read nothing for %g s and is disconnected", self._owner.patience)
+            logger.warning("a reader has read nothing for %g s and is disconnected", self._owner.patience)
             self.drop()
 
     def drop(self) -> None:

@@ -5,7 +5,7 @@ order. The stub sends Start first, then Submit and Abort at any time. The host a
 Submit any number of Outputs that end with one last Output or one Failed, and a Beat every BEAT_SECONDS while it has
 work (less often without: `pace`). When the stream ends in either direction, the other side is gone. A message that
 can't be sent or read ends only the request that it names, because the length prefix still leads to the next frame, and
-the uid is the first field. A reader of `token_socket` gets a Claim and then Outputs.
+the uid is the first field. A reader of `token_socket` gets a Claim and then Outputs; it sends Abort and Follow.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Start(msgspec.Struct, tag=True, array_like=True, frozen=True):
 class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     """`text`: whether outputs need their text. `reader`: the claim of the reader that gets the ids, "" for none.
     `prompt_logprobs`: whether the first Output has the log-probabilities of the prompt. `trace`: a W3C traceparent, ""
-    for none. `adapter`: the LoRA adapter's name, "" for none.
+    for none. `adapter`: the LoRA adapter's name, "" for none. `relayed`: whether a reader may ask for the ids later
+    (`Follow`).
     """
 
     uid: str
@@ -62,9 +63,16 @@ class Submit(msgspec.Struct, tag=True, array_like=True, frozen=True):
     prompt_logprobs: bool = False
     trace: str = ""
     adapter: str = ""
+    relayed: bool = False
 
 
 class Abort(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    uid: str
+
+
+class Follow(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """A reader asks for the further ids of a running request. Ignored unless its Submit says `relayed`."""
+
     uid: str
 
 
@@ -94,6 +102,14 @@ class Output(msgspec.Struct, tag=True, array_like=True, frozen=True):
     logprobs: list[Logprobs] = []
     index: int = 0
     prompt_logprobs: list[Logprobs] = []
+
+
+class Relayed(msgspec.Struct, tag=True, array_like=True, frozen=True):
+    """The stub has got all ids of this request up to here. All further ones go to the reader that asked for them, and
+    the stub gets only the last Output, without ids.
+    """
+
+    uid: str
 
 
 class Failed(msgspec.Struct, tag=True, array_like=True, frozen=True):
@@ -143,7 +159,8 @@ class Unsendable(Exception):
 
 
 ToHost = Start | Submit | Abort
-FromHost = Started | Output | Failed | Beat
+FromHost = Started | Output | Relayed | Failed | Beat
+FromReader = Abort | Follow
 ToReader = Claim | Output
 
 
@@ -160,10 +177,11 @@ def submission(generation: Generation) -> Submit:
         prompt_logprobs=generation.prompt_logprobs,
         trace=generation.trace,
         adapter=generation.adapter,
+        relayed=generation.relayed,
     )
 
 
-def frame(message: ToHost | FromHost | ToReader) -> bytes:
+def frame(message: ToHost | FromHost | ToReader | FromReader) -> bytes:
     """The bytes of a message. Raises Unsendable."""
     try:
         body = msgspec.msgpack.encode(message)

@@ -49,7 +49,7 @@ def failed(error: Exception) -> Any:
 
 
 class Reply:
-    """Sends the only response of a request."""
+    """Sends the responses of a request."""
 
     def __init__(self, request: Any) -> None:
         self._sender: Any = request.get_response_sender()
@@ -58,6 +58,23 @@ class Reply:
         return bool(self._sender.is_cancelled())
 
     def send(self, response: Any) -> bool:
-        """Send the response, as `end` does. Call it once."""
+        """Send the last response, as `end` does. Call it, or `close`, once."""
         sender, self._sender = self._sender, None
         return end(sender, response)
+
+    def pass_on(self, response: Any) -> bool:
+        """Send a response before the last one. False if Triton did not accept it. Never raises."""
+        try:
+            self._sender.send(response)
+        except Exception as failure:
+            journal.error(f"sending a response failed: {type(failure).__name__}: {failure}")
+            return False
+        return True
+
+    def close(self) -> None:
+        """End without a further response."""
+        sender, self._sender = self._sender, None
+        try:
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception as failure:
+            journal.error(f"ending a request failed: {type(failure).__name__}: {failure}")

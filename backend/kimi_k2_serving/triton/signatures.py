@@ -56,6 +56,12 @@ SAMPLING: tuple[TensorSpec, ...] = (
 CHOICES = scalar("n", "INT32", "number of answers, 1 (default) to 8; also a key of `sampling_parameters`")
 INDEX = series("index", "INT32", "with `n` above 1: the number of the answer, from 0, that each element is of")
 
+RELAY = series(
+    "relay",
+    "STRING",
+    "inside the ensemble: empty when further ids go to postprocess over the token socket; after that, a final error",
+)
+
 # Tensors that say how a request is served, not what is sampled. The names must differ from Triton's own `priority` and
 # `timeout`.
 SERVING: tuple[TensorSpec, ...] = (
@@ -117,11 +123,12 @@ ENGINE_OUTPUTS: tuple[TensorSpec, ...] = (
     series(
         "num_output_tokens",
         "UINT32",
-        "number of new tokens in this response; all of them when stream is false or with token_reader",
+        "number of new tokens in this response; all of them when stream is false, with token_reader or after `relay`",
     ),
     series("num_cached_tokens", "UINT32", "prompt tokens found in the prefix cache; on the last response"),
     INDEX,
     series("request_context", "STRING", "the input on the first response, then only its first line"),
+    RELAY,
 )
 
 CHAT_INPUTS: tuple[TensorSpec, ...] = (
@@ -179,6 +186,7 @@ POSTPROCESS_INPUTS: tuple[TensorSpec, ...] = (
     series("num_cached_tokens", "UINT32", "from the engine"),
     series("num_output_tokens", "UINT32", "from the engine"),
     series("index", "INT32", "from the engine"),
+    RELAY,
 )
 
 # model -> (inputs, outputs), in the order of config.pbtxt.

@@ -158,8 +158,9 @@ def reported(values: Values, report: Report) -> Values:
 
 
 class Streams:
-    """All answers in flight; use it on one thread. It calls `abort(uid)` to end a run in the engine, and `inspecting()`
-    when it opens an answer that must be inspected at its end.
+    """All answers in flight. Any thread may call a method; the parts of one answer must come in order. It calls
+    `abort(uid)` to end a run in the engine, and `inspecting()` when it opens an answer that must be inspected at its
+    end.
     """
 
     def __init__(
@@ -176,22 +177,28 @@ class Streams:
         self._abort = abort
         self._clock = clock
         self._inspecting = inspecting
+        self._lock = threading.RLock()
         # By the first line of the context; the least recently used comes first.
         self._streams: OrderedDict[str, OpenAnswer] = OrderedDict()
         self._size = 0
-        # The uids of the responses since the last `taken`, except last responses.
-        self._taken: list[str] = []
         # The uids that opened state most recently, oldest first; the values are not used.
         self._spent: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._streams)
 
+    def __contains__(self, line: str) -> bool:
+        return line in self._streams
+
     def feed(self, context: str, parts: Sequence[Part], *, prompt_tokens: int, cached_tokens: int) -> Outputs | Ending:
         """`parts`: those of one response; either all are endings, or it is a single part that is no ending. Raises
         InvalidValue for a context that this server did not make or that has opened state before, EngineLost for one
         whose state was dropped. Neither error affects another answer.
         """
+        with self._lock:
+            return self._feed(context, parts, prompt_tokens, cached_tokens)
+
+    def _feed(self, context: str, parts: Sequence[Part], prompt_tokens: int, cached_tokens: int) -> Outputs | Ending:
         line = address_of(context)
         now = self._clock()
         self._expire(now)
@@ -212,7 +219,6 @@ class Streams:
             self._forget(line)
             return made
         self._bound()
-        self._taken.append(answer.context.uid)
         if answer.stopped(parts[0].choice):
             self._abort(self._run_of(answer.context, parts[0].choice))
         return made
@@ -221,10 +227,13 @@ class Streams:
     def _run_of(context: RequestContext, choice: int) -> str:
         return context.uid if context.choices == 1 else uid_of(context.uid, choice)
 
-    def taken(self) -> list[str]:
-        """The uids of the engine's responses that were fed since the last call, except last responses."""
-        found, self._taken = self._taken, []
-        return found
+    def relayed(self, context: str) -> bool:
+        """Whether this first response opened an answer whose further ids may come over the token socket: a stream of
+        one answer.
+        """
+        line = address_of(context)
+        answer = self._streams.get(line)
+        return context != line and answer is not None and answer.context.stream and answer.context.choices == 1
 
     def asks(self, context: str) -> bool:
         """Whether to ask Triton now if this answer's client is gone. Asking takes longer than parsing a token."""
@@ -243,7 +252,8 @@ class Streams:
             uid = addressed(context, self._seal)
         except InvalidValue:
             return
-        self._forget(address_of(context))
+        with self._lock:
+            self._forget(address_of(context))
         self._abort(uid)
 
     def _find(self, line: str, now: float) -> OpenAnswer:

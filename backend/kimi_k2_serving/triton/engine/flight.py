@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kimi_k2_serving.engine.lifecycle import Lifecycle, Phase
+from kimi_k2_serving.engine.port import Chunk
 from kimi_k2_serving.triton import journal
 from kimi_k2_serving.triton.engine.outbox import Outbox
 from kimi_k2_serving.triton.engine.request import Job
@@ -19,6 +20,9 @@ ASKS = 10
 # longer than the first of these times. A request whose frontend reads the ids itself always waits for the second.
 ASK_RATE = 60
 RUNNING_SECONDS, READER_SECONDS = 0.25, 1.0
+# A relayed request gets an empty response this often. Inside an ensemble Triton tells only postprocess that the client
+# has left, and only with a response that comes after that.
+RELAYED_SECONDS = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +36,8 @@ class RequestInFlight:
     job: Job | None = None
     # An empty request, which asks whether the engine works. The metrics count it apart.
     is_probe: bool = False
+    # Whether postprocess reads the ids itself.
+    relayed: bool = False
     run: asyncio.Task[None] | None = None
     deadline: float = math.inf
     next_heartbeat: float = math.inf
@@ -40,12 +46,23 @@ class RequestInFlight:
 
     @property
     def reader(self) -> bool:
-        """Whether a frontend on this machine reads the ids itself."""
-        return self.job is not None and bool(self.job.generation.reader)
+        """Whether a process on this machine reads the ids itself."""
+        return self.relayed or (self.job is not None and bool(self.job.generation.reader))
 
     @property
     def choices(self) -> int:
         return 1 if self.job is None else self.job.n
+
+    @property
+    def heartbeat(self) -> float | None:
+        """Seconds, or None for no heartbeats."""
+        if self.relayed:
+            return RELAYED_SECONDS
+        return None if self.job is None else self.job.heartbeat
+
+    def put(self, chunk: Chunk) -> None:
+        self.relayed = self.relayed or chunk.relayed
+        self.outbox.put(chunk)
 
     @property
     def live(self) -> bool:

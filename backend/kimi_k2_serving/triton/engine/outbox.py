@@ -16,23 +16,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.engine.port import Chunk, merge_choices
 from kimi_k2_serving.triton import journal, tensors
 from kimi_k2_serving.triton.engine.response import ResponseWriter
 from kimi_k2_serving.triton.reply import end, internal
+from kimi_k2_serving.triton.senders import Workers
 
 # At most this many responses of one request wait for the next step of an ensemble. With two, first tokens wait twice as
 # long.
 AHEAD = 1
-
-
-class Workers(Protocol):
-    """Runs what is submitted, on a thread of its own."""
-
-    def submit(self, work: Callable[[], None], /) -> object: ...
 
 
 class Outbox:
@@ -135,13 +130,16 @@ class Outbox:
         if self.finished:
             return
         if error is not None:
-            self._send(tensors.failure(error), last=True)
+            self._send(self._failure(error), last=True)
             return
         assert self.answer is not None
         for chunk in merge_choices(chunks):
             outputs, last = self.answer.feed(chunk)
             if outputs:
                 self._send(tensors.response(outputs), last=last)
+
+    def _failure(self, error: ServingError) -> Any:
+        return tensors.failure(error) if self.answer is None else self.answer.failure(error)
 
     def _send(self, response: Any, *, last: bool) -> None:
         self._sending_since = time.monotonic()
@@ -161,7 +159,7 @@ class Outbox:
     def _give_up(self) -> None:
         try:
             if not self.finished:
-                self._send(tensors.failure(internal()), last=True)
+                self._send(self._failure(internal()), last=True)
         except Exception as failure:
             journal.error(f"ending a request failed: {type(failure).__name__}: {failure}")
         self._broken(self)

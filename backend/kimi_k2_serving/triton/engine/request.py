@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kimi_k2_serving.core import limits
@@ -24,6 +24,8 @@ PRIORITIES = (-100, 100)
 DAY_MS = 86_400_000
 # Triton and the client have to handle each heartbeat as a response.
 SHORTEST_HEARTBEAT_MS = 100
+# The outputs that the ensemble takes of a relayed request.
+RELAY_OUTPUTS = frozenset({"output_ids", "finish_reason", "num_output_tokens", "request_context", "relay"})
 # An error repeats this many characters of an unknown adapter's name.
 ADAPTER_SHOWN = 64
 # The keys of `sampling_parameters`, without other names for them.
@@ -70,17 +72,16 @@ def read_job(
     sampling = core_sampling.read_parameters(parameters, known=KNOWN)
     field = "input_ids" if text is None else "text_input"
     core_sampling.fit_to_engine(sampling, prompt_tokens=len(input_ids), room=room, field=field)
-    sampling |= ways(stream)
     context = inputs.value(given, "request_context")
     top = read_top_logprobs(given, alternatives)
     cumulative = inputs.flag(given, "return_cumulative_logprob", False)
     prompt = read_prompt_logprobs(given, len(input_ids), alternatives)
     outputs = frozenset(request.requested_output_names())
-    return Job(
+    job = Job(
         generation=Generation(
             uid=new_uid() if context is None else context_uid(context),
             input_ids=input_ids,
-            sampling=sampling,
+            sampling=sampling | ways(stream),
             stream=stream,
             top_logprobs=(prompt or 0) if top is None and (cumulative or prompt is not None) else top,
             prompt_logprobs=prompt is not None,
@@ -105,6 +106,16 @@ def read_job(
         heartbeat=read_heartbeat(given, stream),
         outputs=outputs,
     )
+    return replace(job, generation=replace(job.generation, relayed=True)) if may_relay(job) else job
+
+
+def may_relay(job: Job) -> bool:
+    """Whether postprocess may read the ids itself: the plain ids of one streamed answer of the ensemble. With
+    heartbeats it may not, because only the engine model knows how long nothing was sent.
+    """
+    generation = job.generation
+    plain = generation.top_logprobs is None and not generation.text and not generation.reader
+    return job.stream and job.n == 1 and plain and job.heartbeat is None and job.outputs >= RELAY_OUTPUTS
 
 
 def ways(stream: bool) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from kimi_k2_serving.core.errors import ServingError
 from kimi_k2_serving.core.phrases import PhraseScanner
 from kimi_k2_serving.engine.port import Chunk, TokenLogprob, merge_choices
 from kimi_k2_serving.engine.text import TextEncoder
+from kimi_k2_serving.triton import tensors
 from kimi_k2_serving.triton.engine.request import Job
 from kimi_k2_serving.triton.signatures import ENGINE_OUTPUTS, TensorSpec
 
@@ -40,6 +42,8 @@ class ChoiceWriter:
     def __init__(self, job: Job, encoder: TextEncoder) -> None:
         self._job = job
         self._encoder = encoder
+        # Whether postprocess was told that it reads the ids itself.
+        self.relayed = False
         self._stops = StopText(job.stops)
         self._cumulative = 0.0
         # Whether some response has had ids. A heartbeat has none.
@@ -61,8 +65,11 @@ class ChoiceWriter:
         if last or (job.num_input_tokens and chunk.ids and not self._begun):
             values["num_cached_tokens"] = chunk.usage.cached
         self._begun = self._begun or bool(chunk.ids)
+        if chunk.relayed:
+            self.relayed = True
+            values["relay"] = ""
         if chunk.end is not None:
-            if job.generation.reader:
+            if job.generation.reader or self.relayed:
                 values["num_output_tokens"] = chunk.usage.completion
             values["finish_reason"] = chunk.end.reason.value
             if chunk.end.matched is not None:
@@ -104,6 +111,15 @@ class ResponseWriter:
         if not chunk.last:
             return [], False
         return self._outputs(sorted(merge_choices(self._waiting), key=lambda each: each.choice)), True
+
+    def failure(self, error: ServingError) -> Any:
+        """The last response of a request that fails. If postprocess has an open response of this request, the error
+        goes to postprocess as an output: an error from here would keep the ensemble's request in Triton for ever.
+        """
+        if not self._choices[0].relayed:
+            return tensors.failure(error)
+        values = {"output_ids": (), "relay": [str(error)], "request_context": [self._context or ""]}
+        return tensors.response([(OUTPUTS[name], each) for name, each in values.items() if name in self._job.outputs])
 
     def _outputs(self, chunks: Sequence[Chunk]) -> Outputs:
         """Outputs with one element for each chunk. `output_ids` has the ids of all chunks, one after the other."""

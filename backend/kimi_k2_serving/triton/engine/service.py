@@ -43,9 +43,9 @@ from kimi_k2_serving.triton.engine.metrics import EngineMetrics, Own
 from kimi_k2_serving.triton.engine.outbox import Outbox
 from kimi_k2_serving.triton.engine.request import Job, is_probe, read_job
 from kimi_k2_serving.triton.engine.response import ResponseWriter
-from kimi_k2_serving.triton.engine.senders import Senders
 from kimi_k2_serving.triton.engine.serving import Serving
 from kimi_k2_serving.triton.reply import end
+from kimi_k2_serving.triton.senders import Senders
 from kimi_k2_serving.triton.server_watch import TritonServer, stop_with_parent
 
 # Triton's process serves sends and polls from a pool of 32 threads.
@@ -87,7 +87,7 @@ class EngineService:
         self._pace = Pace(lambda: bool(self._flights) or not self.ready)
         self._given_up = GivenUp(serving.runtime, serving.model, serving.parent if serving.ends_server else None)
         self._readers = thread_pool(READERS, "engine-read")
-        self._senders = Senders(SENDERS)
+        self._senders = Senders(SENDERS, "engine-send")
         self._askers = thread_pool(2, "engine-ask")
         self._asking: asyncio.Future[None] | None = None
         self._metrics: EngineMetrics | None = None
@@ -284,7 +284,7 @@ class EngineService:
                     assert flight.run is not None
                     flight.run.cancel()
                 case lifecycle.SendChunk(chunk=chunk):
-                    flight.outbox.put(chunk)
+                    flight.put(chunk)
                     self._beat(flight)
                 case lifecycle.SendLast(chunk=chunk):
                     flight.outbox.put(chunk)
@@ -358,8 +358,8 @@ class EngineService:
 
     def _beat(self, flight: RequestInFlight) -> None:
         """A response is sent now, so schedule the next heartbeat a whole interval later."""
-        if flight.job is not None and flight.job.heartbeat is not None:
-            flight.next_heartbeat = self._loop.time() + flight.job.heartbeat
+        if (seconds := flight.heartbeat) is not None:
+            flight.next_heartbeat = self._loop.time() + seconds
 
     def _forget_finished(self) -> None:
         self._flights -= {flight for flight in self._flights if flight.outbox.finished and flight.outbox.idle}
