@@ -228,6 +228,12 @@ def test_a_source_that_fails_is_no_source(step: Step, monkeypatch: pytest.Monkey
     assert step.ask(LINE, [66], finish_reason="stop").finals == 1
 
 
+def test_a_second_opening_is_refused_and_ends_nothing(step: Step) -> None:
+    opened = step.opened()
+    assert str(step.ask(LINE, [], relay="").sent[0].error).startswith("invalid_value: request_context: ")
+    assert opened.finals == 0
+
+
 def test_an_opening_that_was_not_asked_for_is_refused(step: Step) -> None:
     step.tokens.there = False
     step.ask(context("u"), [65])

@@ -239,6 +239,8 @@ class Postprocess:
         """A response of the engine while the ids come over the token socket."""
         relay.heard_at = time.monotonic()
         error, finish = inputs.value(given, "relay"), inputs.value(given, "finish_reason")
+        if error == "":
+            raise foreign()
         if error is None and finish is None:
             self._taken.append(relay.line.partition(" ")[0])
             reply.close()
