@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fake_pb_utils as triton
 import pytest
+from held_work import Queue
 
 from kimi_k2_serving.core.errors import Cancelled
 from kimi_k2_serving.engine.port import Chunk, End, EndReason, TokenUsage
@@ -83,20 +83,6 @@ def test_a_final_response_that_fails_is_tried_again_and_triton_s_sender_let_go(f
             time.sleep(0.001)
         assert (outbox.finished, sender.finals) == (True, finals)
         assert sys.getrefcount(sender) == 2
-
-
-class Queue:
-    """Workers that work when they are told to."""
-
-    def __init__(self) -> None:
-        self.work: list[Callable[[], None]] = []
-
-    def submit(self, work: Callable[[], None]) -> None:
-        self.work.append(work)
-
-    def run(self) -> None:
-        while self.work:
-            self.work.pop(0)()
 
 
 class Ids:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fake_pb_utils import FailingSender, Request, Sender, outputs
 from tests.support.enforcer import CheckingWorker
 from tests.support.vocabulary import small_checkpoint, small_vocabulary
-from tests.triton.test_postprocess import SEAL, Aborts, context
+from tests.triton.test_postprocess import SEAL, Aborts, context, until
 
 from kimi_k2_serving.core.tokens import Vocabulary
 from kimi_k2_serving.triton.chat import postprocess
@@ -69,13 +69,6 @@ def step(small_vocabulary: Vocabulary) -> Iterator[Step]:
     made = Step(small_vocabulary)
     yield made
     made.made.stop()
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def text(sender: Sender) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from fake_pb_utils import Request
+from held_work import Queue
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,20 +16,6 @@ from kimi_k2_serving.core.errors import EngineLost
 from kimi_k2_serving.triton.chat.relay import LastResponse, Relay
 from kimi_k2_serving.triton.reply import Reply
 from kimi_k2_serving.triton.senders import Senders
-
-
-class Queue:
-    """Work runs when the test says so."""
-
-    def __init__(self) -> None:
-        self.work: list[Callable[[], None]] = []
-
-    def submit(self, work: Callable[[], None]) -> None:
-        self.work.append(work)
-
-    def run(self) -> None:
-        while self.work:
-            self.work.pop(0)()
 
 
 class Answer:

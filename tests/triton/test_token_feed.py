@@ -6,10 +6,11 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.triton.test_postprocess import until
 
 from kimi_k2_serving.engine import wire
 from kimi_k2_serving.engine.abort_channel import TOKENS, socket_path
@@ -56,13 +57,6 @@ def feed(tmp_path: Path, found: Found) -> Iterator[TokenFeed]:
     made = TokenFeed(tmp_path, lambda uid, ids, last: found.append((uid, list(ids), last)), clock=lambda: next(now))
     yield made
     made.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_ids_come_for_who_asks_and_again_after_a_restart(tmp_path: Path, feed: TokenFeed, found: Found) -> None:

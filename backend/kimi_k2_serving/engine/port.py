@@ -126,7 +126,9 @@ class Chunk:
 
 
 def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
-    """Merge one or more consecutive chunks of one choice into one. Takes time linear in their size."""
+    """Merge one or more consecutive chunks of one choice into one. Only the last may have `relayed`. Takes time linear
+    in their size.
+    """
     if len(chunks) == 1:
         return chunks[0]
     last = chunks[-1]
@@ -140,7 +142,7 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Chunk:
         tuple(each for chunk in chunks for each in chunk.prompt_logprobs),
         last.choice,
         last.others,
-        any(chunk.relayed for chunk in chunks),
+        last.relayed,
     )
 
 

@@ -3,9 +3,8 @@
 Only processes of this user can connect: the socket lies in a private directory, and the peer's user id is checked. A
 reader first gets a Claim, a secret that can't be guessed. The ids of a request that names the claim are written to that
 connection and to no other. Its reader may abort the request. Postprocess learns of a request only from its first ids,
-so it asks for the further ones. A reader never delays the host: data that it does not read
-is buffered, and a reader that reads nothing for `patience` seconds, or lags behind by more than BACKLOG_BYTES, is
-disconnected.
+so it asks for the further ones. A reader never delays the host: data that it does not read is buffered, and a reader
+that reads nothing for `patience` seconds, or lags behind by more than BACKLOG_BYTES, is disconnected.
 """
 
 from __future__ import annotations

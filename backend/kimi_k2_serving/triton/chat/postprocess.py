@@ -160,7 +160,14 @@ class Postprocess:
                 # The engine model failed before it could open this path, or nobody has asked for it.
                 self._leave(context, relay)
                 raise stated(mark) if mark else foreign()
-            made = self._feed(context, given)
+            parts = parts_of(
+                given.packed_ids("output_ids"),
+                inputs.ids(given, "index"),
+                inputs.ids(given, "num_output_tokens"),
+                inputs.strings(given, "finish_reason"),
+            )
+            prompt, cached = prompt_counts(given)
+            made = self._streams.feed(context, parts, prompt_tokens=prompt, cached_tokens=cached)
         except Exception as error:
             reply.send(failed(error))
             return
@@ -171,7 +178,7 @@ class Postprocess:
         if isinstance(made, Ending):
             self._begin_end(made, reply)
             return
-        ids = len(given.packed_ids("output_ids"))
+        ids = len(parts[0].ids)
         if relay is not None:
             relay.begin(ids)
             if mark is not None:
@@ -181,40 +188,24 @@ class Postprocess:
         if self._tokens is not None and self._streams.relayed(context):
             self._ask(self._tokens, line, ids)
 
-    def _feed(self, context: str, given: tensors.Arrived) -> Outputs | Ending:
-        parts = parts_of(
-            given.packed_ids("output_ids"),
-            inputs.ids(given, "index"),
-            inputs.ids(given, "num_output_tokens"),
-            inputs.strings(given, "finish_reason"),
-        )
-        return self._streams.feed(
-            context,
-            parts,
-            prompt_tokens=inputs.value(given, "num_input_tokens") or 0,
-            cached_tokens=inputs.value(given, "num_cached_tokens") or 0,
-        )
-
     # The ids that come over the token socket.
 
     def _ask(self, tokens: Tokens, line: str, ids: int) -> None:
         """Ask for the further ids of an answer. `ids`: the number of those that came with its first response."""
-        uid = line.partition(" ")[0]
         if len(self._relays) >= OPEN_CONTEXTS.value:
             self._sweep()
             if len(self._relays) >= OPEN_CONTEXTS.value:
                 return
-        relay = self._relays[uid] = Relay(
-            line, self._senders, pass_on=self._relay, failed=self._failed, finish=self._finish_relay
-        )
+        relay = Relay(line, self._senders, pass_on=self._relay, failed=self._failed, finish=self._finish_relay)
         relay.begin(ids)
+        self._relays[relay.uid] = relay
         try:
-            asked = tokens.want(uid)
+            asked = tokens.want(relay.uid)
         except Exception as error:
             journal.error(f"asking for ids failed: {type(error).__name__}: {error}")
             asked = False
         if not asked:
-            self._relays.pop(uid, None)
+            self._relays.pop(relay.uid, None)
 
     def _arrived(self, uid: str, ids: Sequence[int], last: bool) -> None:
         """Ids from the token socket, on its thread. Those of an answer that is not expected any more are dropped."""
@@ -242,11 +233,11 @@ class Postprocess:
         if error == "":
             raise foreign()
         if error is None and finish is None:
-            self._taken.append(relay.line.partition(" ")[0])
+            self._taken.append(relay.uid)
             reply.close()
             return
         total = inputs.value(given, "num_output_tokens") or 0
-        prompt, cached = inputs.value(given, "num_input_tokens") or 0, inputs.value(given, "num_cached_tokens") or 0
+        prompt, cached = prompt_counts(given)
         failure = None if error is None else stated(error)
         if not relay.end(LastResponse(reply, total, finish or "", prompt, cached, failure)):
             raise EngineLost("this answer has ended already; send the request again")
@@ -255,7 +246,7 @@ class Postprocess:
         """The client has left."""
         self._streams.drop(context)
         if relay is not None and relay.reply is None:
-            self._relays.pop(relay.line.partition(" ")[0], None)
+            self._relays.pop(relay.uid, None)
         elif relay is not None:
             relay.end(LastResponse(None, error=Cancelled("cancelled by the client")))
 
@@ -274,7 +265,7 @@ class Postprocess:
 
     def _finish_relay(self, relay: Relay, ids: Sequence[int], last: LastResponse) -> None:
         assert relay.reply is not None
-        self._relays.pop(relay.line.partition(" ")[0], None)
+        self._relays.pop(relay.uid, None)
         relay.reply.close()
         if last.reply is None:
             return
@@ -379,6 +370,11 @@ class Postprocess:
         context = ending.totals.context
         if context.choices > 1:
             self._aborts.abort(context.uid)
+
+
+def prompt_counts(given: tensors.Arrived) -> tuple[int, int]:
+    """The prompt's tokens, and those of them that came from the cache. Only the last response has them."""
+    return inputs.value(given, "num_input_tokens") or 0, inputs.value(given, "num_cached_tokens") or 0
 
 
 def stated(text: str) -> ServingError:

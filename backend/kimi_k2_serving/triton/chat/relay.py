@@ -73,6 +73,10 @@ class Relay:
         # The open step, from `open` to the end.
         self.reply: Reply | None = None
 
+    @property
+    def uid(self) -> str:
+        return self.line.partition(" ")[0]
+
     def put(self, ids: Sequence[int], *, last: bool) -> None:
         """`last`: the engine's last response is on its way, and these ids go out with it."""
         with self._lock:
